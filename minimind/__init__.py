@@ -1,0 +1,1 @@
+"""MiniMind: experiments on small language models, from raw text to a table with confidence intervals."""

@@ -1,0 +1,115 @@
+"""The wrapper round Hydra: help that helps, every mistake at once, and an exit code that tells."""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from minimind.utils.errors import ConfigError, UserError
+from minimind.utils.paths import conf_dir
+
+FINISHED, FAILED, BAD_INPUT, PREEMPTED = 0, 1, 2, 75
+
+
+def run_app(config_name: str, task: Callable[..., int | None], help_text: Callable[[Path], str]) -> int:
+    """Composes `config_name` from the command line, runs `task` with it, and returns the exit code."""
+    arguments = sys.argv[1:]
+    if {"--help", "-h"} & set(arguments):
+        print(help_text(conf_dir()))
+        return FINISHED
+    return guarded(lambda: _compose_and_run(config_name, task))
+
+
+def guarded(action: Callable[[], int | None]) -> int:
+    """Runs it; a user's mistake becomes a message and exit code 2, never a traceback."""
+    try:
+        return action() or FINISHED
+    except ConfigError as error:
+        problems = error.problems
+        head = "The configuration cannot be used:" if len(problems) == 1 else f"{len(problems)} things must be changed:"
+        print("\n  - ".join([head, *problems]), file=sys.stderr)
+        return BAD_INPUT
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print("\nInterrupted; nothing was changed since the last checkpoint.", file=sys.stderr)
+        return PREEMPTED
+    except BrokenPipeError:  # the reader of our output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FINISHED
+    except Exception:
+        traceback.print_exc()
+        return FAILED
+
+
+def _compose_and_run(config_name: str, task: Callable[..., int | None]) -> int | None:
+    import hydra
+    from hydra.errors import HydraException
+    from omegaconf import DictConfig
+    from omegaconf.errors import OmegaConfBaseException
+
+    from minimind.config.schema import register
+
+    register()
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra would print a traceback of its own and exit 1
+    codes: list[int | None] = []
+    errors: list[BaseException] = []  # kept from Hydra, which would print them its own way
+
+    @hydra.main(config_path=str(conf_dir()), config_name=config_name, version_base="1.3")
+    def main(cfg: DictConfig) -> None:
+        try:
+            codes.append(task(cfg))
+        except BaseException as error:
+            errors.append(error)
+
+    try:
+        main()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_explain(config_name, sys.argv[1:], error)) from None
+    if errors:
+        raise errors[0]
+    return max((code or FINISHED for code in codes), default=FINISHED)
+
+
+def _explain(config_name: str, arguments: list[str], error: Exception) -> list[str]:
+    """Hydra stops at its first complaint: each override is tried alone to find them all."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    choices = [a for a in arguments if "=" in a and "." not in a.split("=")[0] and not a.startswith(("-", "+", "~"))]
+    found = []
+    for argument in [a for a in arguments if not a.startswith("-")]:
+        GlobalHydra.instance().clear()
+        context = [choice for choice in choices if choice != argument and _is_group(choice.split("=")[0])]
+        try:
+            with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+                compose(config_name, overrides=[*context, argument])
+        except (HydraException, OmegaConfBaseException) as complaint:
+            found.append(f"{argument}: {_readable(complaint)}")
+    return found or [_readable(error)]
+
+
+def _is_group(name: str) -> bool:
+    return (conf_dir() / name).is_dir()
+
+
+def _readable(error: Exception) -> str:
+    """Hydra's and OmegaConf's words without their debugging lines; a name that is not there gets a suggestion."""
+    from minimind.config.checks import suggestion
+
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    dropped = ("full_key:", "reference_type=", "object_type=", "To append to your config", "Config search path",
+               "provider=", "Set the environment", "Error merging override", "See https")  # fmt: skip
+    lines = [line for line in lines if not line.startswith(dropped)]
+    parents: list[Any] = [getattr(e, "parent_node", None) for e in (error, error.__cause__)]
+    known = next((list(parent.keys()) for parent in parents if parent is not None), [])
+    missing = next((line for line in lines if line.startswith("Key '")), None)
+    if missing and known:
+        key = missing.split("'")[1]
+        return f"there is no setting `{key}` here; {suggestion(key, [str(k) for k in known])}"
+    return " ".join(line for line in lines if not line.endswith("_schema"))

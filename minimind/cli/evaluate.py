@@ -1,0 +1,72 @@
+"""`evaluate.py`: a checkpoint's figures on its own held-out text or another corpus."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from minimind.cli.app import BAD_INPUT, run_app
+from minimind.cli.help import evaluate_help
+from minimind.utils.errors import ConfigError, UserError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+FROM_THE_CHECKPOINT = ("model", "tokenizer", "objective", "optim", "schedule", "seed")
+
+
+def main() -> int:
+    try:
+        _offer_settings_of_the_run(sys.argv[1:])
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return BAD_INPUT
+    return run_app("evaluate", _task, evaluate_help)
+
+
+def _offer_settings_of_the_run(arguments: list[str]) -> None:
+    """Registers the run's own data and device as the options `from_run`, which conf/evaluate.yaml chooses."""
+    if {"--help", "-h"} & set(arguments):
+        return
+    refused = [a for a in arguments if a.lstrip("+~").split("=")[0].split(".")[0] in FROM_THE_CHECKPOINT]
+    if refused:
+        raise ConfigError([f"{a}: the model and all it was trained with come from the checkpoint." for a in refused])
+    named = [a.removeprefix("checkpoint=") for a in arguments if a.startswith("checkpoint=")]
+    if not named:
+        raise UserError("evaluate.py needs checkpoint=runs/<run> (or a folder in its checkpoints/); see --help.")
+    from hydra.core.config_store import ConfigStore
+
+    from minimind.config.schema import load_stored
+    from minimind.runs.folder import checkpoint_of
+    from minimind.utils.paths import find_existing
+
+    checkpoint = checkpoint_of(find_existing(named[-1].strip("'\""), "checkpoint"))
+    stored = load_stored(checkpoint / "config.yaml")
+    trainer = {key: stored.trainer[key] for key in ("accelerator", "precision", "num_threads")}
+    store = ConfigStore.instance()
+    store.store(group="data", name="from_run", node=stored.data)
+    store.store(group="trainer", name="from_run", node=trainer)
+
+
+def _task(composed: "DictConfig") -> int:
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
+
+    from minimind.cli.measure import measure
+    from minimind.config.schema import EvaluateConfig
+    from minimind.runs.folder import checkpoint_of
+    from minimind.utils.paths import default_root, find_existing
+
+    composed.paths.root = composed.paths.root or str(default_root())
+    cfg = OmegaConf.to_object(composed)
+    assert isinstance(cfg, EvaluateConfig)
+    own_text = not any(
+        override.startswith("data") and not override.startswith(("data.sequence_length=", "data.num_workers="))
+        for override in HydraConfig.get().overrides.task
+    )
+    checkpoint = checkpoint_of(find_existing(cfg.checkpoint, "checkpoint"))
+    measure(cfg, checkpoint, Path(cfg.paths.cache), all_held_out=not own_text and cfg.data.kind != "stdlib")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,55 @@
+"""`minimind generate`: a trained model continues a prompt, streaming to the terminal."""
+
+import argparse
+import sys
+
+
+def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = verbs.add_parser("generate", help="continue a prompt with a trained model")
+    parser.add_argument("run", help="a run folder (its best checkpoint) or a checkpoint folder")
+    parser.add_argument("--prompt", default="-", help="the text to continue; - reads standard input (default)")
+    parser.add_argument("--max-new-tokens", type=int, default=256, metavar="N", help="default: %(default)s")
+    parser.add_argument("--temperature", type=float, default=0.8, metavar="X", help="0: greedy; default: %(default)s")
+    parser.add_argument("--top-k", type=int, default=0, metavar="N", help="only the N likeliest tokens; 0: all")
+    parser.add_argument("--top-p", type=float, default=0.95, metavar="X", help="nucleus; default: %(default)s")
+    parser.add_argument("--greedy", action="store_true", help="always the likeliest token")
+    parser.add_argument("--seed", type=int, default=None, help="for the same text again")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    parser.set_defaults(action=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    import torch
+
+    from minimind.config.load import load_model
+    from minimind.generation.engine import generate
+    from minimind.generation.sampling import SamplingConfig
+    from minimind.runs.folder import checkpoint_of
+    from minimind.utils.hardware import pick_device
+    from minimind.utils.paths import find_existing
+
+    sampling = SamplingConfig(
+        temperature=0.0 if arguments.greedy else arguments.temperature, top_k=arguments.top_k, top_p=arguments.top_p
+    )
+    prompt = sys.stdin.read() if arguments.prompt == "-" else arguments.prompt
+    device = pick_device(arguments.device)
+    model, tokenizer = load_model(checkpoint_of(find_existing(arguments.run, "The run")), device)
+    generator = torch.Generator(device)
+    if arguments.seed is None:
+        generator.seed()
+    else:
+        generator.manual_seed(arguments.seed)
+    tokens = generate(
+        model,
+        tokenizer.encode(prompt),
+        max_new_tokens=arguments.max_new_tokens,
+        sampling=sampling,
+        end_of_text=tokenizer.end_of_text,
+        generator=generator,
+    )
+    sys.stdout.write(prompt)
+    for text in tokenizer.stream_decode(tokens):
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    print()
+    return 0

@@ -1,0 +1,69 @@
+"""What `--help` says to somebody who has never seen Hydra; read from conf/, so that it is never out of date."""
+
+from pathlib import Path
+
+TRAIN = """\
+Train a small language model from raw text, evaluate it, and leave a run folder.
+
+  python train.py                                   the default run: nano model, standard library's source
+  python train.py data=text data.files='[my/*.txt]' your own text
+  python train.py model=minimind_26m trainer.max_steps=2000 optim.lr=1e-3
+  python train.py --cfg job                         show all settings and stop
+
+A setting is GROUP.NAME=VALUE (trainer.max_steps=2000). A whole group is chosen by GROUP=OPTION (model=nano):
+
+{groups}
+
+Often used:
+  trainer.max_steps     optimizer steps                  trainer.batch_tokens   tokens of one step
+  data.sequence_length  tokens a window                  optim.lr               peak learning rate
+  seed                  of everything random             trainer.precision      auto, 32-true, bf16-mixed, …
+  run.name, run.tag     label; one more run of the same  run.fresh=true         start again (old folder moved aside)
+  init_from             a run whose weights to start from
+
+The same command again resumes an unfinished run. Quote values with brackets or spaces for your shell.
+Exit codes: 0 finished, 1 failed, 2 bad configuration or input, 75 preempted (run the command again).
+Hydra's own options (-m for sweeps, --info, …): --hydra-help
+"""
+
+EVALUATE = """\
+Measure a trained model: loss, perplexity, bits per byte, beside gzip and xz.
+
+  python evaluate.py checkpoint=runs/<run>                              on its own held-out text
+  python evaluate.py checkpoint=runs/<run>/checkpoints/step_00001000    one checkpoint
+  python evaluate.py checkpoint=runs/<run> data=text data.files='[a.txt]'   on all of another text
+
+Model and tokenizer come from the checkpoint. Data, precision and device come from the run unless overridden:
+  data=OPTION, data.NAME=VALUE   options: {data}
+  trainer.precision, trainer.accelerator, trainer.num_threads
+Results are printed and written to <run>/evaluations/.
+"""
+
+PREPARE = """\
+Turn a corpus into a tokenizer and token shards, in the cache that train.py reads; settings as for train.py.
+
+  minimind prepare                                        the default corpus
+  minimind prepare data=jsonl data.files='[a.jsonl]' model.vocab_size=6400
+
+Corpora (data=…): {data}
+"""
+
+HIDDEN = ("hydra",)
+
+
+def train_help(conf: Path) -> str:
+    groups = sorted(folder.name for folder in conf.iterdir() if folder.is_dir() and folder.name not in HIDDEN)
+    lines = [f"  {group:<10} {', '.join(options(conf, group))}" for group in groups]
+    return TRAIN.format(groups="\n".join(lines))
+
+
+def evaluate_help(conf: Path) -> str:
+    return EVALUATE.format(data=", ".join(options(conf, "data")))
+
+
+def options(conf: Path, group: str) -> list[str]:
+    return sorted(path.stem for path in (conf / group).glob("*.yaml"))
+
+
+def prepare_help(conf: Path) -> str:
+    return PREPARE.format(data=", ".join(options(conf, "data")))

@@ -1,0 +1,66 @@
+"""Loads a checkpoint, runs it over a text, prints and keeps the figures."""
+
+import hashlib
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from minimind.config.load import load_model
+from minimind.config.schema import EvaluateConfig
+from minimind.data.loader import ValidationLoader
+from minimind.data.packing import WindowPacking
+from minimind.data.prepare import VALIDATION, prepare_with
+from minimind.evaluation.compressors import compressors_on
+from minimind.evaluation.text_loss import TextLoss, padded_token_bytes
+from minimind.objectives.pretrain import cross_entropy_sum
+from minimind.report.summary import bits_table
+from minimind.runs.folder import RunFolder
+from minimind.training.checkpoint import TOKENIZER
+from minimind.utils.files import write_json
+from minimind.utils.hardware import autocast, pick_device, pick_precision
+
+ROWS = 16  # of one forward pass
+
+
+def measure(cfg: EvaluateConfig, checkpoint: Path, cache: Path, *, all_held_out: bool) -> dict[str, Any]:
+    if cfg.trainer.num_threads:
+        torch.set_num_threads(cfg.trainer.num_threads)
+    device = pick_device(cfg.trainer.accelerator)
+    precision = pick_precision(cfg.trainer.precision, device)
+    model, tokenizer = load_model(checkpoint, device)
+    data = prepare_with(cfg.data, checkpoint / TOKENIZER, cache, all_held_out=all_held_out)
+    stream = data.stream(VALIDATION)
+    packing = WindowPacking(stream, cfg.data.sequence_length)
+    metric = TextLoss(padded_token_bytes(tokenizer, model.config.vocab_size)).to(device)
+    start = time.perf_counter()
+    with torch.inference_mode(), autocast(precision, device):
+        for batch in ValidationLoader(packing, rows=ROWS):
+            labels = batch.labels.to(device)
+            metric.update(cross_entropy_sum(model(batch.input_ids.to(device)).logits, labels), labels)
+    figures: dict[str, Any] = {f"val/{name}": value for name, value in metric.compute().items()}
+    figures |= {"elapsed_s": round(time.perf_counter() - start, 2), "tokens": len(stream) - 1,
+                "bytes": stream.text_bytes, "documents": stream.num_documents, "checkpoint": checkpoint.name,
+                "precision": precision, "device": device.type, "data": cfg.data.kind,
+                "sequence_length": cfg.data.sequence_length, "fingerprint": stream.fingerprint,
+                "compressors": compressors_on(stream, tokenizer)}  # fmt: skip
+    _show(figures)
+    run = RunFolder(checkpoint.parent.parent)
+    key = hashlib.sha256(f"{stream.fingerprint}{precision}{cfg.data.sequence_length}".encode()).hexdigest()[:8]
+    target = run.evaluations / f"{checkpoint.name}-{cfg.data.kind}-{key}.json"
+    write_json(target, figures)
+    print(f"Written to {target}.")
+    return figures
+
+
+def _show(figures: dict[str, Any]) -> None:
+    console = Console()
+    console.print(
+        f"{figures['checkpoint']} on {figures['documents']:,} documents, {figures['bytes']:,} bytes, "
+        f"{figures['tokens']:,} tokens in {figures['elapsed_s']} s: loss {figures['val/loss']:.4f}, "
+        f"perplexity {figures['val/perplexity']:.2f}",
+        highlight=False,
+    )
+    console.print(bits_table(figures))

@@ -1,0 +1,41 @@
+"""`minimind runs`: what runs there are, and how they stand."""
+
+import argparse
+import time
+
+
+def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = verbs.add_parser("runs", help="list runs with state, step, tokens, last validation loss, age")
+    parser.set_defaults(action=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    from minimind.runs.folder import RunFolder
+    from minimind.runs.metrics_file import read_rows
+    from minimind.utils.paths import default_root
+
+    table = Table("run", "state", "step", "tokens", "val loss", "age")
+    folders = sorted((default_root() / "runs").glob("*/status.json"), key=lambda path: path.stat().st_mtime)
+    for path in folders:
+        folder = RunFolder(path.parent)
+        status = folder.status
+        losses = [row["val/loss"] for row in read_rows(folder.metrics) if "val/loss" in row]
+        table.add_row(
+            folder.path.name, status["state"], f"{status['step']:,}", f"{status['tokens']:,}",
+            f"{losses[-1]:.4f}" if losses else "", age(time.time() - status["updated"]),
+        )  # fmt: skip
+    if folders:
+        Console().print(table)
+    else:
+        print(f"No runs in {default_root() / 'runs'} yet; python train.py makes one.")
+    return 0
+
+
+def age(seconds: float) -> str:
+    for limit, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= limit:
+            return f"{seconds / limit:.0f} {unit}"
+    return f"{seconds:.0f} s"

@@ -1,0 +1,161 @@
+"""One run from prepared data to its last figure."""
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+
+from minimind.config.build import (
+    build_callbacks,
+    build_data,
+    build_loggers,
+    build_module,
+    build_trainer,
+    check_tokenizer,
+    resolve_auto,
+)
+from minimind.config.schema import TrainConfig
+from minimind.data.corpora import STDLIB_PROMPTS
+from minimind.data.prepare import TRAIN, VALIDATION, PreparedData, prepare
+from minimind.evaluation.compressors import compressors_on
+from minimind.generation.engine import generate
+from minimind.generation.sampling import SamplingConfig
+from minimind.report.loss_plot import plot_loss
+from minimind.report.summary import print_summary
+from minimind.runs.folder import FINISHED, RUNNING, RunFolder, checkpoint_of
+from minimind.runs.metrics_file import append_row, truncate_after
+from minimind.runs.source import git_commit, source_hash, versions
+from minimind.tracking.wandb import WandbMirror
+from minimind.training.callbacks.metrics import Metrics
+from minimind.training.checkpoint import STATE, TOKENIZER, load_weights, newest_readable
+from minimind.utils.errors import UserError
+from minimind.utils.files import write_json, write_text
+from minimind.utils.paths import find_existing
+from minimind.utils.seeding import seed_everything, stream_seed
+
+PROMPT_TOKENS = 24  # of a held-out document, where the corpus has no prompts of its own
+
+
+class Session:
+    def __init__(self, cfg: TrainConfig, config: dict[str, Any], run: RunFolder) -> None:
+        self.cfg, self.config, self.run = cfg, config, run
+        self.started = time.time()
+        self.auto = run.status.get("auto") or resolve_auto(cfg)
+        torch.set_num_threads(self.auto["num_threads"])
+        self.data: PreparedData = prepare(cfg.data, cfg.tokenizer, Path(cfg.paths.cache))
+        self.tokenizer = self.data.tokenizer
+        check_tokenizer(cfg, self.tokenizer)
+        self.init_from = checkpoint_of(find_existing(cfg.init_from, "init_from")) if cfg.init_from else None
+
+    def start(self) -> None:
+        """Makes the run folder, or looks where an earlier start left off."""
+        run, status = self.run, self.run.status
+        fingerprint = self.data.fingerprint
+        if status and status["data_fingerprint"] != fingerprint and not self.cfg.run.accept_data_change:
+            raise UserError(
+                f"The data must be what {run.path.name} was started with, but has changed; "
+                "use run.accept_data_change=true to go on with it, or run.fresh=true to start again."
+            )
+        source = source_hash()
+        if status and status["source_hash"] != source:
+            print("The source code has changed since this run was started.", file=sys.stderr)
+        self.resume_from = newest_readable(run)
+        run.path.mkdir(parents=True, exist_ok=True)
+        write_text(run.config, OmegaConf.to_yaml(OmegaConf.create(self.config)))
+        self.tokenizer.save(run.path / TOKENIZER)
+        run.update_status(
+            state=RUNNING, reason=None, step=status.get("step", 0), tokens=status.get("tokens", 0), auto=self.auto,
+            versions=versions(), git_commit=git_commit(), source_hash=source, data_fingerprint=fingerprint,
+        )  # fmt: skip
+        if self.resume_from is not None:
+            step = int(self.resume_from.name.removeprefix("step_"))
+            truncate_after(run.metrics, step)
+            print(f"Resuming {run.path} from step {step}.", file=sys.stderr)
+
+    def fit(self) -> None:
+        """Trains to the last step, validating and saving on the way."""
+        cfg = self.cfg
+        self.module = build_module(cfg, self.tokenizer)
+        if self.init_from is not None and self.resume_from is None:
+            load_weights(self.module.model, self.init_from)
+        if cfg.trainer.compile:
+            self.module.model.compile()
+        self._announce()
+        callbacks = build_callbacks(cfg, self.run, self.auto)
+        (self.metrics,) = (callback for callback in callbacks if isinstance(callback, Metrics))
+        loggers = build_loggers(cfg, self.run, self.config)
+        trainer = build_trainer(cfg, self.auto, callbacks, loggers)
+        seed_everything(cfg.seed, "training/rank0")
+        data = build_data(cfg, self.data, self.auto["micro_batch"])
+        ckpt_path = None if self.resume_from is None else self.resume_from / STATE
+        exit_code = 1
+        try:
+            trainer.fit(self.module, data, ckpt_path=ckpt_path)
+            if self.metrics.validated_step != trainer.global_step:
+                trainer.validate(self.module, data, verbose=False)
+            exit_code = 0
+        finally:
+            for logger in loggers:
+                if isinstance(logger, WandbMirror):
+                    logger.finish(exit_code)
+
+    def finish(self) -> None:
+        """Final figures beside two compressors, samples, the plot, and where to go from here."""
+        stream = self.data.stream(VALIDATION)
+        summary = {
+            **self.metrics.latest,
+            "parameters": self.cfg.model.num_parameters(),
+            "active_parameters": self.cfg.model.num_parameters(active=True),
+            "best_val_loss": self.metrics.best,
+        }
+        if compressors := compressors_on(stream, self.tokenizer):
+            summary["compressors"] = compressors
+        samples = self._samples()
+        self.run.samples.unlink(missing_ok=True)
+        for sample in samples:
+            append_row(self.run.samples, sample)
+        plot_loss(self.run.metrics, self.run.loss_plot, self.run.path.name)
+        summary["command_s"] = round(time.time() - self.started, 1)
+        write_json(self.run.summary, summary)
+        self.run.update_status(state=FINISHED, step=summary["step"], tokens=summary["tokens"])
+        print_summary(summary, samples, self.run.path)
+
+    def _announce(self) -> None:
+        model, auto = self.cfg.model, self.auto
+        total, active = model.num_parameters(), model.num_parameters(active=True)
+        size = f"{total / 1e6:.2f}M parameters" + (f", {active / 1e6:.2f}M active" if active != total else "")
+        stream = self.data.stream(TRAIN)
+        epochs = self.cfg.trainer.max_steps * self.cfg.trainer.batch_tokens / len(stream)
+        print(
+            f"{self.run.path.name}: {size}; {len(stream) / 1e6:.2f}M training tokens, {epochs:.2f} epochs; "
+            f"{auto['accelerator']}, {auto['precision']}, {auto['num_threads']} threads",
+            file=sys.stderr,
+        )
+
+    def _samples(self) -> list[dict[str, str]]:
+        cfg = self.cfg.evaluation
+        sampling = SamplingConfig(temperature=cfg.temperature, top_p=cfg.top_p)
+        model = self.module.model
+        rows = []
+        for number, prompt in enumerate(self._prompts()):
+            generator = torch.Generator(model.lm_head.weight.device).manual_seed(
+                stream_seed(self.cfg.seed, f"sample{number}")
+            )
+            continuation = generate(
+                model, self.tokenizer.encode(prompt), max_new_tokens=cfg.max_new_tokens, sampling=sampling,
+                end_of_text=self.tokenizer.end_of_text, generator=generator,
+            )  # fmt: skip
+            rows.append({"prompt": prompt, "continuation": self.tokenizer.decode(list(continuation))})
+        return rows
+
+    def _prompts(self) -> list[str]:
+        if self.cfg.evaluation.prompts:
+            return self.cfg.evaluation.prompts
+        if self.cfg.data.kind == "stdlib":
+            return STDLIB_PROMPTS
+        stream = self.data.stream(VALIDATION)
+        documents = (stream.document(i)[:PROMPT_TOKENS].tolist() for i in range(min(3, stream.num_documents)))
+        return [self.tokenizer.decode(tokens) for tokens in documents]

@@ -1,0 +1,160 @@
+"""`train.py`: from a composed configuration to a finished run folder."""
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from minimind.cli.app import FAILED, FINISHED, PREEMPTED, guarded, run_app
+from minimind.cli.help import train_help
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from minimind.config.schema import TrainConfig
+
+FROZEN = "--frozen"
+
+
+def main() -> int:
+    if sys.argv[1:2] == [FROZEN]:
+        return guarded(lambda: _run_frozen(Path(sys.argv[2])))
+    return run_app("train", _task, train_help)
+
+
+def _task(composed: "DictConfig") -> int:
+    """In a multirun each job is a process of its own: nothing leaks between jobs, and one failure ends one job."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+    from omegaconf import OmegaConf
+
+    from minimind.utils.paths import default_root
+
+    hydra_config = HydraConfig.get()
+    choices: Any = hydra_config.runtime.choices
+    composed.run.name = composed.run.name or f"{choices.model}-{choices.data}"
+    composed.paths.root = composed.paths.root or str(default_root())
+    if named := _named_folder(composed.run.resume):
+        composed = _stored(named, list(hydra_config.overrides.task))
+    if hydra_config.mode is RunMode.RUN:
+        return run(composed)
+    from minimind.config.checks import to_config
+
+    to_config(composed)
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        file.write(OmegaConf.to_yaml(composed, resolve=True))
+        file.flush()
+        return subprocess.run([sys.executable, "-m", "minimind.cli.train", FROZEN, file.name]).returncode
+
+
+def _run_frozen(file: Path) -> int:
+    from minimind.config.schema import load_stored
+
+    return run(load_stored(file))
+
+
+def _named_folder(resume: str) -> Path | None:
+    """The run folder that `run.resume` names, if it is none of the words."""
+    from minimind.utils.paths import find_existing
+
+    return None if resume in ("auto", "must", "never") else find_existing(resume, "run.resume (or a run folder)")
+
+
+def _stored(folder: Path, overrides: list[str]) -> "DictConfig":
+    """The configuration of an earlier run with what was typed now: how `run.resume=<folder>` goes on longer."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from omegaconf import OmegaConf
+
+    from minimind.config.schema import load_stored
+    from minimind.utils.errors import ConfigError
+
+    cfg = load_stored(folder / "config.yaml")
+    for override in OverridesParser.create().parse_overrides(overrides):
+        key = override.key_or_group
+        if "." not in key and key not in ("seed",):
+            raise ConfigError([f"`{key}=` must not be given with run.resume={folder.name}: the run has its own."])
+        OmegaConf.update(cfg, key, override.value())
+    cfg.run.resume = str(folder)
+    return cfg
+
+
+def run(composed: "DictConfig") -> int:
+    """Checks, prepares the data, and trains; the folder is made only when everything else is known to be good."""
+    from omegaconf import OmegaConf
+
+    from minimind.config.checks import to_config
+    from minimind.runs.folder import FINISHED as STATE_FINISHED
+    from minimind.runs.folder import RunFolder
+    from minimind.runs.identity import run_hash
+    from minimind.utils.errors import UserError
+
+    cfg = to_config(composed)
+    config = cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True, enum_to_str=True))
+    named = _named_folder(cfg.run.resume)
+    folder = RunFolder(named or Path(cfg.paths.runs) / f"{cfg.run.name}-{run_hash(config)}")
+    if cfg.run.fresh and folder.path.exists():
+        print(f"run.fresh: the old folder is now {folder.move_aside().name}.", file=sys.stderr)
+    status = folder.status
+    if status and cfg.run.resume == "never":
+        raise UserError(f"{folder.path} must not exist with run.resume=never; use run.fresh=true or run.tag=….")
+    if not status and cfg.run.resume == "must":
+        raise UserError(f"{folder.path} must exist with run.resume=must, but does not.")
+    if status.get("state") == STATE_FINISHED and status["step"] >= cfg.trainer.max_steps:
+        return _show_finished(folder)
+    return _train(cfg, config, folder)
+
+
+def _show_finished(folder: Any) -> int:
+    from minimind.report.summary import print_summary
+    from minimind.runs.metrics_file import read_rows
+    from minimind.runs.source import source_hash
+    from minimind.utils.files import read_json
+
+    print("This run is finished. run.fresh=true does it again, run.tag=NAME makes another of the same settings,")
+    print(f"run.resume={folder.path} trainer.max_steps=N goes on longer.")
+    if folder.status.get("source_hash") != source_hash():
+        print("The source code has changed since.")
+    print_summary(read_json(folder.summary), read_rows(folder.samples), folder.path)
+    return FINISHED
+
+
+def _train(cfg: "TrainConfig", config: dict[str, Any], folder: Any) -> int:
+    from minimind.cli.quiet import quiet_libraries
+    from minimind.runs.folder import FAILED as STATE_FAILED
+    from minimind.runs.folder import PREEMPTED as STATE_PREEMPTED
+    from minimind.runs.lock import run_lock
+    from minimind.utils.errors import UserError
+
+    quiet_libraries()
+    from minimind.cli.session import Session
+    from minimind.training.callbacks.preemption import Preempted
+
+    session = Session(cfg, config, folder)
+    with run_lock(folder.lock):
+        try:
+            session.start()
+            session.fit()
+            session.finish()
+        except Preempted as reason:
+            folder.update_status(state=STATE_PREEMPTED, reason=str(reason))
+            print(
+                f"Stopped by {reason} with a checkpoint in {folder.path}. Run the same command to go on.",
+                file=sys.stderr,
+            )
+            return PREEMPTED
+        except UserError:
+            raise
+        except Exception as error:
+            import traceback
+
+            folder.update_status(state=STATE_FAILED, reason=f"{type(error).__name__}: {error}")
+            (folder.path / "traceback.txt").write_text(traceback.format_exc())
+            traceback.print_exc()
+            print(f"Failed; the traceback is in {folder.path / 'traceback.txt'}.", file=sys.stderr)
+            return FAILED
+    return FINISHED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

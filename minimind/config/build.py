@@ -1,0 +1,128 @@
+"""Configuration → objects."""
+
+from typing import Any
+
+import hydra
+import lightning.pytorch as pl
+import torch
+from hydra.errors import HydraException
+
+from minimind.config.schema import TrainConfig
+from minimind.data.datamodule import DataModule
+from minimind.data.prepare import PreparedData
+from minimind.evaluation.text_loss import padded_token_bytes
+from minimind.model.transformer import MiniMind
+from minimind.runs.folder import RunFolder
+from minimind.tokenizer.bpe import BPE
+from minimind.training.callbacks.checkpointing import Checkpointing
+from minimind.training.callbacks.metrics import Metrics
+from minimind.training.callbacks.preemption import Preemption
+from minimind.training.module import TrainingModule
+from minimind.utils.errors import ConfigError
+from minimind.utils.hardware import peak_flops, pick_device, pick_precision
+from minimind.utils.seeding import seed_everything
+
+TOKENS_A_FORWARD_PASS = 16_384  # of one micro-batch, unless it is set
+
+
+def resolve_auto(cfg: TrainConfig) -> dict[str, Any]:
+    """What `auto` and null mean on this machine; found at a run's first start, stored, and used on resume.
+
+    Raises:
+        ConfigError: the device cannot do what is asked.
+    """
+    device = pick_device(cfg.trainer.accelerator)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(["`trainer.accelerator` must name a device that is here, but cuda is not; use cpu or auto."])
+    if device.type == "cpu" and cfg.trainer.precision == "16-mixed":
+        raise ConfigError(["`trainer.precision` must not be 16-mixed on a CPU (torch computes bf16); use bf16-mixed."])
+    rows = cfg.trainer.batch_tokens // cfg.data.sequence_length // cfg.trainer.devices
+    fitting = max(1, TOKENS_A_FORWARD_PASS // cfg.data.sequence_length)
+    micro_batch = max(divisor for divisor in range(1, min(rows, fitting) + 1) if rows % divisor == 0)
+    return {
+        "accelerator": device.type,
+        "precision": pick_precision(cfg.trainer.precision, device),
+        "micro_batch": cfg.trainer.micro_batch or micro_batch,
+        "num_threads": cfg.trainer.num_threads or torch.get_num_threads(),
+    }
+
+
+def check_tokenizer(cfg: TrainConfig, tokenizer: BPE) -> None:
+    if tokenizer.vocab_size > cfg.model.vocab_size:
+        raise ConfigError([
+            f"The tokenizer must fit `model.vocab_size` ({cfg.model.vocab_size}), but has {tokenizer.vocab_size} "
+            f"tokens; set model.vocab_size={tokenizer.vocab_size}."
+        ])  # fmt: skip
+
+
+def build_module(cfg: TrainConfig, tokenizer: BPE) -> TrainingModule:
+    seed_everything(cfg.seed, "init")
+    model = MiniMind(cfg.model)
+    return TrainingModule(
+        model,
+        objective=cfg.objective.kind,
+        optim=cfg.optim,
+        schedule=cfg.schedule,
+        gradient_clip=cfg.trainer.gradient_clip,
+        token_bytes=padded_token_bytes(tokenizer, cfg.model.vocab_size),
+    )
+
+
+def build_data(cfg: TrainConfig, data: PreparedData, micro_batch: int) -> DataModule:
+    return DataModule(
+        cfg.data,
+        data,
+        seed=cfg.seed,
+        batch_tokens=cfg.trainer.batch_tokens,
+        micro_batch=micro_batch,
+        max_steps=cfg.trainer.max_steps,
+    )
+
+
+def build_callbacks(cfg: TrainConfig, run: RunFolder, auto: dict[str, Any]) -> list[pl.Callback]:
+    """Ours that every run needs, in the order they depend on each other, and those of the `callbacks` group."""
+    metrics = Metrics(
+        run,
+        cfg.trainer,
+        flops_per_token=cfg.model.flops_per_token(cfg.data.sequence_length),
+        peak_flops=peak_flops(torch.device(auto["accelerator"]), auto["precision"]),
+        row_tokens=cfg.trainer.batch_tokens,
+    )
+    checkpointing = Checkpointing(run, cfg.trainer, metrics)
+    chosen = [instantiate(node, f"callbacks.{name}") for name, node in cfg.callbacks.items()]
+    return [metrics, *chosen, checkpointing, Preemption(checkpointing)]
+
+
+def build_loggers(cfg: TrainConfig, run: RunFolder, config: dict[str, Any]) -> list[Any]:
+    return [instantiate(node, f"logger.{name}", run=run, config=config) for name, node in cfg.logger.items()]
+
+
+def build_trainer(
+    cfg: TrainConfig, auto: dict[str, Any], callbacks: list[pl.Callback], loggers: list[Any]
+) -> pl.Trainer:
+    accumulation = cfg.trainer.batch_tokens // (cfg.data.sequence_length * auto["micro_batch"] * cfg.trainer.devices)
+    return pl.Trainer(
+        accelerator=auto["accelerator"],
+        devices=cfg.trainer.devices,
+        precision=auto["precision"],
+        max_epochs=-1,
+        max_steps=cfg.trainer.max_steps,
+        accumulate_grad_batches=accumulation,
+        val_check_interval=cfg.trainer.validate_every_steps * accumulation,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        deterministic=cfg.trainer.deterministic,
+        callbacks=callbacks,
+        logger=loggers,
+        enable_checkpointing=False,  # ours are callbacks
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,  # Lightning would shuffle; our order is global
+    )
+
+
+def instantiate(node: Any, name: str, **arguments: Any) -> Any:
+    try:
+        return hydra.utils.instantiate(node, **arguments, _convert_="all")
+    except HydraException as error:
+        raise ConfigError([f"`{name}` must be a class with arguments it takes, but: {error}"]) from None

@@ -1,0 +1,80 @@
+"""Rules between groups of the configuration; a rule within one stands beside its dataclass."""
+
+import difflib
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from minimind.config.schema import TrainConfig
+from minimind.utils.errors import ConfigError
+
+
+def to_config(composed: DictConfig) -> TrainConfig:
+    """The composed settings as dataclasses.
+
+    Raises:
+        ConfigError: with every broken rule of every group, and across them.
+    """
+    found = list(unknown_keys(composed))
+    objects: dict[str, Any] = {}
+    for name in TrainConfig.__dataclass_fields__:
+        try:
+            node = composed[name]
+            objects[name] = OmegaConf.to_object(node) if isinstance(node, DictConfig) else node
+        except ConfigError as error:
+            found += error.problems
+        except OmegaConfBaseException as error:
+            found.append(f"`{name}`: {str(error).splitlines()[0]}")
+    if found:
+        raise ConfigError(found)
+    cfg = TrainConfig(**objects)
+    if problems := cross_group_problems(cfg):
+        raise ConfigError(problems)
+    return cfg
+
+
+def unknown_keys(node: DictConfig, prefix: str = "") -> Iterator[str]:
+    """Keys added with `+` that no dataclass knows: they would be accepted and ignored."""
+    known_type = OmegaConf.get_type(node)
+    if not is_dataclass(known_type):
+        return
+    known = [field.name for field in fields(known_type)]
+    for key in map(str, node):
+        if key not in known:
+            yield f"`{prefix}{key}` is not a setting; {suggestion(key, known)}"
+        elif not OmegaConf.is_missing(node, key) and isinstance(node[key], DictConfig):
+            yield from unknown_keys(node[key], f"{prefix}{key}.")
+
+
+def suggestion(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return f"did you mean `{close[0]}`?" if close else f"there are: {', '.join(sorted(known))}."
+
+
+def cross_group_problems(cfg: TrainConfig) -> list[str]:
+    found = []
+    context = int(cfg.model.max_position_embeddings * cfg.model.rope_scaling.factor)
+    length, tokens = cfg.data.sequence_length, cfg.trainer.batch_tokens
+    if length > context:
+        found.append(
+            f"`data.sequence_length` must be at most what the model allows, `model.max_position_embeddings` "
+            f"({context}), but is {length}; shorten it or raise the model's."
+        )
+    if cfg.tokenizer.vocab_size > cfg.model.vocab_size:
+        found.append(
+            f"`tokenizer.vocab_size` must be at most `model.vocab_size` ({cfg.model.vocab_size}), "
+            f"but is {cfg.tokenizer.vocab_size}; change either."
+        )
+    row_tokens = length * cfg.trainer.devices * (cfg.trainer.micro_batch or 1)
+    if tokens % row_tokens:
+        nearest = max(1, round(tokens / row_tokens)) * row_tokens
+        found.append(
+            f"`trainer.batch_tokens` must be a multiple of data.sequence_length × trainer.devices × "
+            f"trainer.micro_batch ({row_tokens}), but is {tokens}; {nearest} is the nearest."
+        )
+    if cfg.parallel.kind == "single" and cfg.trainer.devices != 1:
+        found.append(f"`trainer.devices` must be 1 with parallel=single, but is {cfg.trainer.devices}.")
+    return found

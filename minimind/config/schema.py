@@ -1,0 +1,79 @@
+"""Every setting of a training run and its type, registered with Hydra so that a typo fails while composing."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from minimind.data.config import CORPUS_CONFIGS, DataConfig
+from minimind.evaluation.config import EvaluationConfig
+from minimind.model.config import ModelConfig
+from minimind.objectives.config import ObjectiveConfig
+from minimind.optim.config import OptimConfig, ScheduleConfig
+from minimind.parallel.config import ParallelConfig
+from minimind.runs.config import PathsConfig, RunConfig
+from minimind.tokenizer.config import TokenizerConfig
+from minimind.training.config import TrainerConfig
+from minimind.utils.errors import UserError
+
+
+@dataclass
+class TrainConfig:
+    model: ModelConfig = field(default_factory=ModelConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    data: DataConfig = MISSING
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+    paths: PathsConfig = field(default_factory=PathsConfig)
+    callbacks: dict[str, Any] = field(default_factory=dict)  # third-party classes: name → _target_ and arguments
+    logger: dict[str, Any] = field(default_factory=dict)  # likewise
+    seed: int = 1
+    init_from: str | None = None  # a run or checkpoint whose weights to start from
+
+
+@dataclass
+class EvaluateTrainerConfig:
+    """Of the trainer's settings those that matter when nothing is trained."""
+
+    accelerator: str = "auto"
+    precision: str = "auto"
+    num_threads: int | None = None
+
+
+@dataclass
+class EvaluateConfig:
+    checkpoint: str = MISSING
+    data: DataConfig = MISSING
+    trainer: EvaluateTrainerConfig = field(default_factory=EvaluateTrainerConfig)
+    paths: PathsConfig = field(default_factory=PathsConfig)
+
+
+def register() -> None:
+    store = ConfigStore.instance()
+    store.store(name="train_schema", node=TrainConfig)
+    store.store(name="evaluate_schema", node=EvaluateConfig)
+    for kind, config in CORPUS_CONFIGS.items():
+        store.store(group="data", name=f"{kind}_schema", node=config)
+
+
+def load_stored(path: Path) -> DictConfig:
+    """The configuration of a run or a checkpoint, under its schema again.
+
+    Raises:
+        UserError: there is none.
+    """
+    if not path.is_file():
+        raise UserError(f"{path.parent} must be a run folder or a checkpoint, but has no {path.name}.")
+    stored = OmegaConf.load(path)
+    schema = OmegaConf.structured(TrainConfig)
+    schema.data = CORPUS_CONFIGS[stored.data.kind]
+    merged = OmegaConf.merge(schema, stored)
+    assert isinstance(merged, DictConfig)
+    return merged

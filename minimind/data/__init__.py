@@ -1,0 +1,1 @@
+"""Text → shards on disk → a pure global order of windows → batches."""

@@ -1,0 +1,23 @@
+"""What general-purpose compressors make of the same text: a yardstick everybody has."""
+
+import gzip
+import lzma
+
+from minimind.data.shards import TokenStream
+from minimind.tokenizer.bpe import BPE
+
+LARGEST_TEXT = 64_000_000  # bytes; more would take minutes
+
+
+def compressor_bits_per_byte(text: bytes) -> dict[str, float]:
+    """Bits per byte of `gzip -9` and `xz -9` on the whole text as one file."""
+    sizes = {"gzip -9": len(gzip.compress(text, compresslevel=9)), "xz -9": len(lzma.compress(text, preset=9))}
+    return {name: 8 * size / max(1, len(text)) for name, size in sizes.items()}
+
+
+def compressors_on(stream: TokenStream, tokenizer: BPE) -> dict[str, float]:
+    """The same of all documents of a stream, decoded; nothing where they are too many."""
+    if stream.text_bytes > LARGEST_TEXT:
+        return {}
+    texts = (tokenizer.decode(stream.document(index).tolist()) for index in range(stream.num_documents))
+    return compressor_bits_per_byte("".join(texts).encode())

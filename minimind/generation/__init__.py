@@ -1,0 +1,1 @@
+"""A trained model writes: logits → token, with a cache."""

@@ -1,0 +1,48 @@
+"""Prefill once, then decode a token at a time from the cache."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from minimind.generation.sampling import SamplingConfig, sample
+from minimind.model.kv_cache import KVCache
+from minimind.model.transformer import MiniMind
+from minimind.utils.errors import UserError
+
+
+@torch.inference_mode()
+def generate(
+    model: MiniMind,
+    prompt: Sequence[int],
+    *,
+    max_new_tokens: int,
+    sampling: SamplingConfig,
+    end_of_text: int | None = None,
+    generator: torch.Generator | None = None,
+) -> Iterator[int]:
+    """Yields the continuation token by token, until `end_of_text` (not yielded) or `max_new_tokens`.
+
+    Raises:
+        UserError: the prompt is empty, has ids outside the vocabulary, or leaves no room in the context.
+    """
+    cfg = model.config
+    context = int(cfg.max_position_embeddings * cfg.rope_scaling.factor)
+    if not prompt:
+        raise UserError("A prompt must have at least one token, but is empty; give some text.")
+    if not all(0 <= token < cfg.vocab_size for token in prompt):
+        raise UserError(f"Token ids must be from 0 to {cfg.vocab_size - 1}, but the prompt has {max(prompt)}.")
+    if len(prompt) >= context:
+        raise UserError(f"The prompt must be shorter than the context of {context} tokens, but has {len(prompt)}.")
+    model.eval()
+    device = model.lm_head.weight.device
+    capacity = min(context, len(prompt) + max_new_tokens)
+    cache = KVCache(cfg, 1, capacity, device=device, dtype=model.lm_head.weight.dtype)
+    tokens = torch.tensor([list(prompt)], device=device)
+    for _ in range(capacity - len(prompt)):
+        logits = model(tokens, cache=cache).logits[:, -1]  # (1, V)
+        cache.advance(tokens.shape[1])
+        tokens = sample(logits, sampling, generator)[:, None]
+        token = int(tokens)
+        if token == end_of_text:
+            return
+        yield token

@@ -1,0 +1,30 @@
+"""The feed-forward half of a block."""
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from minimind.model.config import Activation, ModelConfig
+
+ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
+    Activation.silu: F.silu,
+    Activation.gelu: F.gelu,
+    Activation.relu: F.relu,
+}
+
+
+class MLP(nn.Module):
+    """down(act(gate x) · up x), SwiGLU when act is silu (Shazeer 2020, equation 6); ungated: down(act(up x))."""
+
+    def __init__(self, cfg: ModelConfig, intermediate_size: int) -> None:
+        super().__init__()
+        self.act = ACTIVATIONS[cfg.hidden_act]
+        self.gate_proj = nn.Linear(cfg.hidden_size, intermediate_size, bias=False) if cfg.gated_mlp else None
+        self.up_proj = nn.Linear(cfg.hidden_size, intermediate_size, bias=False)
+        self.down_proj = nn.Linear(intermediate_size, cfg.hidden_size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.gate_proj is None:
+            return self.down_proj(self.act(self.up_proj(x)))
+        return self.down_proj(self.act(self.gate_proj(x)) * self.up_proj(x))  # (B, T, F) → (B, T, D)

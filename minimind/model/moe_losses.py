@@ -1,0 +1,66 @@
+"""What keeps the experts of a mixture evenly used: pure functions of the router's output.
+
+Shapes: scores (B, T, E) float32, logits likewise, indices (B, T, A) chosen experts, mask (B, T) True where real.
+Each balance loss is 1 at perfect balance, except `importance`, which is 1 there too and E at collapse as the others
+are with one expert a token. They are given per sequence, (B,), so that the caller can weigh them by real tokens and
+the total does not depend on how a batch is cut; the batch-wise ones give the same value to each sequence.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def expert_load(indices: Tensor, num_experts: int, mask: Tensor | None = None) -> Tensor:
+    """How many tokens of each sequence chose each expert: (B, E) float32."""
+    chosen = F.one_hot(indices, num_experts).sum(dim=2).float()  # (B, T, E)
+    return (chosen if mask is None else chosen * mask[..., None]).sum(dim=1)
+
+
+def mean_scores(scores: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Mean score of each expert over the real tokens of each sequence: (B, E)."""
+    if mask is None:
+        return scores.mean(dim=1)
+    return (scores * mask[..., None]).sum(dim=1) / mask.sum(dim=1, keepdim=True).clamp(min=1)
+
+
+def sequence_balance_loss(scores: Tensor, indices: Tensor, mask: Tensor | None = None) -> Tensor:
+    """E · Σ_e (share of choices)_e · (mean score)_e within each sequence: (B,).
+
+    Source: DeepSeek-AI 2024 (V2), equations 23 to 25.
+    """
+    num_experts = scores.shape[-1]
+    load = expert_load(indices, num_experts, mask)
+    share = load / load.sum(dim=-1, keepdim=True).clamp(min=1)
+    return num_experts * (share * mean_scores(scores, mask)).sum(dim=-1)
+
+
+def batch_balance_loss(scores: Tensor, indices: Tensor, mask: Tensor | None = None) -> Tensor:
+    """The same over the whole batch, for each sequence: (B,). Source: Fedus et al. 2021 (Switch), equation 4."""
+    flat_mask = None if mask is None else mask.reshape(1, -1)
+    loss = sequence_balance_loss(scores.flatten(0, 1)[None], indices.flatten(0, 1)[None], flat_mask)
+    return loss.expand(scores.shape[0])
+
+
+def importance_loss(scores: Tensor, indices: Tensor, mask: Tensor | None = None) -> Tensor:
+    """E · Σ_e (mean score)_e² over the whole batch, for each sequence: (B,).
+
+    The squared coefficient of variation of Shazeer et al. 2017, equation 6, is this minus 1.
+    """
+    flat_mask = None if mask is None else mask.reshape(1, -1)
+    mean = mean_scores(scores.flatten(0, 1)[None], flat_mask)
+    return scores.shape[-1] * mean.square().sum(dim=-1).expand(scores.shape[0])
+
+
+def router_z_loss(logits: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Mean of (log Σ exp logits)² over the real tokens of each sequence: (B,). Source: Zoph et al. 2022, eq. 5."""
+    squared = torch.logsumexp(logits, dim=-1, keepdim=True).square()
+    return mean_scores(squared, mask).squeeze(-1)
+
+
+def updated_bias(bias: Tensor, load: Tensor, rate: float) -> Tensor:
+    """Loss-free balancing: raise the selection bias of experts below the mean load (E,), lower the others'.
+
+    Source: Wang et al. 2024, algorithm 1 (DeepSeek-V3).
+    """
+    return bias + rate * torch.sign(load.mean() - load)

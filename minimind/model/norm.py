@@ -1,0 +1,34 @@
+"""Normalisation over the hidden dimension."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from minimind.model.config import Norm
+
+
+class RMSNorm(nn.Module):
+    """x / sqrt(mean(x²) + eps) · weight: statistics in float32, the weight in the input's dtype.
+
+    Source: Zhang & Sennrich 2019, equation 4.
+    """
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        normed = F.rms_norm(x.float(), self.weight.shape, eps=self.eps).to(x.dtype)
+        return normed * self.weight.to(x.dtype)
+
+
+class LayerNorm(nn.LayerNorm):
+    """Mean and variance removed, then weight and bias; float32 inside (Ba et al. 2016)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.float()).to(x.dtype)
+
+
+def build_norm(kind: Norm, size: int, eps: float) -> nn.Module:
+    return LayerNorm(size, eps) if kind is Norm.layernorm else RMSNorm(size, eps)

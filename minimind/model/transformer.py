@@ -1,0 +1,148 @@
+"""The whole model: embedding → N × (attention, MLP or mixture; each with norm before and residual around) → head."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from minimind.model.attention import Attention, Rotary, attention_mask
+from minimind.model.config import ModelConfig, Position, ResidualInit
+from minimind.model.kv_cache import KVCache
+from minimind.model.mlp import MLP
+from minimind.model.moe import Experts, MoE, Router, Routing
+from minimind.model.norm import LayerNorm, RMSNorm, build_norm
+from minimind.model.rope import rotary_table, sinusoidal_table
+
+
+class Output(NamedTuple):
+    logits: Tensor  # (B, T, V)
+    routings: list[Routing]  # one for each mixture layer
+
+
+class Block(nn.Module):
+    def __init__(self, cfg: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.input_layernorm = build_norm(cfg.norm, cfg.hidden_size, cfg.rms_norm_eps)
+        self.self_attn = Attention(cfg, layer)
+        self.post_attention_layernorm = build_norm(cfg.norm, cfg.hidden_size, cfg.rms_norm_eps)
+        self.mlp = MoE(cfg) if cfg.is_moe_layer(layer) else MLP(cfg, cfg.resolved_intermediate_size)
+        self.dropout = nn.Dropout(cfg.dropout)
+
+    def forward(
+        self, x: Tensor, rotary: Rotary | None, mask: Tensor | None, position_ids: Tensor, cache: KVCache | None
+    ) -> tuple[Tensor, Routing | None]:
+        x = x + self.dropout(self.self_attn(self.input_layernorm(x), rotary, mask, position_ids, cache))
+        out, routing = self.mlp(self.post_attention_layernorm(x)), None
+        if isinstance(out, tuple):
+            out, routing = out
+        return x + self.dropout(out), routing
+
+
+class Decoder(nn.Module):
+    """Everything but the head: token ids (B, T) → hidden states (B, T, D)."""
+
+    def __init__(self, cfg: ModelConfig) -> None:
+        super().__init__()
+        self.config = cfg
+        self.embed_tokens = nn.Embedding(cfg.vocab_size, cfg.hidden_size)
+        learned = cfg.position is Position.learned
+        self.embed_positions = nn.Embedding(cfg.max_position_embeddings, cfg.hidden_size) if learned else None
+        self.dropout = nn.Dropout(cfg.dropout)
+        self.layers = nn.ModuleList(Block(cfg, layer) for layer in range(cfg.num_hidden_layers))
+        self.norm = build_norm(cfg.norm, cfg.hidden_size, cfg.rms_norm_eps)
+
+    def forward(
+        self, input_ids: Tensor, position_ids: Tensor, mask: Tensor | None, cache: KVCache | None
+    ) -> tuple[Tensor, list[Routing]]:
+        x = self.embed_tokens(input_ids)  # (B, T, D)
+        if self.embed_positions is not None:
+            x = x + self.embed_positions(position_ids)
+        elif self.config.position is Position.sinusoidal:
+            x = x + sinusoidal_table(position_ids, self.config.hidden_size).to(x.dtype)
+        x = self.dropout(x)
+        rotary = rotary_table(self.config, position_ids) if self.config.position is Position.rope else None
+        places = position_ids if cache is None else cache.positions(input_ids.shape[1])
+        routings = []
+        for layer in self.layers:
+            if self.config.gradient_checkpointing and self.training:
+                x, routing = checkpoint(layer, x, rotary, mask, places, cache, use_reentrant=False)
+            else:
+                x, routing = layer(x, rotary, mask, places, cache)
+            if routing is not None:
+                routings.append(routing)
+        return self.norm(x), routings
+
+
+class MiniMind(nn.Module):
+    """A causal language model with Hugging Face's parameter names (`model.layers.0.self_attn.q_proj.weight`)."""
+
+    def __init__(self, cfg: ModelConfig) -> None:
+        super().__init__()
+        self.config = cfg
+        self.model = Decoder(cfg)
+        self.lm_head = nn.Linear(cfg.hidden_size, cfg.vocab_size, bias=False)
+        if cfg.tie_word_embeddings:
+            self.lm_head.weight = self.model.embed_tokens.weight
+        self.init_weights()
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        *,
+        position_ids: Tensor | None = None,
+        document_ids: Tensor | None = None,
+        padding_mask: Tensor | None = None,
+        cache: KVCache | None = None,
+    ) -> Output:
+        """Logits of the next token after each of `input_ids` (B, T).
+
+        Args:
+            position_ids: (B or 1, T); default 0 … T-1, or where the cache stands.
+            document_ids: (B, T) number of the document each token belongs to; none looks into another.
+            padding_mask: (B, T) False where the token is padding.
+            cache: what came before; the new tokens are added to it.
+        """
+        num_tokens = input_ids.shape[1]
+        if cache is None:
+            places = torch.arange(num_tokens, device=input_ids.device)[None]  # (1, T)
+            mask = None
+            if document_ids is not None or padding_mask is not None:
+                mask = attention_mask(places, num_tokens, document_ids=document_ids, padding_mask=padding_mask)
+        else:
+            places = cache.positions(num_tokens)  # (B, T)
+            # an empty or one-token step over rows of one length needs no mask: causal, or everything
+            plain = not cache.ragged and (num_tokens == 1 or cache.max_length == 0)
+            mask = None if plain else attention_mask(places, cache.max_length + num_tokens)
+        position_ids = places if position_ids is None else position_ids
+        hidden, routings = self.model(input_ids, position_ids, mask, cache)
+        return Output(self.lm_head(hidden), routings)
+
+    @torch.no_grad()
+    def init_weights(self) -> None:
+        """Every initial value of the model, in one place.
+
+        Matrices are normal with `initializer_range`; those that end a residual branch are divided by
+        √(2 · layers), as there are that many branches to add up (Radford et al. 2019), or start at zero.
+        Norms start as the identity.
+        """
+        cfg = self.config
+        residual_std = {
+            ResidualInit.depth_scaled: cfg.initializer_range / math.sqrt(2 * cfg.num_hidden_layers),
+            ResidualInit.plain: cfg.initializer_range,
+            ResidualInit.zero: 0.0,
+        }[cfg.residual_init]
+        for name, module in self.named_modules():
+            if isinstance(module, RMSNorm | LayerNorm):
+                module.weight.fill_(1.0)
+                if isinstance(module, LayerNorm):
+                    module.bias.zero_()
+            elif isinstance(module, Experts):
+                module.gate_up_proj.normal_(0, cfg.initializer_range)
+                module.down_proj.normal_(0, residual_std)
+            elif isinstance(module, nn.Linear | nn.Embedding | Router):
+                ends_branch = name.endswith(("o_proj", "down_proj"))
+                module.weight.normal_(0, residual_std if ends_branch else cfg.initializer_range)
+                if isinstance(module, Router) and module.selection_bias is not None:
+                    module.selection_bias.zero_()

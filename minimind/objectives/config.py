@@ -1,0 +1,8 @@
+"""Which objective."""
+
+from dataclasses import dataclass
+
+
+@dataclass
+class ObjectiveConfig:
+    kind: str = "pretrain"

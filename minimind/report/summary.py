@@ -1,0 +1,56 @@
+"""The last thing a run prints: its figures beside two compressors, its samples, and how to go on."""
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+ROWS = (
+    ("steps", "step", "{:,}"),
+    ("tokens", "tokens", "{:,}"),
+    ("parameters", "parameters", "{:,}"),
+    ("training loss (last log point)", "train/loss", "{:.4f}"),
+    ("validation loss", "val/loss", "{:.4f}"),
+    ("validation perplexity", "val/perplexity", "{:.2f}"),
+    ("tokens a second", "train/tokens_per_second", "{:,.0f}"),
+    ("MFU", "train/mfu", "{:.1%}"),
+    ("training time (s)", "elapsed_s", "{:.0f}"),
+)
+
+
+def print_summary(summary: dict[str, Any], samples: list[dict[str, str]], folder: Path) -> None:
+    console = Console()
+    figures = Table(title="Final figures", show_header=False)
+    for label, key, form in ROWS:
+        if key in summary:
+            figures.add_row(label, form.format(summary[key]))
+    console.print(figures, bits_table(summary))
+    for number, sample in enumerate(samples, start=1):
+        console.print(f"\n[bold]Sample {number}[/bold] (the prompt is underlined)")
+        text = Text(sample["prompt"], style="underline").append(Text(sample["continuation"], style="not underline"))
+        console.print(Padding(text, (0, 2), expand=False))
+    print_next_steps(folder)
+
+
+def bits_table(figures: dict[str, Any]) -> Table:
+    """The model among the compressors, best first, with the distance to `xz -9`."""
+    table = Table()
+    for column in ("held-out text", "bits per byte", "against xz -9"):
+        table.add_column(column, justify="left" if column == "held-out text" else "right")
+    entries = {"this model": figures["val/bits_per_byte"], **figures.get("compressors", {})}
+    for name, bits in sorted(entries.items(), key=lambda entry: entry[1]):
+        relative = f"{bits / entries['xz -9'] - 1:+.1%}" if "xz -9" in entries else ""
+        table.add_row(name, f"{bits:.4f}", relative, style="bold" if name == "this model" else "")
+    return table
+
+
+def print_next_steps(folder: Path) -> None:
+    path = Path(folder)
+    shown = shlex.quote(str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path))
+    print(f"\nThe run is in {shown}: metrics.jsonl, loss.png, samples.jsonl, checkpoints/. To go on:")
+    print(f'  minimind generate {shown} --prompt "def "')
+    print(f"  python evaluate.py checkpoint={shown}")

@@ -1,0 +1,70 @@
+"""Which settings make two runs the same run. The table stands in docs/runs.md too; a test holds them together."""
+
+import hashlib
+import json
+from typing import Any
+
+# Everything below these keys can change a figure that a report shows …
+HASHED = (
+    "model",
+    "data",
+    "tokenizer",
+    "objective",
+    "optim",
+    "schedule",
+    "seed",
+    "init_from",
+    "run.tag",
+    "trainer.max_steps",
+    "trainer.batch_tokens",
+    "trainer.precision",
+    "trainer.gradient_clip",
+    "trainer.compile",
+    "trainer.deterministic",
+)
+# … and these only where, when and how visibly it happens.
+NOT_HASHED = (
+    "data.num_workers",
+    "run.name",
+    "run.fresh",
+    "run.resume",
+    "run.accept_data_change",
+    "trainer.micro_batch",
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.num_threads",
+    "trainer.log_every_steps",
+    "trainer.validate_every_steps",
+    "trainer.checkpoint_every_steps",
+    "trainer.keep_checkpoints",
+    "parallel",
+    "paths",
+    "callbacks",
+    "logger",
+    "evaluation",
+)
+
+
+def leaves(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The configuration flattened to `a.b.c` → value; an empty mapping is a leaf."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, dict) and value:
+            flat.update(leaves(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def is_hashed(leaf: str) -> bool:
+    """Raises: KeyError, if the leaf stands in neither table."""
+    rules = [rule for rule in (*HASHED, *NOT_HASHED) if leaf == rule or leaf.startswith(rule + ".")]
+    if not rules:
+        raise KeyError(f"{leaf} stands neither in HASHED nor in NOT_HASHED of {__name__}.")
+    return max(rules, key=len) in HASHED
+
+
+def run_hash(config: dict[str, Any]) -> str:
+    """Eight hexadecimal digits of the hashed settings, as composed and before any `auto` is resolved."""
+    hashed = {leaf: value for leaf, value in leaves(config).items() if is_hashed(leaf)}
+    return hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()[:8]

@@ -1,0 +1,94 @@
+"""Byte-level BPE (Sennrich et al. 2016, over UTF-8 bytes): train, encode, decode, bytes of each token."""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from minimind.utils.errors import UserError
+from minimind.utils.files import write_text
+
+END_OF_TEXT = "<|endoftext|>"  # ends a document; also stands for padding
+SPECIAL_TOKENS = (END_OF_TEXT, "<|im_start|>", "<|im_end|>")
+
+
+class BPE:
+    """A Hugging Face tokenizer, with what a language model's trainer needs to know of it."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        end_of_text = tokenizer.token_to_id(END_OF_TEXT)
+        if end_of_text is None:
+            raise UserError(f"A tokenizer must have the token {END_OF_TEXT}, but this one has not; add it.")
+        self.tokenizer = tokenizer
+        self.end_of_text = end_of_text
+
+    @classmethod
+    def train(cls, texts: Iterable[str], vocab_size: int) -> "BPE":
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            special_tokens=[AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+        tokenizer.train_from_iterator(texts, trainer)
+        return cls(tokenizer)
+
+    @classmethod
+    def load(cls, path: Path) -> "BPE":
+        """Raises: UserError, if the file is no tokenizer."""
+        try:
+            return cls(Tokenizer.from_file(str(path)))
+        except UserError:
+            raise
+        except Exception as error:  # the library raises a bare Exception for all that can be wrong with the file
+            raise UserError(f"{path} must be a tokenizer.json of Hugging Face's tokenizers, but: {error}") from None
+
+    def save(self, path: Path) -> None:
+        write_text(path, self.tokenizer.to_str())
+
+    @property
+    def vocab_size(self) -> int:
+        return self.tokenizer.get_vocab_size()
+
+    @property
+    def hash(self) -> str:
+        return hashlib.sha256(self.tokenizer.to_str().encode()).hexdigest()
+
+    @cached_property
+    def token_bytes(self) -> NDArray[np.int64]:
+        """UTF-8 bytes that each token stands for, (V,); a special token stands for none."""
+        special = self.tokenizer.get_added_tokens_decoder()
+        lengths = np.zeros(self.vocab_size, dtype=np.int64)
+        for token, index in self.tokenizer.get_vocab().items():
+            lengths[index] = 0 if index in special else len(token)  # one symbol a byte in the byte-level alphabet
+        return lengths
+
+    def encode(self, text: str) -> list[int]:
+        """Text that looks like a special token is read as ordinary text."""
+        return self.encode_batch([text])[0]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        self.tokenizer.encode_special_tokens = True
+        return [encoding.ids for encoding in self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self.tokenizer.decode(list(ids), skip_special_tokens=True)
+
+    def stream_decode(self, ids: Iterable[int]) -> Iterator[str]:
+        """Text as it becomes whole: a character of several tokens is held back until its last byte is there."""
+        pending: list[int] = []
+        for index in ids:
+            pending.append(index)
+            text = self.decode(pending)
+            if not text.endswith("�"):
+                yield text
+                pending = []
+        if pending:
+            yield self.decode(pending)

@@ -1,0 +1,1 @@
+"""One LightningModule for every objective, its checkpoints, and its callbacks."""

@@ -1,0 +1,129 @@
+"""Writes a row of figures at each log point: to metrics.jsonl always, to other loggers too, to the listeners."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+
+from minimind.runs.folder import RunFolder
+from minimind.runs.metrics_file import append_row
+from minimind.training.config import TrainerConfig, is_due
+from minimind.training.module import TrainingModule
+
+Row = dict[str, Any]
+
+
+class Metrics(pl.Callback):
+    """A step that logs and validates gives one row with both. Only log points wait for the device."""
+
+    def __init__(
+        self, run: RunFolder, cfg: TrainerConfig, *, flops_per_token: float, peak_flops: float | None, row_tokens: int
+    ) -> None:
+        self.run = run
+        self.cfg = cfg
+        self.flops_per_token = flops_per_token
+        self.peak_flops = peak_flops
+        self.row_tokens = row_tokens  # places for tokens in one optimizer step, real or padding
+        self.tokens = 0
+        self.elapsed_s = 0.0
+        self.listeners: list[Callable[[Row], None]] = []
+        self.checkpoint_stall_s = 0.0  # set by whoever saves, since the last row
+        self.pending: Row = {}
+        self.best: float | None = None
+        self.validated_step = -1
+        self.latest: Row = {}
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.mark = time.perf_counter()
+        self.waited = _waited(trainer)
+        self.last_step = trainer.global_step
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
+        step = trainer.global_step
+        if step == self.last_step:  # inside an accumulation
+            return
+        self.last_step = step
+        validates = is_due(step, self.cfg.validate_every_steps, self.cfg.max_steps)
+        if validates or is_due(step, self.cfg.log_every_steps, self.cfg.max_steps):
+            assert isinstance(module, TrainingModule)
+            self.pending = self._train_row(trainer, module)
+            if not validates:
+                self._write(trainer)
+
+    def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.validation_start = time.perf_counter()
+
+    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        assert isinstance(module, TrainingModule)
+        figures = module.validation.compute()
+        module.validation.reset()
+        row = {f"val/{name}": value for name, value in figures.items()}
+        self.pending = {**self._counts(trainer), **self.pending, **row}
+        self.validated_step = trainer.global_step
+        if self.best is None or figures["loss"] < self.best:
+            self.best = figures["loss"]
+        self._write(trainer)
+        paused = time.perf_counter() - self.validation_start  # neither training nor waiting for data
+        self.mark = getattr(self, "mark", self.validation_start) + paused
+
+    def _train_row(self, trainer: pl.Trainer, module: TrainingModule) -> Row:
+        sums = module.window.take()
+        steps, tokens = sums["steps"].item(), int(sums["tokens"].item()) * trainer.world_size
+        now = time.perf_counter()
+        span, self.mark = now - self.mark, now
+        waited, self.waited = _waited(trainer) - self.waited, _waited(trainer)
+        self.tokens += tokens
+        self.elapsed_s += span
+        rate = tokens / span
+        row = {
+            **self._counts(trainer),
+            "train/loss": (sums["loss"] / sums["tokens"]).item(),
+            "train/grad_norm": (sums["grad_norm"] / sums["steps"]).item(),
+            "train/lr": trainer.optimizers[0].param_groups[0]["lr"],
+            "train/tokens_per_second": rate,
+            "train/real_token_fraction": tokens / (steps * self.row_tokens),
+            "train/data_wait_fraction": waited / span,
+            "train/checkpoint_stall_s": self.checkpoint_stall_s,
+        }
+        if self.peak_flops:
+            row["train/mfu"] = rate * self.flops_per_token / self.peak_flops
+        if "expert_load" in sums:
+            row.update(expert_figures(sums["expert_load"], sums["balance_loss"] / sums["tokens"]))
+        self.checkpoint_stall_s = 0.0
+        return row
+
+    def _counts(self, trainer: pl.Trainer) -> Row:
+        return {"step": trainer.global_step, "tokens": self.tokens, "elapsed_s": round(self.elapsed_s, 3)}
+
+    def _write(self, trainer: pl.Trainer) -> None:
+        row, self.pending = self.pending, {}
+        self.latest = {**self.latest, **row}
+        if not trainer.is_global_zero:
+            return
+        append_row(self.run.metrics, row)
+        for logger in trainer.loggers:
+            logger.log_metrics(row, step=row["step"])
+        for listener in self.listeners:
+            listener(row)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"tokens": self.tokens, "elapsed_s": self.elapsed_s, "best": self.best}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.tokens, self.elapsed_s, self.best = state["tokens"], state["elapsed_s"], state["best"]
+
+
+def expert_figures(load: torch.Tensor, balance_loss: torch.Tensor) -> Row:
+    """What the load (layers, E) of a mixture says: busiest expert ÷ mean (worst layer), and how many got nothing."""
+    return {
+        "moe/balance_loss": balance_loss.item(),
+        "moe/max_load": (load.amax(dim=1) / load.mean(dim=1).clamp(min=1)).max().item(),
+        "moe/dead_experts": int((load == 0).sum().item()),
+    }
+
+
+def _waited(trainer: pl.Trainer) -> float:
+    """Seconds the loop has waited for its loader."""
+    return getattr(trainer.train_dataloader, "waited_s", 0.0)

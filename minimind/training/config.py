@@ -1,0 +1,55 @@
+"""How long, how large, how precisely, and on what."""
+
+from dataclasses import dataclass
+
+from minimind.utils.errors import ConfigError
+
+PRECISIONS = ("auto", "32-true", "bf16-mixed", "bf16-true", "16-mixed")
+
+
+@dataclass
+class TrainerConfig:
+    max_steps: int = 1000  # optimizer steps
+    batch_tokens: int = 32768  # of one optimizer step, over all devices and micro-batches
+    micro_batch: int | None = None  # rows of one forward pass on one device; None: as many as fit a fixed budget
+    precision: str = "auto"  # bf16-mixed where the device computes it, else 32-true
+    gradient_clip: float = 1.0  # largest norm of the whole gradient; 0: no clipping
+    compile: bool = False
+    deterministic: bool = False
+    accelerator: str = "auto"
+    devices: int = 1
+    num_threads: int | None = None  # of a CPU; None: torch's own choice
+    log_every_steps: int = 10
+    validate_every_steps: int = 500
+    checkpoint_every_steps: int = 500
+    keep_checkpoints: int = 2  # newest; the best by validation loss is kept besides
+
+    def __post_init__(self) -> None:
+        if found := problems(self):
+            raise ConfigError(found)
+
+
+def problems(cfg: TrainerConfig) -> list[str]:
+    found = []
+    for name in ("max_steps", "batch_tokens", "devices", "log_every_steps", "validate_every_steps",
+                 "checkpoint_every_steps", "keep_checkpoints"):  # fmt: skip
+        if getattr(cfg, name) < 1:
+            found.append(f"`trainer.{name}` must be at least 1, but is {getattr(cfg, name)}.")
+    for name in ("micro_batch", "num_threads"):
+        value = getattr(cfg, name)
+        if value is not None and value < 1:
+            found.append(f"`trainer.{name}` must be at least 1 (or null for a choice of ours), but is {value}.")
+    if cfg.gradient_clip < 0:
+        found.append(f"`trainer.gradient_clip` must be at least 0 (no clipping), but is {cfg.gradient_clip}.")
+    if cfg.precision not in PRECISIONS:
+        found.append(f"`trainer.precision` must be one of {', '.join(PRECISIONS)}, but is {cfg.precision}.")
+    if cfg.accelerator not in ("auto", "cpu", "cuda", "mps"):
+        found.append(f"`trainer.accelerator` must be one of auto, cpu, cuda, mps, but is {cfg.accelerator}.")
+    if cfg.accelerator == "cpu" and cfg.precision == "16-mixed":
+        found.append("`trainer.precision` must not be 16-mixed on a CPU (torch computes bf16 instead); use bf16-mixed.")
+    return found
+
+
+def is_due(step: int, every: int, last: int) -> bool:
+    """Whether something done every so many steps, and at the last one, is done after `step` steps."""
+    return step % every == 0 or step == last

@@ -1,0 +1,63 @@
+"""What the device can do: which precision it computes, and how fast it multiplies matrices."""
+
+import functools
+import time
+from pathlib import Path
+
+import torch
+
+# Dense bf16/fp16 tensor-core rates of the vendor's data sheets, in FLOP/s.
+PEAK_FLOPS = {
+    "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "A10G": 70e12,
+    "RTX 4090": 165e12,
+    "RTX 3090": 71e12,
+    "V100": 125e12,
+    "T4": 65e12,
+}
+
+
+def pick_device(accelerator: str) -> torch.device:
+    if accelerator == "auto":
+        accelerator = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(accelerator)
+
+
+def pick_precision(precision: str, device: torch.device) -> str:
+    """`auto`: bf16-mixed where the device computes bf16 itself, else 32-true."""
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+    cpu_info = Path("/proc/cpuinfo")
+    flags = cpu_info.read_text().split() if device.type == "cpu" and cpu_info.is_file() else []
+    return "bf16-mixed" if {"avx512_bf16", "amx_bf16"} & set(flags) else "32-true"
+
+
+def autocast(precision: str, device: torch.device) -> torch.autocast:
+    """The context in which a forward pass has this precision; `bf16-true` weights need none."""
+    dtype = torch.float16 if precision == "16-mixed" else torch.bfloat16
+    return torch.autocast(device.type, dtype, enabled=precision.endswith("-mixed"))
+
+
+@functools.cache
+def peak_flops(device: torch.device, precision: str) -> float | None:
+    """FLOP/s to hold a model's against; None for a GPU that is not in the table. Measured on a CPU, once."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+        known = next((flops for key, flops in PEAK_FLOPS.items() if key in name), None)
+        return known if known is None or precision != "32-true" else known / 2  # TF32
+    if device.type != "cpu":
+        return None
+    size = 1024
+    matrix = torch.randn(size, size, dtype=torch.float32 if precision == "32-true" else torch.bfloat16)
+    times = []
+    for _ in range(6):
+        start = time.perf_counter()
+        matrix @ matrix
+        times.append(time.perf_counter() - start)
+    return 2 * size**3 / min(times)

@@ -1,0 +1,8 @@
+"""Trains a model: `python train.py --help`."""
+
+import sys
+
+from minimind.cli.train import main
+
+if __name__ == "__main__":
+    sys.exit(main())
