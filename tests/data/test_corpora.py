@@ -1,0 +1,104 @@
+"""Documents come out whole, in a fixed order, and training and held-out text never meet."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from minimind.data.config import JsonlConfig, StdlibConfig, TextConfig
+from minimind.data.corpora import Corpus, Document, StdlibCorpus, build_corpus
+from minimind.utils.errors import ConfigError, UserError
+
+
+def all_documents(corpus: Corpus) -> list[Document]:
+    return [document for file in corpus.files for document in corpus.documents(file)]
+
+
+def test_stdlib_has_no_tests_no_tables_no_strangers() -> None:
+    corpus = StdlibCorpus(StdlibConfig())
+    names = [path.relative_to(corpus.root).as_posix() for path in corpus.files]
+    assert "argparse.py" in names
+    assert not [n for n in names if n.startswith(("test/", "encodings/", "site-packages/")) or n.endswith("topics.py")]
+
+
+def test_stdlib_tests_come_with_a_switch() -> None:
+    assert len(StdlibCorpus(StdlibConfig(include_tests=True)).files) >= len(StdlibCorpus(StdlibConfig()).files)
+
+
+def test_stripped_stdlib_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "os.py").write_text("pass\n")
+    monkeypatch.setattr("sysconfig.get_path", lambda _: str(tmp_path))
+    with pytest.raises(UserError, match=r"at least 1 MB of source, but has 0\.00 MB.*data=text"):
+        StdlibCorpus(StdlibConfig())
+
+
+def test_one_text_file_is_cut_at_whole_lines_and_loses_nothing(text_file: Path) -> None:
+    documents = all_documents(build_corpus(TextConfig(files=[str(text_file)], block_kb=1)))
+    assert "".join(d.text for d in documents) == text_file.read_text(encoding="utf-8")
+    assert all(d.text.endswith("\n") for d in documents)
+    assert {d.held_out for d in documents} == {True, False}
+
+
+def test_separator_cuts_documents(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("one\n---\ntwo\n---\n")
+    documents = all_documents(build_corpus(TextConfig(files=[str(tmp_path / "*.txt")], separator="---\n")))
+    assert [d.text for d in documents] == ["one\n", "two\n"]
+
+
+def test_files_are_held_out_by_path_and_adding_one_moves_nothing(tmp_path: Path) -> None:
+    def split() -> dict[str, bool]:
+        corpus = build_corpus(TextConfig(files=[str(tmp_path / "*.txt")]))
+        return {document.text: document.held_out for document in all_documents(corpus)}
+
+    for number in range(60):
+        (tmp_path / f"{number}.txt").write_text(f"text {number}")
+    before = split()
+    assert 1 <= sum(before.values()) <= 10
+    (tmp_path / "another.txt").write_text("another")
+    after = split()
+    assert {text: after[text] for text in before} == before
+
+
+def test_validation_files_are_named(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        (tmp_path / f"{name}.txt").write_text(name)
+    cfg = TextConfig(files=[str(tmp_path / "*.txt")], validation_files=[str(tmp_path / "b.txt")])
+    assert {d.text: d.held_out for d in all_documents(build_corpus(cfg))} == {"a": False, "b": True, "c": False}
+
+
+def test_jsonl_reads_the_field_and_skips_empty_lines(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join([json.dumps({"body": "héllo"}), "", json.dumps({"body": "two", "id": 2})]))
+    documents = all_documents(build_corpus(JsonlConfig(files=[str(path)], text_field="body")))
+    assert [d.text for d in documents] == ["héllo", "two"]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b"{not json", "line 2: must be a JSON object in UTF-8"),
+        (b'{"txt": "a"}', 'line 2: must have text in the field "text", but has txt; name another with data.text_field'),
+        (b"[1]", 'line 2: must have text in the field "text", but has list'),
+        (b'{"text": "\xff"}', "line 2: must be a JSON object in UTF-8"),
+    ],
+)
+def test_bad_jsonl_is_named_by_file_and_line(tmp_path: Path, line: bytes, message: str) -> None:
+    path = tmp_path / "bad.jsonl"
+    path.write_bytes(b'{"text": "good"}\n' + line + b"\n")
+    with pytest.raises(UserError, match=r"bad\.jsonl, " + message.replace("[", r"\[")):
+        all_documents(build_corpus(JsonlConfig(files=[str(path)])))
+
+
+def test_text_that_is_not_utf8_names_the_byte(tmp_path: Path) -> None:
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
+    with pytest.raises(UserError, match=r"latin\.txt must be UTF-8 text, but byte 3 is not"):
+        all_documents(build_corpus(TextConfig(files=[str(tmp_path / "latin.txt")])))
+
+
+def test_a_missing_file_and_an_empty_glob_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"nowhere\.txt is neither in"):
+        build_corpus(TextConfig(files=[str(tmp_path / "nowhere.txt")]))
+    with pytest.raises(UserError, match=r"\*\.md matches none"):
+        build_corpus(TextConfig(files=[str(tmp_path / "*.md")]))
+    with pytest.raises(ConfigError, match=r"data\.files"):
+        TextConfig()

@@ -1,0 +1,71 @@
+"""Imports only go down, and packages of one floor do not import each other (docs/architecture.md)."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parent.parent / "minimind"
+FLOORS = [
+    ("utils", "runs"),
+    ("model", "tokenizer"),
+    ("data", "optim", "generation"),
+    ("objectives", "evaluation"),
+    ("parallel", "tracking"),
+    ("training",),
+    ("interop", "report"),
+    ("config",),
+    ("sweep",),
+    ("cli",),
+]
+FLOOR = {package: floor for floor, packages in enumerate(FLOORS) for package in packages}
+ALLOWED = {("runs", "utils")}  # the ground floor's own stair
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def imported(path: Path) -> set[str]:
+    """Packages of ours that a file imports, lazily or not."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    return {name.split(".")[1] for name in names if name.startswith("minimind.")}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_imports_go_down(path: Path) -> None:
+    package = path.relative_to(PACKAGE).parts[0]
+    if package == "__init__.py":
+        assert not imported(path)
+        return
+    for other in imported(path) - {package}:
+        assert FLOOR[other] < FLOOR[package] or (package, other) in ALLOWED, f"{path} imports {other}"
+
+
+def test_every_package_has_a_floor() -> None:
+    assert {path.parent.name for path in PACKAGE.glob("*/__init__.py")} <= set(FLOOR)
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if p.name == "__init__.py"], ids=lambda p: p.parent.name)
+def test_package_files_only_say_what_they_are(path: Path) -> None:
+    body = ast.parse(path.read_text(encoding="utf-8")).body
+    assert len(body) == 1
+    assert isinstance(body[0], ast.Expr)
+
+
+def third_party(path: Path) -> set[str]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    froms = {node.module.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
+    return froms | {a.name.split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "model").glob("*.py")), ids=lambda p: p.name)
+def test_the_model_is_plain_torch(path: Path) -> None:
+    assert not third_party(path) & {"lightning", "hydra", "omegaconf", "wandb", "transformers"}
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.glob("*/config.py")), ids=lambda p: p.parent.name)
+def test_configurations_need_no_torch(path: Path) -> None:
+    assert not third_party(path) & {"torch", "lightning", "transformers"}
