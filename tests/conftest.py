@@ -67,4 +67,4 @@ def small_run(command: Command, small_arguments: list[str], root: Path) -> Itera
     """The folder of one finished run through the real command line."""
     command("train.py", *small_arguments, "run.name=shared")
     (folder,) = root.glob("runs/shared-????????")
-    yield folder
+    return folder

@@ -102,7 +102,8 @@ def _readable(error: Exception) -> str:
     """Hydra's and OmegaConf's words without their debugging lines; a name that is not there gets a suggestion."""
     from minimind.config.checks import suggestion
 
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = "\n".join(str(e) for e in (error, error.__cause__) if e is not None)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     dropped = ("full_key:", "reference_type=", "object_type=", "To append to your config", "Config search path",
                "provider=", "Set the environment", "Error merging override", "See https")  # fmt: skip
     lines = [line for line in lines if not line.startswith(dropped)]

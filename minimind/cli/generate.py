@@ -31,9 +31,9 @@ def run(arguments: argparse.Namespace) -> int:
     sampling = SamplingConfig(
         temperature=0.0 if arguments.greedy else arguments.temperature, top_k=arguments.top_k, top_p=arguments.top_p
     )
-    prompt = sys.stdin.read() if arguments.prompt == "-" else arguments.prompt
     device = pick_device(arguments.device)
     model, tokenizer = load_model(checkpoint_of(find_existing(arguments.run, "The run")), device)
+    prompt = sys.stdin.read() if arguments.prompt == "-" else arguments.prompt
     generator = torch.Generator(device)
     if arguments.seed is None:
         generator.seed()

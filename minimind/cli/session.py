@@ -11,10 +11,10 @@ from omegaconf import OmegaConf
 from minimind.config.build import (
     build_callbacks,
     build_data,
-    build_loggers,
     build_module,
     build_trainer,
     check_tokenizer,
+    factories,
     resolve_auto,
 )
 from minimind.config.schema import TrainConfig
@@ -43,6 +43,8 @@ class Session:
     def __init__(self, cfg: TrainConfig, config: dict[str, Any], run: RunFolder) -> None:
         self.cfg, self.config, self.run = cfg, config, run
         self.started = time.time()
+        self.chosen_callbacks = [make() for make in factories(cfg.callbacks, "callbacks")]
+        self.logger_factories = factories(cfg.logger, "logger")
         self.auto = run.status.get("auto") or resolve_auto(cfg)
         torch.set_num_threads(self.auto["num_threads"])
         self.data: PreparedData = prepare(cfg.data, cfg.tokenizer, Path(cfg.paths.cache))
@@ -84,9 +86,9 @@ class Session:
         if cfg.trainer.compile:
             self.module.model.compile()
         self._announce()
-        callbacks = build_callbacks(cfg, self.run, self.auto)
+        callbacks = build_callbacks(cfg, self.run, self.auto, self.chosen_callbacks)
         (self.metrics,) = (callback for callback in callbacks if isinstance(callback, Metrics))
-        loggers = build_loggers(cfg, self.run, self.config)
+        loggers = [make(run=self.run, config=self.config) for make in self.logger_factories]
         trainer = build_trainer(cfg, self.auto, callbacks, loggers)
         seed_everything(cfg.seed, "training/rank0")
         data = build_data(cfg, self.data, self.auto["micro_batch"])

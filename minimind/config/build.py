@@ -1,5 +1,7 @@
 """Configuration → objects."""
 
+import inspect
+from collections.abc import Callable
 from typing import Any
 
 import hydra
@@ -79,8 +81,10 @@ def build_data(cfg: TrainConfig, data: PreparedData, micro_batch: int) -> DataMo
     )
 
 
-def build_callbacks(cfg: TrainConfig, run: RunFolder, auto: dict[str, Any]) -> list[pl.Callback]:
-    """Ours that every run needs, in the order they depend on each other, and those of the `callbacks` group."""
+def build_callbacks(
+    cfg: TrainConfig, run: RunFolder, auto: dict[str, Any], chosen: list[pl.Callback]
+) -> list[pl.Callback]:
+    """Ours that every run needs, in the order they depend on each other, with those of the `callbacks` group."""
     metrics = Metrics(
         run,
         cfg.trainer,
@@ -89,12 +93,7 @@ def build_callbacks(cfg: TrainConfig, run: RunFolder, auto: dict[str, Any]) -> l
         row_tokens=cfg.trainer.batch_tokens,
     )
     checkpointing = Checkpointing(run, cfg.trainer, metrics)
-    chosen = [instantiate(node, f"callbacks.{name}") for name, node in cfg.callbacks.items()]
     return [metrics, *chosen, checkpointing, Preemption(checkpointing)]
-
-
-def build_loggers(cfg: TrainConfig, run: RunFolder, config: dict[str, Any]) -> list[Any]:
-    return [instantiate(node, f"logger.{name}", run=run, config=config) for name, node in cfg.logger.items()]
 
 
 def build_trainer(
@@ -121,8 +120,20 @@ def build_trainer(
     )
 
 
-def instantiate(node: Any, name: str, **arguments: Any) -> Any:
-    try:
-        return hydra.utils.instantiate(node, **arguments, _convert_="all")
-    except HydraException as error:
-        raise ConfigError([f"`{name}` must be a class with arguments it takes, but: {error}"]) from None
+def factories(group: dict[str, Any], name: str) -> list[Callable[..., Any]]:
+    """What makes the objects of a group of third-party classes, each with its settings filled in.
+
+    Raises:
+        ConfigError: a class that is not there, or does not take a setting.
+    """
+    made, found = [], []
+    for key, node in group.items():
+        try:
+            factory = hydra.utils.instantiate(node, _partial_=True, _convert_="all")
+            inspect.signature(factory.func).bind_partial(**factory.keywords)
+            made.append(factory)
+        except (HydraException, TypeError, AttributeError) as error:
+            found.append(f"`{name}.{key}` must be a class with settings that it takes, but: {error}".split("\n")[0])
+    if found:
+        raise ConfigError(found)
+    return made

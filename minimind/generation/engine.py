@@ -26,16 +26,21 @@ def generate(
         UserError: the prompt is empty, has ids outside the vocabulary, or leaves no room in the context.
     """
     cfg = model.config
-    context = int(cfg.max_position_embeddings * cfg.rope_scaling.factor)
     if not prompt:
         raise UserError("A prompt must have at least one token, but is empty; give some text.")
-    if not all(0 <= token < cfg.vocab_size for token in prompt):
-        raise UserError(f"Token ids must be from 0 to {cfg.vocab_size - 1}, but the prompt has {max(prompt)}.")
-    if len(prompt) >= context:
-        raise UserError(f"The prompt must be shorter than the context of {context} tokens, but has {len(prompt)}.")
+    if strangers := [token for token in prompt if not 0 <= token < cfg.vocab_size]:
+        raise UserError(
+            f"Token ids must be from 0 to {cfg.vocab_size - 1} (the model's vocabulary), but the prompt has "
+            f"{strangers[0]}; encode it with the model's own tokenizer."
+        )
+    if len(prompt) >= cfg.context_length:
+        raise UserError(
+            f"The prompt must be shorter than the context of {cfg.context_length} tokens, but has {len(prompt)}; "
+            "shorten it, or stretch the context of a model with rope by YaRN (`rope_scaling.factor`)."
+        )
     model.eval()
     device = model.lm_head.weight.device
-    capacity = min(context, len(prompt) + max_new_tokens)
+    capacity = min(cfg.context_length, len(prompt) + max_new_tokens)
     cache = KVCache(cfg, 1, capacity, device=device, dtype=model.lm_head.weight.dtype)
     tokens = torch.tensor([list(prompt)], device=device)
     for _ in range(capacity - len(prompt)):

@@ -25,7 +25,7 @@ def attention_mask(
 
     Args:
         query_positions: (B or 1, T) place of each query among the keys.
-        document_ids: (B, S) document of each key; a query sees only its own. Needs T = S.
+        document_ids: (B, S) document of each key; a query sees only its own.
         padding_mask: (B, S) False where the key is padding. Every query still sees itself, so that no row of
             the softmax is empty.
     """
@@ -33,7 +33,8 @@ def attention_mask(
     query = query_positions[:, None, :, None]  # (B, 1, T, 1)
     mask = keys <= query  # (B, 1, T, S)
     if document_ids is not None:
-        mask = mask & (document_ids[:, None, :, None] == document_ids[:, None, None, :])
+        own = document_ids.gather(1, query_positions.expand(document_ids.shape[0], -1))  # (B, T)
+        mask = mask & (own[:, None, :, None] == document_ids[:, None, None, :])
     if padding_mask is not None:
         mask = mask & (padding_mask[:, None, None, :] | (keys == query))
     return mask

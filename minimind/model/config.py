@@ -1,7 +1,7 @@
 """What a model is: its sizes, its switches, and the arithmetic that follows from them. No torch here."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import Enum
 
 from minimind.utils.errors import ConfigError
@@ -93,6 +93,7 @@ class ModelConfig:
     attention_dropout: float = 0.0
     tie_word_embeddings: bool = True
     initializer_range: float = 0.02
+    embedding_initializer_range: float | None = None  # None: as initializer_range
     residual_init: ResidualInit = ResidualInit.depth_scaled
     gradient_checkpointing: bool = False
 
@@ -111,7 +112,8 @@ class ModelConfig:
     moe_dispatch: Dispatch = Dispatch.auto
 
     def __post_init__(self) -> None:
-        if found := problems(self):
+        found = _read_words(self)
+        if found := found or problems(self):
             raise ConfigError(found)
 
     @property
@@ -127,6 +129,16 @@ class ModelConfig:
     @property
     def resolved_moe_intermediate_size(self) -> int:
         return self.moe_intermediate_size or self.resolved_intermediate_size
+
+    @property
+    def trained_context(self) -> int:
+        """Tokens of the longest text the positions were trained for: what YaRN stretches."""
+        return self.rope_scaling.original_max_position_embeddings or self.max_position_embeddings
+
+    @property
+    def context_length(self) -> int:
+        """Tokens of the longest text the model may see."""
+        return max(self.max_position_embeddings, int(self.trained_context * self.rope_scaling.factor))
 
     def is_moe_layer(self, layer: int) -> bool:
         """Whether block `layer` (counted from 0) holds experts; the rule is Qwen3-MoE's."""
@@ -179,25 +191,58 @@ class ModelConfig:
         return self.num_moe_layers * moe + (self.num_hidden_layers - self.num_moe_layers) * dense
 
 
+def _read_words(cfg: ModelConfig) -> list[str]:
+    """Turns `norm="rmsnorm"` into `Norm.rmsnorm` and the like, in place; returns complaints about unknown words."""
+    found = []
+    for choice in fields(cfg):
+        kind, value = type(choice.default), getattr(cfg, choice.name)
+        if not issubclass(kind, Enum) or isinstance(value, kind):
+            continue
+        words = [member.value for member in kind]
+        if value in words:
+            setattr(cfg, choice.name, kind(value))
+        else:
+            found.append(f"`{choice.name}` must be one of {', '.join(words)}, but is {value}.")
+    return found
+
+
 def problems(cfg: ModelConfig) -> list[str]:
     """Every rule the configuration breaks, each as: what must hold, the value, the remedy."""
     found = []
     for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
-                 "max_position_embeddings", "decoder_sparse_step"):  # fmt: skip
-        if getattr(cfg, name) < 1:
-            found.append(f"`{name}` must be at least 1, but is {getattr(cfg, name)}.")
+                 "head_dim", "intermediate_size", "moe_intermediate_size", "max_position_embeddings",
+                 "decoder_sparse_step"):  # fmt: skip
+        value = getattr(cfg, name)
+        if value is not None and value < 1:
+            found.append(f"`{name}` must be at least 1, but is {value}.")
     if found:
         return found
-    found += _attention_problems(cfg) + _moe_problems(cfg)
+    found += _attention_problems(cfg) + _yarn_problems(cfg) + _moe_problems(cfg)
     for name in ("dropout", "attention_dropout"):
         if not 0 <= getattr(cfg, name) < 1:
             found.append(f"`{name}` must be at least 0 and below 1, but is {getattr(cfg, name)}.")
     if cfg.intermediate_ratio <= 0:
         found.append(f"`intermediate_ratio` must be above 0, but is {cfg.intermediate_ratio}.")
-    if cfg.rope_scaling.factor < 1:
-        found.append(f"`rope_scaling.factor` must be at least 1 (no scaling), but is {cfg.rope_scaling.factor}.")
-    if cfg.rope_scaling.factor != 1 and cfg.position is not Position.rope:
+    return found
+
+
+def _yarn_problems(cfg: ModelConfig) -> list[str]:
+    found = []
+    yarn = cfg.rope_scaling
+    if yarn.factor < 1:
+        found.append(f"`rope_scaling.factor` must be at least 1 (no scaling), but is {yarn.factor}.")
+    if yarn.factor != 1 and cfg.position is not Position.rope:
         found.append(f"`rope_scaling.factor` needs `position: rope`, but `position` is {cfg.position.value}.")
+    if yarn.original_max_position_embeddings is not None and yarn.original_max_position_embeddings < 1:
+        found.append(
+            f"`rope_scaling.original_max_position_embeddings` must be at least 1, "
+            f"but is {yarn.original_max_position_embeddings}; leave it out to take `max_position_embeddings`."
+        )
+    if not 0 < yarn.beta_slow < yarn.beta_fast:
+        found.append(
+            f"`rope_scaling.beta_slow` must be above 0 and below `beta_fast` ({yarn.beta_fast}), "
+            f"but is {yarn.beta_slow}."
+        )
     return found
 
 
@@ -234,6 +279,12 @@ def _moe_problems(cfg: ModelConfig) -> list[str]:
         found.append(
             f"`num_experts_per_tok` must be between 1 and `num_experts` ({cfg.num_experts}), "
             f"but is {cfg.num_experts_per_tok}."
+        )
+    widths = (cfg.hidden_size, cfg.resolved_moe_intermediate_size)
+    if cfg.num_experts > 0 and cfg.moe_dispatch is Dispatch.grouped and any(width % 8 for width in widths):
+        found.append(
+            f"`hidden_size` and `moe_intermediate_size` must be multiples of 8 with `moe_dispatch: grouped`, "
+            f"but are {widths[0]} and {widths[1]}; change them, or use loop or auto."
         )
     for layer in cfg.mlp_only_layers:
         if not 0 <= layer < cfg.num_hidden_layers:

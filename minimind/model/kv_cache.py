@@ -23,6 +23,9 @@ class KVCache:
         self.lengths = torch.zeros(batch_size, dtype=torch.long, device=device)
         self.max_length = 0
         self.ragged = False  # whether rows may differ in length
+        self.document_ids = torch.zeros(batch_size, capacity, dtype=torch.long, device=device)
+        self.padding_mask = torch.ones(batch_size, capacity, dtype=torch.bool, device=device)
+        self.masked = False  # whether either has ever been given
 
     @property
     def capacity(self) -> int:
@@ -38,9 +41,7 @@ class KVCache:
         Raises:
             ValueError: the cache is full.
         """
-        end = self.max_length + keys.shape[2]
-        if end > self.capacity:
-            raise ValueError(f"The KV cache holds {self.capacity} tokens, but {end} are needed; make it larger.")
+        end = self._end(keys.shape[2])
         if self.ragged:
             rows = torch.arange(keys.shape[0], device=keys.device)[:, None]
             self.keys[layer][rows, :, position_ids] = keys.transpose(1, 2).to(self.keys.dtype)
@@ -49,6 +50,32 @@ class KVCache:
             self.keys[layer][:, :, self.max_length : end] = keys
             self.values[layer][:, :, self.max_length : end] = values
         return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]  # (B, K, S, H)
+
+    def remember(
+        self, position_ids: Tensor, document_ids: Tensor | None, padding_mask: Tensor | None
+    ) -> tuple[Tensor, Tensor] | tuple[None, None]:
+        """Stores the documents and padding of new tokens (B, T); returns those of all keys, (B, S), if any were given.
+
+        Tokens of which no document is said go on with the one before them.
+        """
+        self.masked = self.masked or document_ids is not None or padding_mask is not None
+        if not self.masked:
+            return None, None
+        end = self._end(position_ids.shape[1])
+        if document_ids is None:
+            before = (position_ids[:, :1] - 1).clamp(min=0)
+            document_ids = self.document_ids.gather(1, before).expand_as(position_ids)
+        if padding_mask is None:
+            padding_mask = torch.ones_like(position_ids, dtype=torch.bool)
+        self.document_ids.scatter_(1, position_ids, document_ids)
+        self.padding_mask.scatter_(1, position_ids, padding_mask)
+        return self.document_ids[:, :end], self.padding_mask[:, :end]
+
+    def _end(self, num_tokens: int) -> int:
+        end = self.max_length + num_tokens
+        if end > self.capacity:
+            raise ValueError(f"The KV cache holds {self.capacity} tokens, but {end} are needed; make it larger.")
+        return end
 
     def advance(self, num_tokens: int, row_lengths: Tensor | None = None) -> None:
         """Counts tokens just written; `row_lengths` (B,) says how many of each row were real, if not all."""

@@ -1,19 +1,19 @@
 """What keeps the experts of a mixture evenly used: pure functions of the router's output.
 
 Shapes: scores (B, T, E) float32, logits likewise, indices (B, T, A) chosen experts, mask (B, T) True where real.
-Each balance loss is 1 at perfect balance, except `importance`, which is 1 there too and E at collapse as the others
-are with one expert a token. They are given per sequence, (B,), so that the caller can weigh them by real tokens and
-the total does not depend on how a batch is cut; the batch-wise ones give the same value to each sequence.
+Each balance loss is 1 at perfect balance and E/A at collapse, where the same A experts share everything.
+They are given per sequence, (B,), so that the caller can weigh them by real tokens and the total does not depend on
+how a batch is cut; the batch-wise ones give the same value to each sequence.
 """
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 
 def expert_load(indices: Tensor, num_experts: int, mask: Tensor | None = None) -> Tensor:
     """How many tokens of each sequence chose each expert: (B, E) float32."""
-    chosen = F.one_hot(indices, num_experts).sum(dim=2).float()  # (B, T, E)
+    # not one_hot, which asks the device whether the indices are in range
+    chosen = (indices[..., None] == torch.arange(num_experts, device=indices.device)).sum(dim=2).float()  # (B, T, E)
     return (chosen if mask is None else chosen * mask[..., None]).sum(dim=1)
 
 
@@ -36,7 +36,10 @@ def sequence_balance_loss(scores: Tensor, indices: Tensor, mask: Tensor | None =
 
 
 def batch_balance_loss(scores: Tensor, indices: Tensor, mask: Tensor | None = None) -> Tensor:
-    """The same over the whole batch, for each sequence: (B,). Source: Fedus et al. 2021 (Switch), equation 4."""
+    """The same over the whole batch, for each sequence: (B,). Source: Fedus et al. 2021 (Switch), equation 4.
+
+    transformers' `load_balancing_loss_func` is A times this, with the tokens of all layers taken together.
+    """
     flat_mask = None if mask is None else mask.reshape(1, -1)
     loss = sequence_balance_loss(scores.flatten(0, 1)[None], indices.flatten(0, 1)[None], flat_mask)
     return loss.expand(scores.shape[0])

@@ -27,11 +27,10 @@ def yarn_ramp(yarn: YarnConfig, cfg: ModelConfig, device: torch.device | None = 
 
     Source: Peng et al. 2023, equations 17 to 23, with the bounds rounded to whole pairs as in their code.
     """
-    original = yarn.original_max_position_embeddings or cfg.max_position_embeddings
     head_dim = cfg.resolved_head_dim
 
     def pair_that_turns(rotations: float) -> float:
-        return head_dim * math.log(original / (rotations * 2 * math.pi)) / (2 * math.log(cfg.rope_theta))
+        return head_dim * math.log(cfg.trained_context / (rotations * 2 * math.pi)) / (2 * math.log(cfg.rope_theta))
 
     low = max(math.floor(pair_that_turns(yarn.beta_fast)), 0)
     high = min(math.ceil(pair_that_turns(yarn.beta_slow)), head_dim - 1)

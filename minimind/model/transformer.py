@@ -1,7 +1,8 @@
 """The whole model: embedding → N × (attention, MLP or mixture; each with norm before and residual around) → head."""
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -83,9 +84,18 @@ class MiniMind(nn.Module):
         self.config = cfg
         self.model = Decoder(cfg)
         self.lm_head = nn.Linear(cfg.hidden_size, cfg.vocab_size, bias=False)
-        if cfg.tie_word_embeddings:
-            self.lm_head.weight = self.model.embed_tokens.weight
+        self._tie_head()
         self.init_weights()
+
+    def _tie_head(self) -> None:
+        if self.config.tie_word_embeddings:
+            self.lm_head.weight = self.model.embed_tokens.weight
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Behind `.to()` and the like: leaving the meta device makes each parameter anew, which unties the head."""
+        super()._apply(fn, recurse)
+        self._tie_head()
+        return self
 
     def forward(
         self,
@@ -102,9 +112,18 @@ class MiniMind(nn.Module):
             position_ids: (B or 1, T); default 0 … T-1, or where the cache stands.
             document_ids: (B, T) number of the document each token belongs to; none looks into another.
             padding_mask: (B, T) False where the token is padding.
-            cache: what came before; the new tokens are added to it.
+            cache: what came before; the new tokens are added to it, with their documents and padding.
+
+        Raises:
+            ValueError: the cache, or the table of learned positions, is too short.
         """
         num_tokens = input_ids.shape[1]
+        num_keys = num_tokens if cache is None else cache.max_length + num_tokens
+        if self.config.position is Position.learned and num_keys > self.config.max_position_embeddings:
+            raise ValueError(
+                f"A text must be at most as long as the learned positions, `max_position_embeddings` "
+                f"({self.config.max_position_embeddings} tokens), but has {num_keys}; shorten it, or train with rope."
+            )
         if cache is None:
             places = torch.arange(num_tokens, device=input_ids.device)[None]  # (1, T)
             mask = None
@@ -112,9 +131,10 @@ class MiniMind(nn.Module):
                 mask = attention_mask(places, num_tokens, document_ids=document_ids, padding_mask=padding_mask)
         else:
             places = cache.positions(num_tokens)  # (B, T)
-            # an empty or one-token step over rows of one length needs no mask: causal, or everything
-            plain = not cache.ragged and (num_tokens == 1 or cache.max_length == 0)
-            mask = None if plain else attention_mask(places, cache.max_length + num_tokens)
+            documents, real = cache.remember(places, document_ids, padding_mask)
+            # a first or one-token step over rows of one length needs no mask: causal, or everything
+            plain = not cache.ragged and not cache.masked and (num_tokens == 1 or cache.max_length == 0)
+            mask = None if plain else attention_mask(places, num_keys, document_ids=documents, padding_mask=real)
         position_ids = places if position_ids is None else position_ids
         hidden, routings = self.model(input_ids, position_ids, mask, cache)
         return Output(self.lm_head(hidden), routings)
@@ -123,9 +143,9 @@ class MiniMind(nn.Module):
     def init_weights(self) -> None:
         """Every initial value of the model, in one place.
 
-        Matrices are normal with `initializer_range`; those that end a residual branch are divided by
-        √(2 · layers), as there are that many branches to add up (Radford et al. 2019), or start at zero.
-        Norms start as the identity.
+        Matrices are normal with `initializer_range`, embeddings with a range of their own if it is given. Those that
+        end a residual branch are divided by √(2 · layers), as there are that many branches to add up (Radford et al.
+        2019), or start at zero. Norms start as the identity.
         """
         cfg = self.config
         residual_std = {
@@ -141,7 +161,11 @@ class MiniMind(nn.Module):
             elif isinstance(module, Experts):
                 module.gate_up_proj.normal_(0, cfg.initializer_range)
                 module.down_proj.normal_(0, residual_std)
-            elif isinstance(module, nn.Linear | nn.Embedding | Router):
+            elif isinstance(module, nn.Embedding):
+                module.weight.normal_(0, cfg.embedding_initializer_range or cfg.initializer_range)
+            elif module is self.lm_head and cfg.tie_word_embeddings:
+                pass  # it is the embedding
+            elif isinstance(module, nn.Linear | Router):
                 ends_branch = name.endswith(("o_proj", "down_proj"))
                 module.weight.normal_(0, residual_std if ends_branch else cfg.initializer_range)
                 if isinstance(module, Router) and module.selection_bias is not None:

@@ -84,6 +84,6 @@ def test_too_little_text_leaves_nothing_behind(text: str, tmp_path: Path) -> Non
     path = tmp_path / "little.txt"
     path.write_text(text)
     cache = tmp_path / "cache"
-    with pytest.raises(UserError, match="at least one (held-out )?document, but has none"):
+    with pytest.raises(UserError, match=r"at least one (held-out )?document, but has none"):
         prepare(TextConfig(files=[str(path)]), TOKENIZER, cache)
     assert not [path for path in (cache / "shards").iterdir() if path.is_dir()]

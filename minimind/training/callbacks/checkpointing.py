@@ -27,6 +27,7 @@ class Checkpointing(pl.Callback):
         self.metrics = metrics
         self.last_step = -1
         self.random_state: dict[str, Any] | None = None
+        self.loaded: dict[str, Any] | None = None
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.last_step = trainer.global_step
@@ -72,4 +73,10 @@ class Checkpointing(pl.Callback):
 
     def on_load_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         self.random_state = checkpoint["random_state"]
-        optimizer_by_number(checkpoint, trainer.optimizers[0])
+        self.loaded = checkpoint
+
+    def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """The optimizer is there only now; Lightning gives it its state from this same dictionary right after."""
+        if self.loaded is not None:
+            optimizer_by_number(self.loaded, trainer.optimizers[0])
+            self.loaded = None

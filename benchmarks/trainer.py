@@ -1,0 +1,155 @@
+"""What our loop costs a step, beside Lightning's barebones Trainer and a plain loop, interleaved in one run.
+
+    python benchmarks/trainer.py [--rounds 7] [--steps 400]
+
+All three do the same work on the same tiny model: forward, backward, clipping by norm, fused AdamW. Ours does
+besides what a run does by default: logging, the progress line, metrics, the schedule, checkpoint and signal
+callbacks. Overhead = milliseconds a step above the plain loop.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import logging
+import platform
+import statistics
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+import lightning.pytorch as pl
+import torch
+
+from minimind.config.build import build_callbacks, build_trainer
+from minimind.config.schema import TrainConfig
+from minimind.data.config import StdlibConfig
+from minimind.data.packing import Batch
+from minimind.model.config import ModelConfig
+from minimind.model.transformer import MiniMind
+from minimind.objectives.pretrain import pretrain
+from minimind.optim.config import OptimConfig, ScheduleConfig
+from minimind.runs.folder import RunFolder
+from minimind.training.callbacks.progress import Progress
+from minimind.training.config import TrainerConfig
+from minimind.training.module import TrainingModule
+
+LENGTH = 8
+MODEL = ModelConfig(vocab_size=32, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, num_key_value_heads=1)
+BATCH = Batch(torch.randint(32, (1, LENGTH)), torch.randint(32, (1, LENGTH)))
+
+
+class Batches:
+    """The same batch over and over, at no cost, with a length."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __len__(self) -> int:
+        return self.number
+
+    def __iter__(self):
+        return iter([BATCH] * self.number)
+
+
+class PlainModule(pl.LightningModule):
+    """What somebody would write who wants only the training step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = MiniMind(MODEL)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+        loss = pretrain(self.model, batch)
+        return loss.loss / loss.num_tokens
+
+    def configure_gradient_clipping(self, optimizer, *_, **__) -> None:
+        torch.nn.utils.clip_grad_norm_(self.parameters(), 1.0)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(self.parameters(), fused=True)
+
+
+def plain_loop(steps: int) -> None:
+    module = PlainModule()
+    optimizer = module.configure_optimizers()
+    for batch in Batches(steps):
+        optimizer.zero_grad()
+        module.training_step(batch, 0).backward()
+        module.configure_gradient_clipping(optimizer)
+        optimizer.step()
+
+
+def barebones(steps: int) -> None:
+    trainer = pl.Trainer(accelerator="cpu", barebones=True, max_steps=steps, max_epochs=-1)
+    trainer.fit(PlainModule(), Batches(steps))
+
+
+def ours(steps: int) -> None:
+    """The callbacks, module and trainer of a run with the default configuration."""
+    cfg = TrainConfig(
+        model=MODEL,
+        data=StdlibConfig(sequence_length=LENGTH),
+        trainer=TrainerConfig(
+            max_steps=steps,
+            batch_tokens=LENGTH,
+            log_every_steps=10,
+            validate_every_steps=10 * steps,
+            checkpoint_every_steps=10 * steps,
+        ),
+    )
+    auto = {"accelerator": "cpu", "precision": "32-true", "micro_batch": 1, "num_threads": 1}
+    with tempfile.TemporaryDirectory() as folder:
+        run = RunFolder(Path(folder))
+        callbacks = build_callbacks(cfg, run, auto, [Progress()])
+        trainer = build_trainer(cfg, auto, callbacks, [])
+        module = TrainingModule(
+            MiniMind(MODEL), objective="pretrain", optim=OptimConfig(), schedule=ScheduleConfig(horizon_steps=steps),
+            gradient_clip=1.0, token_bytes=torch.ones(32, dtype=torch.long),
+        )  # fmt: skip
+        trainer.fit(module, Batches(steps), Batches(1))
+
+
+LOOPS = {"plain": plain_loop, "barebones": barebones, "ours": ours}
+
+
+def milliseconds_a_step(name: str, steps: int) -> float:
+    """The slope between two lengths, so that what a fit costs once is not in it."""
+    times = []
+    for number in (steps // 4, steps):
+        start = time.perf_counter()
+        with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+            LOOPS[name](number)
+        times.append(time.perf_counter() - start)
+    return 1000 * (times[1] - times[0]) / (steps - steps // 4)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=800)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore")
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for name in LOOPS:
+        milliseconds_a_step(name, 40)  # warm-up
+    rounds = []
+    for number in range(arguments.rounds):
+        order = list(LOOPS) if number % 2 == 0 else list(reversed(LOOPS))
+        rounds.append({name: milliseconds_a_step(name, arguments.steps) for name in order})
+    figures: dict[str, object] = {}
+    for name in LOOPS:
+        values = sorted(r[name] for r in rounds)
+        figures[f"{name}_ms"] = [round(v, 3) for v in (values[0], statistics.median(values), values[-1])]
+    ratios = sorted((r["ours"] - r["plain"]) / (r["barebones"] - r["plain"]) for r in rounds)
+    figures["overhead_ratio"] = [round(v, 2) for v in (ratios[0], statistics.median(ratios), ratios[-1])]
+    for name, (low, median, high) in figures.items():  # type: ignore[misc]
+        print(f"{name:15} median {median:7.3f}   min {low:7.3f}   max {high:7.3f}")
+    print(json.dumps({**figures, "torch": torch.__version__, "lightning": pl.__version__, "cpu": platform.processor()}))
+
+
+if __name__ == "__main__":
+    main()

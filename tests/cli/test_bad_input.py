@@ -1,0 +1,91 @@
+"""A user's mistake gives a message that helps, exit code 2, no traceback, and nothing half-written."""
+
+from pathlib import Path
+
+import pytest
+
+from minimind.cli import evaluate, main, train
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Runs a program in this process; returns its exit code and what it said."""
+
+    def run(program, *arguments: str) -> tuple[int, str]:
+        monkeypatch.setattr("sys.argv", ["program", *arguments])
+        monkeypatch.setenv("MINIMIND_ROOT", str(tmp_path / "root"))
+        code = program.main()
+        said = capsys.readouterr()
+        assert "Traceback" not in said.err
+        return code, said.err
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("arguments", "messages"),
+    [
+        (["model.hiden_size=5"], ["there is no setting `hiden_size` here; did you mean `hidden_size`?"]),
+        (["modell=nano"], ["did you mean `model`?"]),
+        (["model=nanno"], ["Could not find 'model/nanno'", "nano", "minimind_26m"]),
+        (["trainer.max_steps=many"], ["Value 'many' of type 'str' could not be converted to Integer"]),
+        (["model.norm=batchnorm"], ["Invalid value 'batchnorm', expected one of [rmsnorm, layernorm]"]),
+        (["data=text", "data.fils=[a]"], ["did you mean `data.files`?", "did you mean `files`?"]),
+        (["model.x=1", "optim.y=2", "seed=z"], ["3 things must be changed", "model.x=1:", "optim.y=2:", "seed=z:"]),
+        (["trainer.max_steps=="], ["trainer.max_steps=="]),
+        (["data=text"], ["`data.files` must name the text of data=text"]),
+        (["data=text", "data.files=[nowhere.txt]"], ["must exist, but nowhere.txt is neither in"]),
+        (["tokenizer=file", "tokenizer.path=nowhere.json"], ["tokenizer.path must exist, but nowhere.json"]),
+        (["init_from=nowhere"], ["init_from must exist, but nowhere"]),
+        (["run.resume=must"], ["must exist with run.resume=must, but does not"]),
+        (["trainer.precision=16-mixed", "trainer.accelerator=cpu"], ["must not be 16-mixed on a CPU"]),
+        (["callbacks.progress._target_=no.such.Class"], ["`callbacks.progress` must be a class"]),
+    ],
+    ids=lambda value: " ".join(value) if "=" in value[0] else "",
+)
+def test_train_refuses(run, arguments: list[str], messages: list[str], tmp_path: Path) -> None:
+    code, said = run(train, *arguments)
+    assert code == 2, said
+    assert any(message in said for message in messages), said
+    assert not list((tmp_path / "root").glob("runs/*"))
+
+
+def test_evaluate_refuses(run, tmp_path: Path, small_run: Path) -> None:
+    for arguments, message in [
+        ([], "needs checkpoint=runs/<run>"),
+        (["checkpoint=nowhere"], "checkpoint must exist, but nowhere is neither in"),
+        ([f"checkpoint={tmp_path}"], "must be given, but"),
+        ([f"checkpoint={small_run}", "model.hidden_size=64"], "come from the checkpoint"),
+        ([f"checkpoint={small_run}", "trainer.max_steps=5"], "there is no setting `max_steps` here"),
+    ]:
+        code, said = run(evaluate, *arguments)
+        assert code == 2, said
+        assert message in said
+
+
+def test_generate_refuses(run, small_run: Path, tmp_path: Path) -> None:
+    for arguments, message in [
+        (["nowhere"], "The run must exist, but nowhere is neither in"),
+        ([str(tmp_path)], "a run folder or a checkpoint must be given"),
+        ([str(small_run), "--temperature", "-1"], "`temperature` must be at least 0"),
+        ([str(small_run), "--prompt", ""], "at least one token, but is empty"),
+        ([str(small_run), "--prompt", "a b " * 2000], "must be shorter than the context of 1024 tokens"),
+    ]:
+        code, said = run(main, "generate", *arguments)
+        assert code == 2, said
+        assert message.lower() in said.lower()
+
+
+def test_a_checkpoint_that_is_not_one_or_does_not_fit(run, small_run: Path, tmp_path: Path) -> None:
+    import shutil
+
+    broken = tmp_path / "step_00000001"
+    shutil.copytree(small_run / "checkpoints" / "step_00000020", broken)
+    (broken / "config.yaml").write_text(
+        (broken / "config.yaml").read_text().replace("hidden_size: 32", "hidden_size: 64")
+    )
+    code, said = run(main, "generate", str(broken), "--prompt", "a")
+    assert (code, "must fit the model" in said) == (2, True)
+    (broken / "state.pt").write_bytes(b"not a checkpoint")
+    code, said = run(main, "generate", str(broken), "--prompt", "a")
+    assert (code, "must be a MiniMind checkpoint" in said) == (2, True)

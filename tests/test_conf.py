@@ -1,0 +1,119 @@
+"""Every YAML composes into valid settings, and every setting has its place in a run's identity."""
+
+import re
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig, OmegaConf
+
+from minimind.config.checks import to_config
+from minimind.config.schema import TrainConfig, register
+from minimind.data.config import CORPUS_CONFIGS
+from minimind.model.config import ModelConfig
+from minimind.runs.identity import HASHED, NOT_HASHED, is_hashed, run_hash
+from minimind.utils.errors import ConfigError
+from minimind.utils.paths import conf_dir
+
+NEEDED = {
+    "data=text": ["data.files=[a.txt]"],
+    "data=jsonl": ["data.files=[a.jsonl]"],
+    "tokenizer=file": ["tokenizer.path=t"],
+}
+OPTIONS = [f"{path.parent.name}={path.stem}" for path in sorted(conf_dir().glob("*/*.yaml"))]
+
+
+def composed(*overrides: str) -> DictConfig:
+    register()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return compose("train", overrides=[*overrides, "run.name=x", "paths.root=/nowhere"])
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_composes(option: str) -> None:
+    to_config(composed(option, *NEEDED.get(option, [])))
+
+
+@pytest.mark.parametrize(
+    ("name", "millions"),
+    [("minimind_26m", 25.83), ("minimind_64m", 63.91), ("minimind_104m", 104.03), ("minimind_145m_moe", 145.03),
+     ("minimind_198m_moe", 198.42)],
+)  # fmt: skip
+def test_published_sizes(name: str, millions: float) -> None:
+    model = OmegaConf.to_object(composed(f"model={name}").model)
+    assert isinstance(model, ModelConfig)
+    assert round(model.num_parameters() / 1e6, 2) == millions
+
+
+def schema_leaves(kind: Any, prefix: str = "") -> list[str]:
+    found = []
+    for field in fields(kind):
+        nested = field.default_factory if is_dataclass(field.default_factory) else None
+        found += schema_leaves(nested, f"{prefix}{field.name}.") if nested else [prefix + field.name]
+    return found
+
+
+def test_every_setting_stands_on_one_side_of_the_identity() -> None:
+    leaves = [leaf for leaf in schema_leaves(TrainConfig) if leaf != "data"]
+    leaves += [leaf for config in CORPUS_CONFIGS.values() for leaf in schema_leaves(config, "data.")]
+    for leaf in leaves:
+        is_hashed(leaf)  # raises where the tables say nothing
+    for rule in (*HASHED, *NOT_HASHED):
+        assert any(leaf == rule or leaf.startswith(rule + ".") for leaf in leaves), f"{rule} is no setting"
+
+
+def test_docs_show_the_same_tables() -> None:
+    text = (conf_dir().parent / "docs" / "runs.md").read_text(encoding="utf-8")
+    hashed, not_hashed = (
+        re.findall(r"`([a-z_.]+)`", row) for row in re.findall(r"^\| (?:yes|no) \| (.*) \|$", text, re.M)
+    )
+    assert hashed == list(HASHED)
+    assert not_hashed == list(NOT_HASHED)
+
+
+def container(*overrides: str) -> dict[str, Any]:
+    return OmegaConf.to_container(composed(*overrides), resolve=True, enum_to_str=True)  # type: ignore[return-value]
+
+
+def test_identity_changes_with_what_changes_figures_only() -> None:
+    same = run_hash(container())
+    assert run_hash(container("trainer.micro_batch=4", "data.num_workers=2", "logger=wandb", "run.fresh=true")) == same
+    for override in ("seed=2", "optim.lr=1e-4", "run.tag=b", "trainer.precision=32-true", "data.sequence_length=128"):
+        assert run_hash(container(override)) != same
+
+
+@pytest.mark.parametrize(
+    ("overrides", "messages"),
+    [
+        (["model.num_key_value_heads=3"], ["must be a multiple of `num_key_value_heads` (3), but is 2"]),
+        (["model.num_attention_heads=3"], ["must be a multiple of `num_attention_heads` (3), but is 128"]),
+        (["model.head_dim=33"], ["`head_dim`", "must be even for RoPE, but is 33"]),
+        (["data.sequence_length=4096"], ["`data.sequence_length` must be at most", "but is 4096"]),
+        (["trainer.batch_tokens=1000"], ["`trainer.batch_tokens` must be a multiple", "but is 1000"]),
+        (["tokenizer.vocab_size=9000"], ["must be at most `model.vocab_size` (2048), but is 9000"]),
+        (["+model.colour=red"], ["`model.colour` is not a setting"]),
+        (["trainer.precision=bf17"], ["`trainer.precision` must be one of", "but is bf17"]),
+        (["schedule.warmup_steps=99999"], ["`schedule.warmup_steps` must be between 0 and"]),
+        (["trainer.devices=2"], ["`trainer.devices` must be 1 with parallel=single, but is 2"]),
+    ],
+)  # fmt: skip
+def test_broken_rules_say_what_holds_what_is_and_what_to_do(overrides: list[str], messages: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        to_config(composed(*overrides))
+    for message in messages:
+        assert message in str(caught.value)
+
+
+def test_all_mistakes_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        to_config(composed("model.num_key_value_heads=3", "optim.lr=-1", "trainer.devices=0", "+data.files=[a]"))
+    assert len(caught.value.problems) == 4
+
+
+def test_conf_is_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert (conf_dir() / "train.yaml").is_file()

@@ -1,0 +1,138 @@
+"""The training step: what it minimises, and that cutting a batch differently changes nothing."""
+
+import math
+from pathlib import Path
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from minimind.data.packing import IGNORED, Batch
+from minimind.model.config import BalanceLoss, ModelConfig
+from minimind.model.transformer import MiniMind
+from minimind.objectives.pretrain import pretrain
+from minimind.optim.config import OptimConfig, ScheduleConfig
+from minimind.training.module import TrainingModule
+
+VOCAB = 61
+DENSE = {"vocab_size": VOCAB, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+         "num_key_value_heads": 1, "max_position_embeddings": 64}  # fmt: skip
+MOE = {**DENSE, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+
+
+def random_batch(rows: int, length: int = 16, masked: bool = False) -> Batch:
+    tokens = torch.randint(VOCAB, (rows, length + 1))
+    labels = tokens[:, 1:].clone()
+    if masked:
+        labels[:, -5:] = IGNORED
+        labels[0, 2:] = IGNORED
+    return Batch(tokens[:, :-1], labels)
+
+
+def build(config: dict[str, object], **optim: float) -> TrainingModule:
+    torch.manual_seed(0)
+    return TrainingModule(
+        MiniMind(ModelConfig(**config)),  # type: ignore[arg-type]
+        objective="pretrain",
+        optim=OptimConfig(**{"lr": 1e-2, **optim}),  # type: ignore[arg-type]
+        schedule=ScheduleConfig(horizon_steps=1000, final_ratio=1.0),
+        gradient_clip=1.0,
+        token_bytes=torch.ones(VOCAB, dtype=torch.long),
+    )
+
+
+def fit(module: TrainingModule, batches: list[Batch], accumulation: int, folder: Path) -> None:
+    trainer = pl.Trainer(
+        accelerator="cpu", max_epochs=1, accumulate_grad_batches=accumulation, logger=False, limit_val_batches=0,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder,
+    )  # fmt: skip
+    trainer.fit(module, DataLoader(batches, batch_size=None), DataLoader(batches[:1], batch_size=None))
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> None:
+    from minimind.cli.quiet import quiet_libraries
+
+    quiet_libraries()
+
+
+@pytest.mark.parametrize("config", [DENSE, MOE], ids=["dense", "moe"])
+def test_initial_loss_is_that_of_a_guess(config: dict[str, object]) -> None:
+    loss = pretrain(build(config).model, random_batch(16))
+    assert (loss.loss / loss.num_tokens).item() == pytest.approx(math.log(VOCAB), rel=0.05)
+
+
+@pytest.mark.parametrize("config", [DENSE, MOE], ids=["dense", "moe"])
+def test_one_batch_is_learnt_by_heart(config: dict[str, object], tmp_path: Path) -> None:
+    module = build(config, weight_decay=0.0)
+    batch = random_batch(2)
+    fit(module, [batch] * 150, 1, tmp_path)
+    loss = pretrain(module.model, batch)
+    assert (loss.loss / loss.num_tokens).item() < 0.05
+
+
+@pytest.mark.parametrize("config", [DENSE, MOE], ids=["dense", "moe"])
+@pytest.mark.parametrize("micro_batch", [1, 2, 4])
+def test_accumulation_changes_nothing(config: dict[str, object], micro_batch: int, tmp_path: Path) -> None:
+    """Loss, gradient norm and weights after two steps, with rows of unequal length, as of one whole batch."""
+    torch.manual_seed(1)
+    steps = [random_batch(8, masked=True) for _ in range(2)]
+    whole, cut = build(config, eps=1e-3), build(config, eps=1e-3)  # else Adam turns rounding near zero into a step
+    fit(whole, steps, 1, tmp_path)
+    pieces = [Batch(*(t[i : i + micro_batch] for t in step)) for step in steps for i in range(0, 8, micro_batch)]
+    fit(cut, pieces, 8 // micro_batch, tmp_path)
+    one, other = whole.window.take(), cut.window.take()
+    for name in ("loss", "tokens", "grad_norm", "steps"):
+        torch.testing.assert_close(other[name], one[name], rtol=1e-5, atol=0)
+    for (name, a), b in zip(whole.model.named_parameters(), cut.model.parameters(), strict=True):
+        torch.testing.assert_close(b, a, rtol=1e-4, atol=2e-6, msg=name)
+
+
+def test_gradient_is_that_of_the_mean_and_is_clipped(tmp_path: Path) -> None:
+    batch = random_batch(4, masked=True)
+    module = build(DENSE)
+    expected = build(DENSE).model
+    loss = pretrain(expected, batch)
+    (loss.loss / loss.num_tokens).backward()
+    norm = torch.nn.utils.clip_grad_norm_(expected.parameters(), 1.0)
+    assert norm > 1
+    recorded: list[dict[str, Tensor]] = []
+    original = module.configure_gradient_clipping
+
+    def record(optimizer: torch.optim.Optimizer, *args: object, **kwargs: object) -> None:
+        original(optimizer, *args, **kwargs)
+        recorded.append({name: p.grad.clone() for name, p in module.model.named_parameters() if p.grad is not None})
+
+    module.configure_gradient_clipping = record  # type: ignore[method-assign]
+    fit(module, [batch], 1, tmp_path)
+    assert module.window.take()["grad_norm"].item() == pytest.approx(norm.item(), rel=1e-5)
+    for name, parameter in expected.named_parameters():
+        torch.testing.assert_close(recorded[0][name], parameter.grad, rtol=1e-4, atol=1e-8)
+
+
+def test_loss_free_balancing_moves_the_bias_against_the_load(tmp_path: Path) -> None:
+    module = build({**MOE, "balance_loss": BalanceLoss.loss_free, "router_bias_update_rate": 0.1})
+    fit(module, [random_batch(4)], 1, tmp_path)
+    load = module.window.take()["expert_load"]
+    for router, layer_load in zip(module.routers, load, strict=True):
+        assert router.selection_bias is not None
+        assert torch.equal(router.selection_bias, 0.1 * torch.sign(layer_load.mean() - layer_load))
+
+
+def test_learning_rate_follows_the_schedule(tmp_path: Path) -> None:
+    module = build(DENSE)
+    module.schedule = ScheduleConfig(warmup_steps=4, horizon_steps=8, final_ratio=0.1)
+    rates: list[float] = []
+    original = module.on_before_optimizer_step
+
+    def record(optimizer: torch.optim.Optimizer) -> None:
+        original(optimizer)
+        rates.append(optimizer.param_groups[0]["lr"] / 1e-2)
+
+    module.on_before_optimizer_step = record  # type: ignore[method-assign]
+    fit(module, [random_batch(1)] * 9, 1, tmp_path)
+    assert rates[:5] == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0])
+    assert rates[8] == pytest.approx(0.1)
+    assert rates == sorted(rates[:4]) + sorted(rates[4:], reverse=True)
