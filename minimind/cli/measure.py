@@ -11,7 +11,7 @@ from rich.console import Console
 from minimind.config.load import load_model
 from minimind.config.schema import EvaluateConfig
 from minimind.data.loader import ValidationLoader
-from minimind.data.packing import WindowPacking
+from minimind.data.packing import validation_packing
 from minimind.data.prepare import VALIDATION, prepare_with
 from minimind.evaluation.compressors import compressors_on
 from minimind.evaluation.text_loss import TextLoss, padded_token_bytes
@@ -33,7 +33,7 @@ def measure(cfg: EvaluateConfig, checkpoint: Path, cache: Path, *, all_held_out:
     model, tokenizer = load_model(checkpoint, device)
     data = prepare_with(cfg.data, checkpoint / TOKENIZER, cache, all_held_out=all_held_out)
     stream = data.stream(VALIDATION)
-    packing = WindowPacking(stream, cfg.data.sequence_length)
+    packing = validation_packing(stream, cfg.data.sequence_length)
     metric = TextLoss(padded_token_bytes(tokenizer, model.config.vocab_size)).to(device)
     start = time.perf_counter()
     with torch.inference_mode(), autocast(precision, device):

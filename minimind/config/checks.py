@@ -56,7 +56,7 @@ def suggestion(name: str, known: list[str]) -> str:
 
 def cross_group_problems(cfg: TrainConfig) -> list[str]:
     found = []
-    context = int(cfg.model.max_position_embeddings * cfg.model.rope_scaling.factor)
+    context = cfg.model.context_length
     length, tokens = cfg.data.sequence_length, cfg.trainer.batch_tokens
     if length > context:
         found.append(

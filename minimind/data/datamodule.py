@@ -5,7 +5,7 @@ import torch
 
 from minimind.data.config import DataConfig
 from minimind.data.loader import TrainLoader, ValidationLoader
-from minimind.data.packing import WindowPacking
+from minimind.data.packing import WindowPacking, validation_packing
 from minimind.data.prepare import TRAIN, VALIDATION, PreparedData
 from minimind.utils.seeding import stream_seed
 
@@ -16,7 +16,7 @@ class DataModule(pl.LightningDataModule):
         super().__init__()
         self.cfg = cfg
         self.train_packing = WindowPacking(data.stream(TRAIN), cfg.sequence_length)
-        self.validation_packing = WindowPacking(data.stream(VALIDATION), cfg.sequence_length)
+        self.validation_packing = validation_packing(data.stream(VALIDATION), cfg.sequence_length)
         self.order_seed = stream_seed(seed, "order")
         self.batch_rows = batch_tokens // cfg.sequence_length
         self.micro_batch = micro_batch

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minimind.model.config import BalanceLoss, Dispatch, ModelConfig, RouterScore
+from minimind.model.grouped_matmul import grouped_matmul
 from minimind.model.mlp import ACTIVATIONS, MLP
 
 
@@ -68,7 +69,8 @@ class Experts(nn.Module):
         """(B, T, D) → (B, T, D)."""
         tokens = x.flatten(0, 1)  # (B·T, D)
         indices, weights = routing.indices.flatten(0, 1), routing.weights.flatten(0, 1)  # (B·T, A)
-        return self.dispatch(self, tokens, indices, weights).view_as(x)
+        dispatch = single_dispatch if _writes_one_token(tokens) else self.dispatch
+        return dispatch(self, tokens, indices, weights).view_as(x)
 
     def activate(self, gate_up: Tensor) -> Tensor:
         """The non-linearity between the two matrices: (…, 2F) → (…, F)."""
@@ -103,16 +105,32 @@ def grouped_dispatch(experts: Experts, tokens: Tensor, indices: Tensor, weights:
     """Tokens sorted by expert, then one grouped matmul for all experts; never waits for the device."""
     num_active = indices.shape[1]
     order = indices.flatten().argsort(stable=True)  # (B·T·A,) which choice stands where after sorting
-    load = F.one_hot(indices.flatten(), experts.num_experts).sum(dim=0)
+    ids = torch.arange(experts.num_experts, device=indices.device)
+    load = (indices.reshape(-1, 1) == ids).sum(dim=0)  # (E,) rows of each expert
     ends = load.cumsum(0).to(torch.int32)  # (E,) where each expert's run of rows ends
     source = order // num_active  # the token behind each choice
     dtype = torch.get_autocast_dtype(tokens.device.type) if torch.is_autocast_enabled(tokens.device.type) else None
     grouped = tokens.to(dtype or tokens.dtype)[source]  # (B·T·A, D)
     gate_up, down = experts.gate_up_proj.to(grouped.dtype), experts.down_proj.to(grouped.dtype)
-    hidden = experts.activate(F.grouped_mm(grouped, gate_up.transpose(1, 2), offs=ends))
-    results = F.grouped_mm(hidden, down.transpose(1, 2), offs=ends)  # (B·T·A, D)
+    hidden = experts.activate(grouped_matmul(grouped, gate_up.transpose(1, 2), ends))
+    results = grouped_matmul(hidden, down.transpose(1, 2), ends)  # (B·T·A, D)
     weighted = results * weights.flatten()[order, None].to(results.dtype)
     return torch.zeros_like(tokens).index_add(0, source, weighted.to(tokens.dtype))
+
+
+def single_dispatch(experts: Experts, tokens: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
+    """One token (1, D) through its A experts and no others: the lighter path while a text is written."""
+    out = torch.zeros_like(tokens)
+    for weight, expert in zip(weights[0], indices[0].tolist(), strict=True):
+        hidden = experts.activate(F.linear(tokens, experts.gate_up_proj[expert]))
+        out = out + (F.linear(hidden, experts.down_proj[expert]) * weight).to(out.dtype)
+    return out
+
+
+def _writes_one_token(tokens: Tensor) -> bool:
+    """Not on an accelerator: there, asking which experts were chosen costs more than it saves."""
+    alone = tokens.shape[0] == 1 and tokens.device.type == "cpu"
+    return alone and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
 DISPATCHERS: dict[Dispatch, Callable[[Experts, Tensor, Tensor, Tensor], Tensor]] = {

@@ -27,7 +27,8 @@ class LayerNorm(nn.LayerNorm):
     """Mean and variance removed, then weight and bias; float32 inside (Ba et al. 2016)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.float()).to(x.dtype)
+        weight, bias = self.weight.float(), self.bias.float()
+        return F.layer_norm(x.float(), self.normalized_shape, weight, bias, self.eps).to(x.dtype)
 
 
 def build_norm(kind: Norm, size: int, eps: float) -> nn.Module:

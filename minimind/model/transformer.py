@@ -117,27 +117,34 @@ class MiniMind(nn.Module):
         Raises:
             ValueError: the cache, or the table of learned positions, is too short.
         """
-        num_tokens = input_ids.shape[1]
-        num_keys = num_tokens if cache is None else cache.max_length + num_tokens
-        if self.config.position is Position.learned and num_keys > self.config.max_position_embeddings:
-            raise ValueError(
-                f"A text must be at most as long as the learned positions, `max_position_embeddings` "
-                f"({self.config.max_position_embeddings} tokens), but has {num_keys}; shorten it, or train with rope."
-            )
-        if cache is None:
-            places = torch.arange(num_tokens, device=input_ids.device)[None]  # (1, T)
-            mask = None
-            if document_ids is not None or padding_mask is not None:
-                mask = attention_mask(places, num_tokens, document_ids=document_ids, padding_mask=padding_mask)
-        else:
-            places = cache.positions(num_tokens)  # (B, T)
-            documents, real = cache.remember(places, document_ids, padding_mask)
-            # a first or one-token step over rows of one length needs no mask: causal, or everything
-            plain = not cache.ragged and not cache.masked and (num_tokens == 1 or cache.max_length == 0)
-            mask = None if plain else attention_mask(places, num_keys, document_ids=documents, padding_mask=real)
+        places, mask = self._places_and_mask(input_ids, document_ids, padding_mask, cache)
         position_ids = places if position_ids is None else position_ids
         hidden, routings = self.model(input_ids, position_ids, mask, cache)
         return Output(self.lm_head(hidden), routings)
+
+    def _places_and_mask(
+        self, input_ids: Tensor, document_ids: Tensor | None, padding_mask: Tensor | None, cache: KVCache | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Where the new tokens stand among the keys, (B or 1, T), and whom they may look at; None: all before them."""
+        num_tokens = input_ids.shape[1]
+        num_keys = num_tokens if cache is None else cache.max_length + num_tokens
+        longest = self.config.max_position_embeddings
+        if self.config.position is Position.learned and num_keys > longest:
+            raise ValueError(
+                f"A text must be at most as long as the learned positions, `max_position_embeddings` "
+                f"({longest} tokens), but has {num_keys}; shorten it, or train with rope."
+            )
+        if cache is None:
+            places = torch.arange(num_tokens, device=input_ids.device)[None]  # (1, T)
+            plain = document_ids is None and padding_mask is None
+        else:
+            places = cache.positions(num_tokens)  # (B, T)
+            document_ids, padding_mask = cache.remember(places, document_ids, padding_mask)
+            # rows of one length need no mask in a first step (causal) or for one token (everything)
+            plain = not cache.ragged and not cache.masked and (num_tokens == 1 or cache.max_length == 0)
+        if plain:
+            return places, None
+        return places, attention_mask(places, num_keys, document_ids=document_ids, padding_mask=padding_mask)
 
     @torch.no_grad()
     def init_weights(self) -> None:

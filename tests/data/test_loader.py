@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from minimind.data.loader import TrainLoader, ValidationLoader
-from minimind.data.packing import IGNORED, Batch, WindowPacking
+from minimind.data.packing import IGNORED, Batch, WindowPacking, validation_packing
 from minimind.data.shards import ShardWriter, TokenStream, token_dtype
 
 
@@ -89,11 +89,28 @@ def test_state_is_one_integer(packing: WindowPacking) -> None:
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
-def test_validation_shows_every_window_once(packing: WindowPacking, world_size: int) -> None:
-    loaders = [ValidationLoader(packing, rows=5, rank=rank, world_size=world_size) for rank in range(world_size)]
+def test_validation_shows_every_target_once_with_half_a_window_before_it(
+    packing: WindowPacking, world_size: int
+) -> None:
+    overlapping = validation_packing(packing.stream, 8)
+    loaders = [ValidationLoader(overlapping, rows=5, rank=rank, world_size=world_size) for rank in range(world_size)]
     targets = torch.cat([batch.labels.flatten() for one in loaders for batch in one])
     assert sorted(targets[targets != IGNORED].tolist()) == list(range(1, 251))
     assert all(len(list(one)) == len(one) for one in loaders)
+    for one in loaders:
+        for batch in one:
+            row, place = torch.where((batch.labels != IGNORED) & (batch.labels > 8))
+            assert len(row) == 0 or place.min() >= 4
+
+
+def test_a_text_shorter_than_a_window_is_one_window(tmp_path: Path) -> None:
+    writer = ShardWriter(tmp_path, token_dtype(300))
+    writer.add([4, 5, 6, 0], text_bytes=3)
+    writer.close("hash")
+    for packing in (WindowPacking(TokenStream(tmp_path), 8), validation_packing(TokenStream(tmp_path), 8)):
+        assert packing.num_windows == 1
+        labels = packing.rows(np.arange(1)).labels
+        assert labels[labels != IGNORED].tolist() == [5, 6, 0]
 
 
 def equal(a: Batch, b: Batch) -> bool:

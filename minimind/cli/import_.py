@@ -1,0 +1,90 @@
+"""`minimind import`: a folder of Hugging Face's transformers as a run folder of ours."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from minimind.model.config import ModelConfig
+    from minimind.model.transformer import MiniMind
+    from minimind.tokenizer.bpe import BPE
+
+
+def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = verbs.add_parser("import", help="read a Llama, Mistral, Qwen3 or Qwen3-MoE folder into a run folder")
+    parser.add_argument("folder", help="what save_pretrained wrote, with config.json, weights and tokenizer.json")
+    parser.add_argument("--to", required=True, metavar="RUN", help="the new run folder, such as runs/<name>")
+    parser.set_defaults(action=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from minimind.interop.huggingface import import_folder, refuse_non_empty
+    from minimind.utils.paths import default_root, find_existing
+
+    source = find_existing(arguments.folder, "The folder to import")
+    target = default_root() / Path(arguments.to).expanduser()  # where relative runs are looked up
+    refuse_non_empty(target)
+    model, tokenizer = import_folder(source)
+    write_run(model, tokenizer, source, target)
+    print(f"{source} is now the run {target}: {model.config.num_parameters() / 1e6:.2f}M parameters.")
+    print(f'Try: minimind generate {target} --prompt "…", evaluate.py checkpoint={target}, init_from={target}.')
+    return 0
+
+
+def write_run(model: "MiniMind", tokenizer: "BPE", source: Path, target: Path) -> None:
+    """A finished run of no steps with one checkpoint, written aside and renamed."""
+    import shutil
+
+    import torch
+    from omegaconf import OmegaConf
+
+    from minimind.runs.folder import COMPLETE, FINISHED, RunFolder
+    from minimind.runs.source import git_commit, source_hash, versions
+    from minimind.training.checkpoint import CONFIG, STATE, TOKENIZER, file_hash
+    from minimind.utils.files import write_json, write_text
+
+    config = OmegaConf.to_yaml(OmegaConf.create(run_config(model.config, target)))
+    folder = RunFolder(target.with_name(f".{target.name}.tmp"))
+    shutil.rmtree(folder.path, ignore_errors=True)
+    checkpoint = folder.checkpoints / "step_00000000"
+    checkpoint.mkdir(parents=True)
+    for place in (folder.path, checkpoint):
+        write_text(place / CONFIG, config)
+        tokenizer.save(place / TOKENIZER)
+    weights = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    torch.save({"state_dict": weights, "global_step": 0}, checkpoint / STATE)
+    write_json(checkpoint / COMPLETE, {"step": 0, "sha256": file_hash(checkpoint / STATE)})
+    folder.update_status(
+        state=FINISHED, reason=f"imported from {source}", step=0, tokens=0, versions=versions(),
+        git_commit=git_commit(), source_hash=source_hash(), data_fingerprint=None,
+    )  # fmt: skip
+    folder.path.rename(target)
+
+
+def run_config(model: "ModelConfig", target: Path) -> dict[str, Any]:
+    """The default settings of train.py with this model and its tokenizer in them.
+
+    Raises:
+        ConfigError: they do not fit each other.
+    """
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    from minimind.config.checks import to_config
+    from minimind.config.schema import register
+    from minimind.training.checkpoint import TOKENIZER
+    from minimind.utils.paths import conf_dir, default_root
+
+    register()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        cfg = compose("train", overrides=["tokenizer=file"])
+    cfg.model = OmegaConf.structured(model)
+    cfg.tokenizer.path = str(target / TOKENIZER)
+    cfg.run.name = target.name
+    cfg.paths.root = str(default_root())
+    while cfg.data.sequence_length > model.context_length:
+        cfg.data.sequence_length //= 2
+    to_config(cfg)
+    container = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
+    assert isinstance(container, dict)
+    return {str(key): value for key, value in container.items()}

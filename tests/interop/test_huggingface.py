@@ -1,0 +1,347 @@
+"""Random tiny models of transformers, in and out both ways: same logits, same gradients, same greedy text."""
+
+import json
+import pickle
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
+)
+
+from minimind.config.load import load_model
+from minimind.generation.engine import generate
+from minimind.generation.sampling import SamplingConfig
+from minimind.interop.huggingface import export_folder, import_folder, import_model
+from minimind.model.config import ModelConfig, YarnConfig
+from minimind.model.transformer import MiniMind
+from minimind.runs.folder import RunFolder, checkpoint_of
+from minimind.tokenizer.bpe import BPE
+from minimind.utils.errors import ConfigError, UserError
+
+V = 300
+SHAPE: dict[str, Any] = dict(
+    vocab_size=V, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+    intermediate_size=48, max_position_embeddings=64, initializer_range=0.2,
+)  # fmt: skip
+MOE: dict[str, Any] = dict(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=24)
+YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 8.0, "original_max_position_embeddings": 64}
+THEIRS: dict[str, Callable[[], Any]] = {
+    "llama": lambda: LlamaForCausalLM(LlamaConfig(**SHAPE)),
+    "llama, tied, wide heads": lambda: LlamaForCausalLM(LlamaConfig(**SHAPE, tie_word_embeddings=True, head_dim=12)),
+    "llama, yarn": lambda: LlamaForCausalLM(
+        LlamaConfig(**{**SHAPE, "max_position_embeddings": 512}, rope_parameters=YARN)
+    ),
+    "mistral": lambda: MistralForCausalLM(MistralConfig(**SHAPE, sliding_window=None)),
+    "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**SHAPE, head_dim=16)),
+    "qwen3, tied": lambda: Qwen3ForCausalLM(Qwen3Config(**SHAPE, head_dim=8, tie_word_embeddings=True)),
+    "qwen3_moe": lambda: Qwen3MoeForCausalLM(Qwen3MoeConfig(**SHAPE, **MOE, norm_topk_prob=True)),
+    "qwen3_moe, half the layers": lambda: Qwen3MoeForCausalLM(
+        Qwen3MoeConfig(**SHAPE, **MOE, decoder_sparse_step=2, head_dim=12)
+    ),
+}
+OURS: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "llama, geglu, untied": {"hidden_act": "gelu", "tie_word_embeddings": False, "rope_theta": 1e4},
+    "mistral": {"num_attention_heads": 6, "head_dim": 8},
+    "llama, yarn": {"rope_scaling": YarnConfig(8.0, attention_factor=1.1)},
+    "qwen3": {"qk_norm": True, "intermediate_size": None},
+    "qwen3_moe": {"qk_norm": True, **MOE},
+    "qwen3_moe, not normalised": {"qk_norm": True, **MOE, "norm_topk_prob": False, "mlp_only_layers": [0]},
+}
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> BPE:
+    return BPE.train(["the cat sat on a mat, and it rained; naïve 日本"] * 20, V)
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
+def theirs_in(folder: Path, kind: str, tokenizer: BPE) -> Any:
+    """A random model of theirs, saved with a tokenizer; norms are not left at one."""
+    model = THEIRS[kind]().eval()
+    for name, parameter in model.named_parameters():
+        if "norm" in name:
+            parameter.data.uniform_(0.5, 1.5)
+    model.save_pretrained(folder)
+    tokenizer.save(folder / "tokenizer.json")
+    return model
+
+
+def ours(**changes: Any) -> MiniMind:
+    model = MiniMind(ModelConfig(**{**SHAPE, **changes})).eval()
+    for name, parameter in model.named_parameters():
+        if "norm" in name:
+            parameter.data.uniform_(0.5, 1.5)
+    return model
+
+
+def loss_gradients(model: Any, logits: Tensor, ids: Tensor) -> dict[str, Tensor]:
+    model.zero_grad()
+    F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten()).backward()
+    return {name: parameter.grad for name, parameter in model.named_parameters()}
+
+
+def assert_equal_models(mine: MiniMind, theirs: Any, length: int = 24) -> None:
+    ids = torch.randint(V, (2, length))
+    my_logits, their_logits = mine(ids).logits, theirs(ids).logits
+    torch.testing.assert_close(my_logits, their_logits, rtol=1e-5, atol=1e-5 * float(their_logits.detach().abs().max()))
+    mine_by_name, theirs_by_name = loss_gradients(mine, my_logits, ids), loss_gradients(theirs, their_logits, ids)
+    assert mine_by_name.keys() == theirs_by_name.keys()
+    for name, gradient in theirs_by_name.items():
+        assert (mine_by_name[name] - gradient).norm() <= 1e-4 * gradient.norm(), name
+    prompt = ids[:1, :7]
+    greedy = theirs.generate(
+        prompt, attention_mask=torch.ones_like(prompt), do_sample=False, max_new_tokens=12, eos_token_id=None,
+        pad_token_id=0,
+    )  # fmt: skip
+    written = generate(mine, prompt[0].tolist(), max_new_tokens=12, sampling=SamplingConfig(temperature=0))
+    assert list(written) == greedy[0, 7:].tolist()
+
+
+@pytest.mark.parametrize("kind", list(THEIRS))
+def test_their_folder_becomes_our_model_and_theirs_again(kind: str, tokenizer: BPE, tmp_path: Path) -> None:
+    theirs = theirs_in(tmp_path / "theirs", kind, tokenizer)
+    model, read = import_folder(tmp_path / "theirs")
+    assert read.hash == tokenizer.hash
+    assert_equal_models(model, theirs)
+    family = export_folder(model, tokenizer, tmp_path / "back", family=theirs.config.model_type)
+    assert family == theirs.config.model_type
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "back")
+    assert type(again) is type(theirs)
+    torch.testing.assert_close(dict(again.state_dict()), dict(theirs.state_dict()), rtol=0, atol=0)
+    assert_equal_models(model, again.eval())
+    assert (
+        load_file(tmp_path / "back" / "model.safetensors").keys()
+        == load_file(tmp_path / "theirs" / "model.safetensors").keys()
+    )  # experts one by one
+
+
+@pytest.mark.parametrize("kind", list(OURS))
+def test_our_model_becomes_theirs_and_ours_again(kind: str, tokenizer: BPE, tmp_path: Path) -> None:
+    model = ours(**OURS[kind])
+    assert export_folder(model, tokenizer, tmp_path / "out") == kind.split(",")[0]
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
+    assert_equal_models(model, theirs)
+    again = import_model(tmp_path / "out")
+    torch.testing.assert_close(dict(again.state_dict()), dict(model.state_dict()), rtol=0, atol=0)
+    for name in ("resolved_head_dim", "resolved_intermediate_size", "context_length", "trained_context", "rope_theta"):
+        assert getattr(again.config, name) == getattr(model.config, name), name
+    assert again.config.num_parameters() == model.config.num_parameters()
+
+
+@torch.no_grad()
+def test_a_yarn_llama_agrees_at_eight_times_its_length(tokenizer: BPE, tmp_path: Path) -> None:
+    theirs = theirs_in(tmp_path / "theirs", "llama, yarn", tokenizer)
+    model = import_model(tmp_path / "theirs")
+    assert model.config.context_length == 512
+    ids = torch.randint(V, (1, 512))
+    expected = theirs(ids).logits
+    torch.testing.assert_close(model(ids).logits, expected, rtol=1e-4, atol=1e-4)
+    model.config.rope_scaling.factor = 1.0
+    assert (model(ids).logits - expected).abs().max() > 0.1  # or the length would prove nothing
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"norm": "layernorm"}, "`norm` must be rmsnorm in a model that Llama, Mistral, Qwen3 or Qwen3-MoE can hold"),
+        ({"gated_mlp": False}, "`gated_mlp` must be True"),
+        ({"position": "learned"}, "`position` must be rope .* but is learned"),
+        ({**MOE, "qk_norm": True, "num_shared_experts": 1}, "`num_shared_experts` must be 0 .* but is 1"),
+        ({**MOE, "qk_norm": True, "router_score": "sigmoid"}, "`router_score` must be softmax .* but is sigmoid"),
+        ({**MOE, "qk_norm": True, "balance_loss": "loss_free"}, "`balance_loss` must be .* but is loss_free"),
+        (MOE, "`qk_norm` must be True"),
+    ],
+)
+def test_what_no_family_holds_is_refused_before_anything_is_written(
+    changes: dict[str, Any], words: str, tokenizer: BPE, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        export_folder(ours(**changes), tokenizer, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_wrong_family_and_an_old_folder_are_refused(tokenizer: BPE, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="must be llama or mistral for this architecture, but is qwen3"):
+        export_folder(ours(), tokenizer, tmp_path / "out", family="qwen3")
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="must be a new folder"):
+        export_folder(ours(), tokenizer, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def edited(folder: Path, **changes: Any) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **changes}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"model_type": "gpt2"}, "`model_type` in config.json must be one of llama, .* but is gpt2"),
+        ({"attention_bias": True}, "`attention_bias` in config.json must be false .* but is True"),
+        ({"mlp_bias": True}, "`mlp_bias`"),
+        ({"model_type": "mistral", "sliding_window": 16}, "`sliding_window` .* at least .* but is 16"),
+        ({"hidden_act": "quick_gelu"}, "`hidden_act` .* but is quick_gelu"),
+        ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4}}, "`rope_type` .* but is llama3"),
+        ({"quantization_config": {"bits": 4}}, "`quantization_config`"),
+        ({"hidden_size": None}, "must have 'hidden_size', but has not"),
+        ({"num_hidden_layers": 3}, r"lack model.layers.2.input_layernorm.weight, .* and 4 more"),
+        ({"num_hidden_layers": 1}, r"have unexpected model.layers.1.input_layernorm.weight, .* and 4 more"),
+        ({"tie_word_embeddings": True}, "have unexpected lm_head.weight"),
+        ({"intermediate_size": 56}, r"another shape .*mlp.gate_proj.weight \(48, 32\), not \(56, 32\)"),
+    ],
+)
+def test_a_folder_that_is_something_else_is_refused_by_name(
+    changes: dict[str, Any], words: str, tokenizer: BPE, tmp_path: Path
+) -> None:
+    theirs_in(tmp_path, "llama", tokenizer)
+    edited(tmp_path, **changes)
+    with pytest.raises(UserError, match=words):
+        import_model(tmp_path)
+
+
+def test_transformers_4_said_the_same_in_other_words(tokenizer: BPE, tmp_path: Path) -> None:
+    """As in MiniMind-3's published folder: rotary settings at the top level."""
+    theirs = theirs_in(tmp_path, "llama, yarn", tokenizer)
+    scaling = {"type": "yarn", **{name: value for name, value in YARN.items() if name == "factor" or "max" in name}}
+    edited(tmp_path, rope_parameters=None, rope_theta=1e4, rope_scaling=scaling)
+    assert_equal_models(import_model(tmp_path), theirs)
+
+
+def test_weights_in_shards_or_in_a_pickle_of_tensors_are_read(tokenizer: BPE, tmp_path: Path) -> None:
+    theirs = theirs_in(tmp_path, "qwen3_moe", tokenizer)
+    weights = load_file(tmp_path / "model.safetensors")
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(weights, tmp_path / "pytorch_model.bin")
+    assert_equal_models(import_model(tmp_path), theirs)
+    (tmp_path / "pytorch_model.bin").unlink()
+    names = sorted(weights)
+    shards = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
+    for file, held in shards.items():
+        save_file({name: weights[name] for name in held}, tmp_path / file)
+    where = {name: file for file, held in shards.items() for name in held}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
+    assert_equal_models(import_model(tmp_path), theirs)
+
+
+class Harmful:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (Path("harm"),)
+
+
+def test_a_pickle_that_would_run_code_is_refused(
+    tokenizer: BPE, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    theirs_in(tmp_path, "llama", tokenizer)
+    (tmp_path / "model.safetensors").unlink()
+    (tmp_path / "pytorch_model.bin").write_bytes(pickle.dumps(Harmful()))
+    with pytest.raises(UserError, match="must hold tensors and nothing else"):
+        import_model(tmp_path)
+    assert not Path("harm").exists()
+
+
+@pytest.mark.parametrize(
+    ("missing", "words"),
+    [
+        ("config.json", "but has no config.json"),
+        ("model.safetensors", "must have weights in model.safetensors or pytorch_model.bin"),
+        ("tokenizer.json", "must have a tokenizer.json, but has none"),
+    ],
+)
+def test_a_folder_that_is_not_whole_is_refused(missing: str, words: str, tokenizer: BPE, tmp_path: Path) -> None:
+    theirs_in(tmp_path, "llama", tokenizer)
+    (tmp_path / missing).unlink()
+    with pytest.raises(UserError, match=words):
+        import_folder(tmp_path)
+
+
+def test_the_tokenizer_of_another_model_is_refused(tokenizer: BPE, tmp_path: Path) -> None:
+    export_folder(ours(vocab_size=280), tokenizer, tmp_path / "out")
+    with pytest.raises(UserError, match=r"`vocab_size` \(280\), but has 293 tokens"):
+        import_folder(tmp_path / "out")
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3", "qwen3_moe"])
+def test_their_tokenizer_and_generation_know_what_ours_knows(kind: str, tokenizer: BPE, tmp_path: Path) -> None:
+    export_folder(ours(**OURS[kind]), tokenizer, tmp_path / "out")
+    theirs = AutoTokenizer.from_pretrained(tmp_path / "out")
+    text = "the cat, naïve  日本\n\tif it rained…"
+    assert theirs(text)["input_ids"] == tokenizer.encode(text)
+    assert theirs.decode(tokenizer.encode(text)) == text
+    assert theirs.eos_token_id == theirs.pad_token_id == theirs.bos_token_id == tokenizer.end_of_text
+    chat = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}]
+    assert theirs.apply_chat_template(chat, tokenize=False) == (
+        "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\nyes<|im_end|>\n"
+    )
+    ids = theirs.apply_chat_template(chat[:1], add_generation_prompt=True, return_dict=False)
+    assert [ids[0], ids[-1]] == [1, tokenizer.encode("\n")[0]]
+    generation = AutoModelForCausalLM.from_pretrained(tmp_path / "out").generation_config
+    assert generation.eos_token_id == [tokenizer.end_of_text, 2]
+    assert generation.pad_token_id == generation.bos_token_id == tokenizer.end_of_text
+
+
+def test_half_precision_halves_the_file(tokenizer: BPE, tmp_path: Path) -> None:
+    model = ours()
+    for dtype in (torch.float32, torch.bfloat16):
+        export_folder(model, tokenizer, tmp_path / str(dtype), dtype=dtype)
+    sizes = [(tmp_path / str(dtype) / "model.safetensors").stat().st_size for dtype in (torch.float32, torch.bfloat16)]
+    assert sizes[1] < 0.6 * sizes[0]
+    read = import_model(tmp_path / str(torch.bfloat16))
+    assert read.lm_head.weight.dtype is torch.float32
+    torch.testing.assert_close(read.lm_head.weight, model.lm_head.weight, rtol=0.01, atol=0.01)
+
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def test_a_run_goes_out_and_comes_back_through_the_verbs(
+    command: Command, small_run: Path, root: Path, text_file: Path
+) -> None:
+    told = command("minimind", "export", str(small_run), "--to", "exported").stdout
+    assert "qwen3 model" in told
+    theirs = AutoModelForCausalLM.from_pretrained(root / "exported").eval()
+    model, tokenizer = load_model(checkpoint_of(small_run), torch.device("cpu"))
+    ids = torch.tensor([tokenizer.encode("the cat sat on a mat")])
+    torch.testing.assert_close(model(ids).logits, theirs(ids).logits, rtol=1e-5, atol=1e-5)
+
+    command("minimind", "import", "exported", "--to", "runs/imported")
+    folder = RunFolder(root / "runs" / "imported")
+    again, _ = load_model(checkpoint_of(folder.path), torch.device("cpu"))
+    torch.testing.assert_close(dict(again.state_dict()), dict(model.state_dict()), rtol=0, atol=0)
+    written = [
+        command("minimind", "generate", str(run), "--prompt", "the cat", "--greedy", "--max-new-tokens", "8").stdout
+        for run in (small_run, "runs/imported")
+    ]
+    assert written[0] == written[1]
+    command("evaluate.py", "checkpoint=runs/imported", "data=text", f"data.files=[{text_file}]",
+            "data.sequence_length=32")  # fmt: skip
+    assert list(folder.evaluations.glob("*.json"))
+    assert "imported" in command("minimind", "runs").stdout
+
+    refused = command("minimind", "import", "exported", "--to", "runs/imported", check=False)
+    assert refused.returncode == 2
+    assert re.search(r"runs/imported must be a new folder, but is there already", refused.stderr)

@@ -1,0 +1,179 @@
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import Qwen3MoeConfig
+from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeSparseMoeBlock
+
+from minimind.model.config import Dispatch, ModelConfig
+from minimind.model.grouped_matmul import opaque_grouped_mm
+from minimind.model.moe import DISPATCHERS, Experts, MoE, Router, Routing, single_dispatch
+from minimind.model.moe_losses import expert_load, updated_bias
+
+E, A = 4, 2
+
+
+def config(**changes: Any) -> ModelConfig:
+    small = dict(hidden_size=16, num_attention_heads=2, num_key_value_heads=1, num_hidden_layers=2, vocab_size=8)
+    moe = dict(num_experts=E, num_experts_per_tok=A, moe_intermediate_size=24)
+    return ModelConfig(**{**small, **moe, **changes})
+
+
+def randomised(module: torch.nn.Module, seed: int = 0) -> Any:
+    torch.manual_seed(seed)
+    for parameter in module.parameters():
+        parameter.data.normal_(std=0.4)
+    return module
+
+
+def no_tokens_for_expert(expert: int, shape: tuple[int, int]) -> Routing:
+    scores = torch.rand(*shape, E)
+    scores[..., expert] = 0
+    weights, indices = scores.topk(A, dim=-1)
+    return Routing(scores, scores, indices, weights)
+
+
+@pytest.mark.parametrize("norm_topk_prob", [True, False])
+@pytest.mark.parametrize("dispatch", ["loop", "grouped", "dense"])
+def test_the_block_is_that_of_transformers(dispatch: str, norm_topk_prob: bool) -> None:
+    cfg = config(norm_topk_prob=norm_topk_prob, moe_dispatch=dispatch)
+    theirs = randomised(
+        Qwen3MoeSparseMoeBlock(
+            Qwen3MoeConfig(
+                hidden_size=16, num_experts=E, num_experts_per_tok=A, moe_intermediate_size=24,
+                norm_topk_prob=norm_topk_prob,
+            )
+        )
+    )  # fmt: skip
+    ours = MoE(cfg)
+    ours.load_state_dict(theirs.state_dict())
+    x = torch.randn(2, 7, 16)
+    out, _ = ours(x)
+    torch.testing.assert_close(out, theirs(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("gated", [True, False])
+@pytest.mark.parametrize("empty", [None, 1])
+def test_dispatchers_agree_forward_and_in_gradients(empty: int | None, gated: bool) -> None:
+    experts = randomised(Experts(config(gated_mlp=gated)))
+    x = torch.randn(2, 9, 16, requires_grad=True)
+    routing = no_tokens_for_expert(0 if empty is None else empty, (2, 9))
+    routing.weights.requires_grad_()
+    inputs = [x, routing.weights, experts.gate_up_proj, experts.down_proj]
+    direction = torch.randn(2, 9, 16)
+    found = {}
+    for kind, dispatch in DISPATCHERS.items():
+        experts.dispatch = dispatch
+        out = experts(x, routing)
+        found[kind] = [out, *torch.autograd.grad(out, inputs, direction)]
+    for kind in (Dispatch.grouped, Dispatch.dense):
+        for tensor, of_loop in zip(found[kind], found[Dispatch.loop], strict=True):
+            torch.testing.assert_close(tensor, of_loop, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dispatch", ["loop", "grouped", "dense"])
+def test_an_expert_without_tokens_gets_a_zero_gradient(dispatch: str) -> None:
+    experts = randomised(Experts(config(moe_dispatch=dispatch)))
+    experts(torch.randn(2, 9, 16), no_tokens_for_expert(1, (2, 9))).square().sum().backward()
+    for parameter in experts.parameters():
+        assert parameter.grad is not None
+        assert not parameter.grad[1].any()
+        assert all(parameter.grad[expert].any() for expert in (0, 2, 3))
+
+
+@torch.no_grad()
+def test_the_lighter_path_of_one_token_gives_the_same() -> None:
+    moe = randomised(MoE(config(moe_dispatch="loop", num_shared_experts=1)))
+    token = torch.randn(1, 1, 16)
+    routing = moe.gate(token)
+    by_loop = DISPATCHERS[Dispatch.loop](moe.experts, token[0], routing.indices[0], routing.weights[0])
+    torch.testing.assert_close(single_dispatch(moe.experts, token[0], routing.indices[0], routing.weights[0]), by_loop)
+    torch.testing.assert_close(moe(token)[0], moe(token.expand(1, 2, -1))[0][:, :1])
+
+
+def test_the_opaque_matmul_of_compiled_float32_has_the_right_gradients() -> None:
+    rows = torch.randn(6, 8, requires_grad=True)
+    matrices = torch.randn(3, 8, 16, requires_grad=True)
+    ends = torch.tensor([2, 2, 6], dtype=torch.int32)  # the second run is empty
+    expected = torch.cat((rows[:2] @ matrices[0], rows[2:] @ matrices[2]))
+    out = opaque_grouped_mm(rows, matrices, ends)
+    torch.testing.assert_close(out, expected)
+    direction = torch.randn_like(out)
+    for found, right in zip(
+        torch.autograd.grad(out, (rows, matrices), direction),
+        torch.autograd.grad(expected, (rows, matrices), direction),
+        strict=True,
+    ):
+        torch.testing.assert_close(found, right)
+
+
+def test_shared_experts_see_every_token_and_are_one_wide_mlp() -> None:
+    moe = randomised(MoE(config(num_shared_experts=2)))
+    assert moe.shared_experts is not None
+    assert moe.shared_experts.up_proj.weight.shape == (48, 16)
+    x = torch.randn(2, 5, 16)
+    out, routing = moe(x)
+    torch.testing.assert_close(out, moe.experts(x, routing) + moe.shared_experts(x))
+
+
+@pytest.mark.parametrize("score", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("norm_topk_prob", [True, False])
+def test_the_router_takes_the_likeliest_and_weighs_them(norm_topk_prob: bool, score: str) -> None:
+    router = randomised(Router(config(router_score=score, norm_topk_prob=norm_topk_prob)))
+    x = torch.randn(2, 5, 16)
+    routing = router(x)
+    logits = x @ router.weight.t()
+    gates = logits.softmax(-1) if score == "softmax" else logits.sigmoid()
+    top = gates.topk(A, dim=-1)
+    assert torch.equal(routing.indices, top.indices)
+    weights = top.values / top.values.sum(-1, keepdim=True) if norm_topk_prob else top.values
+    torch.testing.assert_close(routing.weights, weights)
+    torch.testing.assert_close(routing.scores.sum(-1), torch.ones(2, 5))
+
+
+def test_routing_is_float32_under_autocast() -> None:
+    router, x = randomised(Router(config())), torch.randn(2, 5, 16)
+    with torch.autocast("cpu", torch.bfloat16):
+        routing = router(x)
+    assert routing.logits.dtype is torch.float32
+    assert torch.equal(routing.logits, router(x).logits)
+
+
+@pytest.mark.parametrize("dispatch", ["loop", "grouped", "dense"])
+def test_dispatchers_work_under_autocast(dispatch: str) -> None:
+    moe = randomised(MoE(config(moe_dispatch=dispatch)))
+    x = torch.randn(2, 5, 16)
+    with torch.autocast("cpu", torch.bfloat16):
+        out, _ = moe(x)
+    torch.testing.assert_close(out.float(), moe(x)[0], rtol=0.05, atol=0.1)
+
+
+def test_the_bias_chooses_but_does_not_weigh() -> None:
+    router = randomised(Router(config(balance_loss="loss_free")))
+    x = torch.randn(2, 5, 16)
+    router.selection_bias.copy_(torch.tensor([0.0, 0.0, 5.0, 5.0]))
+    routing = router(x)
+    assert set(routing.indices.unique().tolist()) == {2, 3}
+    chosen = (x @ router.weight.t()).softmax(-1).gather(-1, routing.indices)
+    torch.testing.assert_close(routing.weights, chosen / chosen.sum(-1, keepdim=True))
+
+
+def test_loss_free_balancing_evens_the_load_out() -> None:
+    router = randomised(Router(config(balance_loss="loss_free", num_experts_per_tok=1)))
+    x = torch.randn(8, 64, 16) + 0.8  # a common direction, so that one expert is everybody's favourite
+
+    def busiest() -> tuple[float, Tensor]:
+        load = expert_load(router(x).indices, E).sum(dim=0)
+        return float(load.max() / load.mean()), load
+
+    before, _ = busiest()
+    assert before > 2
+    for _ in range(300):
+        router.selection_bias.copy_(updated_bias(router.selection_bias, busiest()[1], 0.01))
+    assert busiest()[0] < 1.2
+
+
+def test_auto_takes_the_grouped_matmul_where_its_sizes_allow() -> None:
+    assert Experts(config()).dispatch is DISPATCHERS[Dispatch.grouped]
+    assert Experts(config(moe_intermediate_size=20)).dispatch is DISPATCHERS[Dispatch.loop]
