@@ -94,7 +94,7 @@ def test_identity_changes_with_what_changes_figures_only() -> None:
         (["model.head_dim=33"], ["`head_dim`", "must be even for RoPE, but is 33"]),
         (["data.sequence_length=4096"], ["`data.sequence_length` must be at most", "but is 4096"]),
         (["trainer.batch_tokens=1000"], ["`trainer.batch_tokens` must be a multiple", "but is 1000"]),
-        (["tokenizer.vocab_size=9000"], ["must be at most `model.vocab_size` (2048), but is 9000"]),
+        (["tokenizer.vocab_size=9000"], ["must be at most `model.vocab_size` (4096), but is 9000"]),
         (["+model.colour=red"], ["`model.colour` is not a setting"]),
         (["trainer.precision=bf17"], ["`trainer.precision` must be one of", "but is bf17"]),
         (["schedule.warmup_steps=99999"], ["`schedule.warmup_steps` must be between 0 and"]),

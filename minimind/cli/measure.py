@@ -15,7 +15,7 @@ from minimind.data.packing import validation_packing
 from minimind.data.prepare import VALIDATION, prepare_with
 from minimind.evaluation.compressors import compressors_on
 from minimind.evaluation.text_loss import TextLoss, padded_token_bytes
-from minimind.objectives.pretrain import cross_entropy_sum
+from minimind.objectives.cross_entropy import cross_entropy_sum
 from minimind.report.summary import bits_table
 from minimind.runs.folder import RunFolder
 from minimind.training.checkpoint import TOKENIZER

@@ -15,13 +15,14 @@ from minimind.optim.config import OptimConfig, ScheduleConfig
 from minimind.parallel.config import ParallelConfig
 from minimind.runs.config import PathsConfig, RunConfig
 from minimind.tokenizer.config import TokenizerConfig
-from minimind.training.config import TrainerConfig
+from minimind.training.config import RecipeConfig, TrainerConfig
 from minimind.utils.errors import UserError
 
 
 @dataclass
 class TrainConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
+    recipe: RecipeConfig = field(default_factory=RecipeConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     data: DataConfig = MISSING
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)

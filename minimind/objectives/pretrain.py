@@ -2,7 +2,6 @@
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from minimind.data.packing import IGNORED, Batch
 from minimind.model.config import BalanceLoss, ModelConfig
@@ -15,6 +14,7 @@ from minimind.model.moe_losses import (
     sequence_balance_loss,
 )
 from minimind.model.transformer import MiniMind
+from minimind.objectives.cross_entropy import cross_entropy_sum
 from minimind.objectives.protocol import ExpertUse, Loss
 
 BALANCE_LOSSES = {
@@ -22,11 +22,6 @@ BALANCE_LOSSES = {
     BalanceLoss.batch: batch_balance_loss,
     BalanceLoss.importance: importance_loss,
 }
-
-
-def cross_entropy_sum(logits: Tensor, labels: Tensor) -> Tensor:
-    """-log p(label) in nats, summed over the labels that are not IGNORED; logits (B, T, V), labels (B, T)."""
-    return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED, reduction="sum")
 
 
 def pretrain(model: MiniMind, batch: Batch) -> Loss:

@@ -24,6 +24,7 @@ HASHED = (
 )
 # … and these only where, when and how visibly it happens.
 NOT_HASHED = (
+    "recipe",  # what of it is used stands in the groups that refer to it
     "data.num_workers",
     "run.name",
     "run.fresh",

@@ -8,6 +8,21 @@ PRECISIONS = ("auto", "32-true", "bf16-mixed", "bf16-true", "16-mixed")
 
 
 @dataclass
+class RecipeConfig:
+    """How a model of some size is trained unless its user says otherwise; other groups refer to it."""
+
+    max_steps: int = 10000
+    batch_tokens: int = 131072
+    sequence_length: int = 512
+    lr: float = 5e-4
+    embedding_lr_ratio: float = 1.0
+    beta2: float = 0.95
+    warmup_steps: int = 100
+    final_lr_ratio: float = 0.1
+    validate_every_steps: int = 500
+
+
+@dataclass
 class TrainerConfig:
     max_steps: int = 1000  # optimizer steps
     batch_tokens: int = 32768  # of one optimizer step, over all devices and micro-batches

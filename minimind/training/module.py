@@ -12,7 +12,8 @@ from minimind.evaluation.text_loss import TextLoss
 from minimind.model.moe import Router
 from minimind.model.moe_losses import updated_bias
 from minimind.model.transformer import MiniMind
-from minimind.objectives.pretrain import cross_entropy_sum, pretrain
+from minimind.objectives.cross_entropy import cross_entropy_sum
+from minimind.objectives.pretrain import pretrain
 from minimind.objectives.protocol import Loss, Objective
 from minimind.optim.build import build_optimizer
 from minimind.optim.config import OptimConfig, ScheduleConfig

@@ -1,0 +1,61 @@
+"""Summed cross-entropy that never holds the logits in float32: a few rows at a time, in the cache of a CPU."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from minimind.data.packing import IGNORED
+
+CPU_CHUNK_VALUES = 2**20  # 4 MB in float32: what the second-level caches of a few cores hold
+GPU_CHUNK_VALUES = 2**28  # there only memory counts, and each chunk costs launches
+
+
+class _CrossEntropySum(torch.autograd.Function):
+    """The gradient, softmax - one-hot, is made while the softmax is at hand, in the type of the logits."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, labels: Tensor) -> Tensor:
+        values = CPU_CHUNK_VALUES if logits.device.type == "cpu" else GPU_CHUNK_VALUES
+        rows = max(1, values // logits.shape[-1])
+        gradient = torch.empty_like(logits) if ctx.needs_input_grad[0] else None
+        total = torch.zeros((), dtype=torch.float32, device=logits.device)
+        for start in range(0, len(labels), rows):
+            chunk = slice(start, start + rows)
+            total += _loss_of(logits[chunk], labels[chunk], None if gradient is None else gradient[chunk])
+        ctx.save_for_backward(gradient)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
+        (gradient,) = ctx.saved_tensors
+        # a pass over all logits saved; on a GPU looking at the value would wait for the device
+        if upstream.device.type == "cpu" and upstream == 1:
+            return gradient, None
+        return gradient * upstream.to(gradient.dtype), None
+
+
+def _loss_of(logits: Tensor, labels: Tensor, gradient: Tensor | None) -> Tensor:
+    """Summed loss of some rows; writes their gradient where one is wanted."""
+    real = labels != IGNORED
+    target = labels.where(real, 0)[:, None]
+    probabilities = logits.softmax(dim=-1, dtype=torch.float32)
+    # log Σ exp from the likeliest token: its probability, unlike the target's, cannot underflow
+    log_sum = logits.amax(dim=-1, keepdim=True).float() - probabilities.amax(dim=-1, keepdim=True).log()
+    loss = (log_sum - logits.gather(1, target).float())[:, 0]
+    if gradient is not None:
+        probabilities.scatter_add_(1, target, probabilities.new_full(target.shape, -1.0))
+        gradient.copy_(probabilities.mul_(real[:, None]))
+    return (loss * real).sum()
+
+
+def cross_entropy_sum(logits: Tensor, labels: Tensor) -> Tensor:
+    """-log p(label) in nats, summed over the labels that are not IGNORED: () float32.
+
+    Args:
+        logits: (B, T, V), in any floating type; all sums are float32.
+        labels: (B, T).
+    """
+    return _CrossEntropySum.apply(logits.flatten(0, 1), labels.flatten())
