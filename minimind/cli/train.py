@@ -1,5 +1,6 @@
 """`train.py`: from a composed configuration to a finished run folder."""
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -93,7 +94,7 @@ def run(composed: "DictConfig") -> int:
     config = cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True, enum_to_str=True))
     named = _named_folder(cfg.run.resume)
     folder = RunFolder(named or Path(cfg.paths.runs) / f"{cfg.run.name}-{run_hash(config)}")
-    if cfg.run.fresh and folder.path.exists():
+    if cfg.run.fresh and folder.path.exists() and not _restarted():
         print(f"run.fresh: the old folder is now {folder.move_aside().name}.", file=sys.stderr)
     status = folder.status
     if status and cfg.run.resume == "never":
@@ -103,6 +104,11 @@ def run(composed: "DictConfig") -> int:
     if status.get("state") == STATE_FINISHED and status["step"] >= cfg.trainer.max_steps:
         return _show_finished(folder)
     return _train(cfg, config, folder)
+
+
+def _restarted() -> bool:
+    """Whether a scheduler starts this command again: then `run.fresh` has been done."""
+    return any(int(os.environ.get(name, "0")) > 0 for name in ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT"))
 
 
 def _show_finished(folder: Any) -> int:

@@ -116,6 +116,7 @@ def build_trainer(
         enable_checkpointing=False,  # ours are callbacks
         enable_progress_bar=False,
         enable_model_summary=False,
+        log_every_n_steps=0,  # nothing goes through Lightning's own logging
         use_distributed_sampler=False,  # Lightning would shuffle; our order is global
     )
 

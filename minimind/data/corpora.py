@@ -17,7 +17,7 @@ from minimind.utils.paths import find_existing
 
 HELD_OUT_ONE_IN = 20
 SMALLEST_STDLIB_BYTES = 1_000_000
-STDLIB_PROMPTS = ["def read_file(path", "class Stack:\n    def __init__(self", "import os\nimport sys\n"]
+STDLIB_PROMPTS = ["def read_file(path", "class Stack:\n    def __init__(self", "def main():\n    parser = "]
 
 
 @dataclass(frozen=True)

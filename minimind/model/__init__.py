@@ -1,4 +1,6 @@
-"""The model in plain PyTorch; read config → norm → rope → kv_cache → attention → mlp → moe → moe_losses → transformer.
+"""The model in plain PyTorch.
+
+Read config → norm → rope → kv_cache → precision → attention → mlp → moe → moe_losses → transformer.
 
 Shape legend of the whole package:
 B batch, T time, S keys seen (cache included), D hidden, N heads, K key/value heads, H head dim,

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from minimind.model.config import AttentionBackend, ModelConfig
 from minimind.model.kv_cache import KVCache
 from minimind.model.norm import build_norm
+from minimind.model.precision import for_matmul
 from minimind.model.rope import apply_rotary
 
 Rotary = tuple[Tensor, Tensor]
@@ -87,6 +88,7 @@ class Attention(nn.Module):
     def forward(
         self, x: Tensor, rotary: Rotary | None, mask: Tensor | None, position_ids: Tensor, cache: KVCache | None = None
     ) -> Tensor:
+        x = for_matmul(x)
         q, k, v = (
             project(x).unflatten(-1, (-1, self.head_dim)) for project in (self.q_proj, self.k_proj, self.v_proj)
         )  # (B, T, N or K, H)

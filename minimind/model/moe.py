@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from minimind.model.config import BalanceLoss, Dispatch, ModelConfig, RouterScore
 from minimind.model.grouped_matmul import grouped_matmul
 from minimind.model.mlp import ACTIVATIONS, MLP
+from minimind.model.precision import for_matmul
 
 
 class Routing(NamedTuple):
@@ -109,8 +110,7 @@ def grouped_dispatch(experts: Experts, tokens: Tensor, indices: Tensor, weights:
     load = (indices.reshape(-1, 1) == ids).sum(dim=0)  # (E,) rows of each expert
     ends = load.cumsum(0).to(torch.int32)  # (E,) where each expert's run of rows ends
     source = order // num_active  # the token behind each choice
-    dtype = torch.get_autocast_dtype(tokens.device.type) if torch.is_autocast_enabled(tokens.device.type) else None
-    grouped = tokens.to(dtype or tokens.dtype)[source]  # (B·T·A, D)
+    grouped = for_matmul(tokens)[source]  # (B·T·A, D)
     gate_up, down = experts.gate_up_proj.to(grouped.dtype), experts.down_proj.to(grouped.dtype)
     hidden = experts.activate(grouped_matmul(grouped, gate_up.transpose(1, 2), ends))
     results = grouped_matmul(hidden, down.transpose(1, 2), ends)  # (B·T·A, D)

@@ -1,5 +1,7 @@
 """Normalisation over the hidden dimension."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -19,8 +21,35 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.requires_grad and x.device.type == "cpu" and not torch.compiler.is_compiling():
+            return _RMSNormOnCPU.apply(x, self.weight, self.eps)
         normed = F.rms_norm(x.float(), self.weight.shape, eps=self.eps).to(x.dtype)
         return normed * self.weight.to(x.dtype)
+
+
+class _RMSNormOnCPU(torch.autograd.Function):
+    """The same with its gradient written out. torch has no kernel of it for the CPU, only a chain of small steps,
+    each of which passes over all of x and most of which keep a tensor of its size for the backward pass.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        wide = x.float()
+        scale = (wide.square().mean(dim=-1, keepdim=True) + eps).rsqrt()  # (…, 1)
+        ctx.save_for_backward(x, weight, scale)
+        return (wide * scale).to(x.dtype).mul_(weight.to(x.dtype))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        x, weight, scale = ctx.saved_tensors
+        grad, wide, weight = grad.float(), x.float(), weight.float()
+        product = grad * wide
+        with torch.autocast("cpu", enabled=False):
+            weight_grad = scale.flatten() @ product.flatten(0, -2)
+            # d scale / dx = - scale³ x / D
+            through_scale = (product @ weight)[..., None] * scale.pow(3) / -x.shape[-1]  # (…, 1)
+        x_grad = (grad * weight).mul_(scale).addcmul_(wide, through_scale)
+        return x_grad.to(x.dtype), weight_grad, None
 
 
 class LayerNorm(nn.LayerNorm):

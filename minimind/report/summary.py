@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -32,7 +31,8 @@ def print_summary(summary: dict[str, Any], samples: list[dict[str, str]], folder
     for number, sample in enumerate(samples, start=1):
         console.print(f"\n[bold]Sample {number}[/bold] (the prompt is underlined)")
         text = Text(sample["prompt"], style="underline").append(Text(sample["continuation"], style="not underline"))
-        console.print(Padding(text, (0, 2), expand=False))
+        for line in text.split("\n"):
+            console.print(Text("  ").append(line), soft_wrap=True)
     print_next_steps(folder)
 
 

@@ -63,6 +63,29 @@ def test_evaluate_refuses(run, tmp_path: Path, small_run: Path) -> None:
         assert message in said
 
 
+def test_a_tokenizer_larger_than_the_vocabulary(
+    run, small_run: Path, small_arguments: list[str], tmp_path: Path
+) -> None:
+    tokenizer = small_run / "tokenizer.json"
+    code, said = run(train, *small_arguments, "tokenizer=file", f"tokenizer.path={tokenizer}", "model.vocab_size=280")
+    assert (code, "set model.vocab_size=300" in said) == (2, True), said
+    assert not list((tmp_path / "root").glob("runs/*"))
+
+
+def test_an_empty_corpus_and_lines_that_are_no_json(run, small_arguments: list[str], tmp_path: Path) -> None:
+    (tmp_path / "empty.txt").write_text("")
+    (tmp_path / "bad.jsonl").write_text('{"text": "good"}\n{bad\n')
+    start = [argument for argument in small_arguments if not argument.startswith("data")]
+    for arguments, message in [
+        (["data=text", f"data.files=[{tmp_path}/empty.txt]"], "at least one document, but has none"),
+        (["data=jsonl", f"data.files=[{tmp_path}/bad.jsonl]"], "bad.jsonl, line 2: must be a JSON object"),
+    ]:
+        code, said = run(train, *start, *arguments)
+        assert (code, message in said) == (2, True), said
+    assert not list((tmp_path / "root").glob("runs/*"))
+    assert not list((tmp_path / "root").glob("cache/shards/*/*"))
+
+
 def test_generate_refuses(run, small_run: Path, tmp_path: Path) -> None:
     for arguments, message in [
         (["nowhere"], "The run must exist, but nowhere is neither in"),

@@ -57,3 +57,20 @@ def test_layernorm_is_torchs_in_float32_and_removes_the_mean() -> None:
     x = torch.randn(4, 32) + 5
     torch.testing.assert_close(norm(x), F.layer_norm(x, (32,), eps=EPS))
     assert norm(x).mean(-1).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_written_out_gradient_is_autograds(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    norm = RMSNorm(24, EPS)
+    norm.weight.data.normal_()
+    x, direction = torch.randn(3, 5, 24, dtype=dtype, requires_grad=True), torch.randn(3, 5, 24, dtype=dtype)
+    inputs = [x, norm.weight]
+    plain = F.rms_norm(x.float(), (24,), eps=EPS).to(dtype) * norm.weight.to(dtype)
+    written = norm(x)
+    assert "RMSNormOnCPU" in type(written.grad_fn).__name__
+    assert torch.equal(written, plain)
+    expected = torch.autograd.grad(plain, inputs, direction)
+    tolerance = 1e-5 if dtype is torch.float32 else 0.05
+    for found, by_autograd in zip(torch.autograd.grad(written, inputs, direction), expected, strict=True):
+        torch.testing.assert_close(found, by_autograd, rtol=tolerance, atol=tolerance)

@@ -138,3 +138,14 @@ def test_sinusoids_are_the_papers() -> None:
     for place in range(5):
         angles = torch.tensor([place / 10000 ** (i / 4) for i in range(4)])
         torch.testing.assert_close(table[place], torch.cat((angles.sin(), angles.cos())))
+
+
+def test_the_gradient_is_the_turn_by_the_opposite_angle() -> None:
+    torch.manual_seed(0)
+    x, direction = torch.randn(2, 3, 9, HEAD, requires_grad=True), torch.randn(2, 3, 9, HEAD)
+    cos, sin = rotary_table(config(factor=4.0), torch.arange(9)[None])
+    first, second = x.chunk(2, dim=-1)
+    plain = x * cos + torch.cat((-second, first), dim=-1) * sin
+    (found,) = torch.autograd.grad(apply_rotary(x, cos, sin), x, direction)
+    torch.testing.assert_close(found, *torch.autograd.grad(plain, x, direction))
+    torch.testing.assert_close(apply_rotary(x, cos, sin), plain)

@@ -10,9 +10,7 @@ from minimind.objectives.cross_entropy import cross_entropy_sum
 
 
 def reference(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    return F.cross_entropy(
-        logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED, reduction="sum"
-    )
+    return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED, reduction="sum")
 
 
 @pytest.mark.parametrize("chunk_values", [1, 100, 2**20])
