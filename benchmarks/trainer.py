@@ -167,7 +167,7 @@ def main() -> None:
 
 def spread(values: list[float]) -> list[float]:
     """Lower quartile, median, upper quartile."""
-    low, median, high = statistics.quantiles(values, n=4)
+    low, median, high = statistics.quantiles(values if len(values) > 1 else values * 2, n=4)
     return [round(value, 4) for value in (low, median, high)]
 
 

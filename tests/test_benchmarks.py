@@ -37,4 +37,4 @@ def test_the_loop_beside_lightnings() -> None:
     for name in ("plain_ms", "barebones_ms", "ours_ms"):
         low, median, high = found[name]
         assert 0 < low <= median <= high
-    assert len(found["overhead_ratio"]) == 3
+    assert isinstance(found["overhead_ratio"], float)

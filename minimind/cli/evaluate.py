@@ -24,7 +24,7 @@ def main() -> int:
 
 
 def _offer_settings_of_the_run(arguments: list[str]) -> None:
-    """Registers the run's own data and device as the options `from_run`, which conf/evaluate.yaml chooses."""
+    """Registers the run's own data, window and device as the options `from_run`, which conf/evaluate.yaml chooses."""
     if {"--help", "-h"} & set(arguments):
         return
     refused = [a for a in arguments if a.lstrip("+~").split("=")[0].split(".")[0] in FROM_THE_CHECKPOINT]
@@ -45,6 +45,8 @@ def _offer_settings_of_the_run(arguments: list[str]) -> None:
     store = ConfigStore.instance()
     store.store(group="data", name="from_run", node=stored.data)
     store.store(group="trainer", name="from_run", node=trainer)
+    recipe = {"sequence_length": stored.data.sequence_length}
+    store.store(group="recipe", name="from_run", node=recipe)
 
 
 def _task(composed: "DictConfig") -> int:

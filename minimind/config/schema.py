@@ -51,6 +51,7 @@ class EvaluateTrainerConfig:
 @dataclass
 class EvaluateConfig:
     checkpoint: str = MISSING
+    recipe: RecipeConfig = field(default_factory=RecipeConfig)  # what another corpus refers to: the run's
     data: DataConfig = MISSING
     trainer: EvaluateTrainerConfig = field(default_factory=EvaluateTrainerConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)

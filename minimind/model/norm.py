@@ -45,7 +45,7 @@ class _RMSNormOnCPU(torch.autograd.Function):
         grad, wide, weight = grad.float(), x.float(), weight.float()
         product = grad * wide
         with torch.autocast("cpu", enabled=False):
-            weight_grad = scale.flatten() @ product.flatten(0, -2)
+            weight_grad = product.flatten(0, -2).t().mv(scale.flatten())
             # d scale / dx = - scale³ x / D
             through_scale = (product @ weight)[..., None] * scale.pow(3) / -x.shape[-1]  # (…, 1)
         x_grad = (grad * weight).mul_(scale).addcmul_(wide, through_scale)

@@ -31,10 +31,8 @@ class _CrossEntropySum(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
         (gradient,) = ctx.saved_tensors
-        # a pass over all logits saved; on a GPU looking at the value would wait for the device
-        if upstream.device.type == "cpu" and upstream == 1:
-            return gradient, None
-        return gradient * upstream.to(gradient.dtype), None
+        # in place: nobody else has it, and autograd refuses a second backward pass over what was changed
+        return gradient.mul_(upstream.to(gradient.dtype)), None
 
 
 def _loss_of(logits: Tensor, labels: Tensor, gradient: Tensor | None) -> Tensor:

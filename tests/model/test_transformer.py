@@ -161,9 +161,13 @@ def test_compiles_whole_and_once(kind: str, dtype: torch.dtype, build: Any) -> N
             found = [loss_and_gradients(model, batches[0])]
         with torch.compiler.set_stance("fail_on_recompile"):
             found += [loss_and_gradients(model, batch) for batch in batches[1:]]
-    tolerance = {"rtol": 1e-4, "atol": 1e-4} if dtype is torch.float32 else {"rtol": 0.1, "atol": 0.1}
-    for compiled, plain in zip(found, expected, strict=True):
-        torch.testing.assert_close(compiled, plain, **tolerance)
+    for (loss, gradients), (plain_loss, plain_gradients) in zip(found, expected, strict=True):
+        torch.testing.assert_close(loss, plain_loss, rtol=1e-4 if dtype is torch.float32 else 1e-2, atol=0)
+        for name, plain in plain_gradients.items():
+            if dtype is torch.float32:
+                torch.testing.assert_close(gradients[name], plain, rtol=1e-4, atol=1e-4, msg=name)
+            else:  # single elements are sums of many roundings
+                assert (gradients[name] - plain).norm() <= 0.05 * plain.norm(), name
     torch.compiler.reset()
 
 
