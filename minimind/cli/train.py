@@ -118,7 +118,8 @@ def _show_finished(folder: Any) -> int:
     from minimind.utils.files import read_json
 
     print("This run is finished. run.fresh=true does it again, run.tag=NAME makes another of the same settings,")
-    print(f"run.resume={folder.path} trainer.max_steps=N goes on longer.")
+    print(f"run.resume={folder.path} trainer.max_steps=N schedule.horizon_steps=N goes on longer")
+    print("(the learning rate has ended where the schedule did, unless its horizon moves too).")
     if folder.status.get("source_hash") != source_hash():
         print("The source code has changed since.")
     print_summary(read_json(folder.summary), read_rows(folder.samples), folder.path)

@@ -2,7 +2,6 @@
 
 import sys
 import time
-from typing import Any
 
 import lightning.pytorch as pl
 
@@ -59,9 +58,6 @@ class Progress(pl.Callback):
 
     def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
         self.on_train_end(trainer, module)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
 
 
 def short(number: float) -> str:
