@@ -32,7 +32,7 @@ def measure(cfg: EvaluateConfig, checkpoint: Path, cache: Path, *, all_held_out:
     precision = pick_precision(cfg.trainer.precision, device)
     model, tokenizer = load_model(checkpoint, device)
     data = prepare_with(cfg.data, checkpoint / TOKENIZER, cache, all_held_out=all_held_out)
-    stream = data.stream(VALIDATION)
+    (stream,) = data.streams(VALIDATION)
     packing = validation_packing(stream, cfg.data.sequence_length)
     metric = TextLoss(padded_token_bytes(tokenizer, model.config.vocab_size)).to(device)
     start = time.perf_counter()
@@ -45,7 +45,7 @@ def measure(cfg: EvaluateConfig, checkpoint: Path, cache: Path, *, all_held_out:
                 "bytes": stream.text_bytes, "documents": stream.num_documents, "checkpoint": checkpoint.name,
                 "precision": precision, "device": device.type, "data": cfg.data.kind,
                 "sequence_length": cfg.data.sequence_length, "fingerprint": stream.fingerprint,
-                "compressors": compressors_on(stream, tokenizer)}  # fmt: skip
+                "compressors": compressors_on([stream], tokenizer)}  # fmt: skip
     _show(figures)
     run = RunFolder(checkpoint.parent.parent)
     key = hashlib.sha256(f"{stream.fingerprint}{precision}{cfg.data.sequence_length}".encode()).hexdigest()[:8]

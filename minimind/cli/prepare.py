@@ -23,9 +23,10 @@ def _task(composed: "DictConfig") -> None:
     cfg = to_config(composed)
     data = prepare(cfg.data, cfg.tokenizer, Path(cfg.paths.cache))
     for split in (TRAIN, VALIDATION):
-        stream = data.stream(split)
-        print(
-            f"{split}: {stream.num_documents:,} documents, {len(stream):,} tokens, {stream.text_bytes:,} bytes, "
-            f"{stream.text_bytes / max(1, len(stream)):.2f} bytes a token"
-        )
-    print(f"In {data.folder}.")
+        for source, stream in zip(data.sources, data.streams(split), strict=True):
+            print(
+                f"{source.name}, {split}: {stream.num_documents:,} documents, {len(stream):,} tokens, "
+                f"{stream.text_bytes:,} bytes, {stream.text_bytes / max(1, len(stream)):.2f} bytes a token"
+            )
+    for source in data.sources:
+        print(f"{source.name} is in {source.folder}.")

@@ -106,14 +106,13 @@ class Session:
 
     def finish(self) -> None:
         """Final figures beside two compressors, samples, the plot, and where to go from here."""
-        stream = self.data.stream(VALIDATION)
         summary = {
             **self.metrics.latest,
             "parameters": self.cfg.model.num_parameters(),
             "active_parameters": self.cfg.model.num_parameters(active=True),
             "best_val_loss": self.metrics.best,
         }
-        if compressors := compressors_on(stream, self.tokenizer):
+        if compressors := compressors_on(self.data.streams(VALIDATION), self.tokenizer):
             summary["compressors"] = compressors
         samples = self._samples()
         self.run.samples.unlink(missing_ok=True)
@@ -129,10 +128,10 @@ class Session:
         model, auto = self.cfg.model, self.auto
         total, active = model.num_parameters(), model.num_parameters(active=True)
         size = f"{total / 1e6:.2f}M parameters" + (f", {active / 1e6:.2f}M active" if active != total else "")
-        stream = self.data.stream(TRAIN)
-        epochs = self.cfg.trainer.max_steps * self.cfg.trainer.batch_tokens / len(stream)
+        tokens = sum(len(stream) for stream in self.data.streams(TRAIN))
+        epochs = self.cfg.trainer.max_steps * self.cfg.trainer.batch_tokens / tokens
         print(
-            f"{self.run.path.name}: {size}; {len(stream) / 1e6:.2f}M training tokens, {epochs:.2f} epochs; "
+            f"{self.run.path.name}: {size}; {tokens / 1e6:.2f}M training tokens, {epochs:.2f} epochs; "
             f"{auto['accelerator']}, {auto['precision']}, {auto['num_threads']} threads",
             file=sys.stderr,
         )
@@ -158,6 +157,6 @@ class Session:
             return self.cfg.evaluation.prompts
         if self.cfg.data.kind == "stdlib":
             return STDLIB_PROMPTS
-        stream = self.data.stream(VALIDATION)
+        stream = self.data.streams(VALIDATION)[0]
         documents = (stream.document(i)[:PROMPT_TOKENS].tolist() for i in range(min(3, stream.num_documents)))
         return [self.tokenizer.decode(tokens) for tokens in documents]

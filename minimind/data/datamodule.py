@@ -15,8 +15,9 @@ class DataModule(pl.LightningDataModule):
                  max_steps: int) -> None:  # fmt: skip
         super().__init__()
         self.cfg = cfg
-        self.train_packing = WindowPacking(data.stream(TRAIN), cfg.sequence_length)
-        self.validation_packing = validation_packing(data.stream(VALIDATION), cfg.sequence_length)
+        (source,) = data.sources
+        self.train_packing = WindowPacking(source.stream(TRAIN), cfg.sequence_length)
+        self.validation_packing = validation_packing(source.stream(VALIDATION), cfg.sequence_length)
         self.order_seed = stream_seed(seed, "order")
         self.batch_rows = batch_tokens // cfg.sequence_length
         self.micro_batch = micro_batch

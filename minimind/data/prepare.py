@@ -26,22 +26,34 @@ BATCH_BYTES = 1 << 22  # text handed to the tokenizer at a time
 
 
 @dataclass(frozen=True)
-class PreparedData:
-    """Streams of training and held-out tokens, and the tokenizer that made them."""
+class PreparedSource:
+    """Streams of training and held-out tokens of one corpus."""
 
+    name: str
+    weight: float  # its share of the training rows, where there are several
     folder: Path
+
+    def stream(self, split: str) -> TokenStream:
+        return TokenStream(self.folder / split)
+
+
+@dataclass(frozen=True)
+class PreparedData:
+    """One source, or those of a mixture, and the tokenizer that made them all."""
+
+    sources: list[PreparedSource]
     tokenizer_path: Path
 
     @property
     def tokenizer(self) -> BPE:
         return BPE.load(self.tokenizer_path)
 
-    def stream(self, split: str) -> TokenStream:
-        return TokenStream(self.folder / split)
+    def streams(self, split: str) -> list[TokenStream]:
+        return [source.stream(split) for source in self.sources]
 
     @property
     def fingerprint(self) -> str:
-        parts = [self.stream(split).fingerprint for split in (TRAIN, VALIDATION)]
+        parts = [stream.fingerprint for split in (TRAIN, VALIDATION) for stream in self.streams(split)]
         return hashlib.sha256("/".join(parts).encode()).hexdigest()
 
 
@@ -74,7 +86,7 @@ def prepare_with(data: DataConfig, tokenizer_path: Path, cache: Path, *, all_hel
             _write_shards(corpus, bpe, folder, all_held_out)
             bpe.save(folder / "tokenizer.json")
     final = _folder_of(cache / "shards", wanted)
-    return PreparedData(final, final / "tokenizer.json")
+    return PreparedData([PreparedSource(data.kind, 1.0, final)], final / "tokenizer.json")
 
 
 def _source(data: DataConfig, corpus: Corpus) -> dict:

@@ -15,9 +15,10 @@ def compressor_bits_per_byte(text: bytes) -> dict[str, float]:
     return {name: 8 * size / max(1, len(text)) for name, size in sizes.items()}
 
 
-def compressors_on(stream: TokenStream, tokenizer: BPE) -> dict[str, float]:
-    """The same of all documents of a stream, decoded; nothing where they are too many."""
-    if stream.text_bytes > LARGEST_TEXT:
+def compressors_on(streams: list[TokenStream], tokenizer: BPE) -> dict[str, float]:
+    """The same of all documents of some streams, decoded; nothing where they are too many."""
+    if sum(stream.text_bytes for stream in streams) > LARGEST_TEXT:
         return {}
-    texts = (tokenizer.decode(stream.document(index).tolist()) for index in range(stream.num_documents))
+    documents = (stream.document(index) for stream in streams for index in range(stream.num_documents))
+    texts = (tokenizer.decode(document.tolist()) for document in documents)
     return compressor_bits_per_byte("".join(texts).encode())

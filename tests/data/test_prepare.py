@@ -20,7 +20,7 @@ def data(text_file: Path) -> DataConfig:
 
 
 def texts(prepared: PreparedData, split: str) -> list[str]:
-    stream, tokenizer = prepared.stream(split), prepared.tokenizer
+    (stream,), tokenizer = prepared.streams(split), prepared.tokenizer
     return [tokenizer.decode(stream.document(i).tolist()) for i in range(stream.num_documents)]
 
 
@@ -31,7 +31,7 @@ def test_shards_decode_to_the_very_text_and_the_splits_are_disjoint(data: DataCo
     assert texts(prepared, TRAIN) == [d.text for d in documents if not d.held_out]
     assert texts(prepared, VALIDATION) == [d.text for d in documents if d.held_out]
     assert not set(texts(prepared, TRAIN)) & set(texts(prepared, VALIDATION))
-    assert prepared.stream(TRAIN).text_bytes == sum(len(d.text.encode()) for d in documents if not d.held_out)
+    assert prepared.streams(TRAIN)[0].text_bytes == sum(len(d.text.encode()) for d in documents if not d.held_out)
 
 
 def test_done_once(data: DataConfig, tmp_path: Path) -> None:
@@ -43,20 +43,20 @@ def test_done_once(data: DataConfig, tmp_path: Path) -> None:
 
 def test_same_input_same_fingerprint_elsewhere(data: DataConfig, tmp_path: Path) -> None:
     one, two = (prepare(data, TOKENIZER, tmp_path / name) for name in "ab")
-    assert one.folder != two.folder
+    assert one.sources != two.sources
     assert one.fingerprint == two.fingerprint
 
 
 def test_other_options_are_another_cache(data: DataConfig, tmp_path: Path) -> None:
     one = prepare(data, TOKENIZER, tmp_path)
     two = prepare(data, TokenizerConfig(vocab_size=280), tmp_path)
-    assert one.folder != two.folder
+    assert one.sources != two.sources
 
 
 def test_an_existing_tokenizer_and_a_corpus_that_is_only_evaluated_on(data: DataConfig, tmp_path: Path) -> None:
     tokenizer = prepare(data, TOKENIZER, tmp_path).tokenizer_path
     held_out = prepare_with(data, tokenizer, tmp_path, all_held_out=True)
-    assert len(held_out.stream(TRAIN)) == 0
+    assert len(held_out.streams(TRAIN)[0]) == 0
     assert "".join(texts(held_out, VALIDATION)) == Path(data.files[0]).read_text(encoding="utf-8")  # type: ignore[attr-defined]
 
 
