@@ -1,7 +1,13 @@
 """`minimind runs`: what runs there are, and how they stand."""
 
 import argparse
+import os
+import socket
 import time
+from pathlib import Path
+from typing import Any
+
+SILENT_S = 600.0  # a process on another machine beats in the lock file far more often
 
 
 def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -17,14 +23,16 @@ def run(arguments: argparse.Namespace) -> int:
     from minimind.runs.metrics_file import read_rows
     from minimind.utils.paths import default_root
 
-    table = Table("run", "state", "step", "tokens", "val loss", "age")
+    table = Table("run", "state")
+    for column in ("step", "tokens", "val loss", "age"):
+        table.add_column(column, justify="right", no_wrap=True)
     folders = sorted((default_root() / "runs").glob("*/status.json"), key=lambda path: path.stat().st_mtime)
     for path in folders:
         folder = RunFolder(path.parent)
         status = folder.status
         losses = [row["val/loss"] for row in read_rows(folder.metrics) if "val/loss" in row]
         table.add_row(
-            folder.path.name, status["state"], f"{status['step']:,}", f"{status['tokens']:,}",
+            folder.path.name, state_of(status, folder.lock), f"{status['step']:,}", f"{status['tokens']:,}",
             f"{losses[-1]:.4f}" if losses else "", age(time.time() - status["updated"]),
         )  # fmt: skip
     if folders:
@@ -32,6 +40,31 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         print(f"No runs in {default_root() / 'runs'} yet; python train.py makes one.")
     return 0
+
+
+def state_of(status: dict[str, Any], lock: Path) -> str:
+    """The state as stored, or `interrupted` for a run that says it is running while nobody works on it."""
+    from minimind.runs.folder import RUNNING
+
+    state = str(status["state"])
+    return "interrupted" if state == RUNNING and not is_worked_on(lock) else state
+
+
+def is_worked_on(lock: Path) -> bool:
+    from minimind.utils.files import read_json
+
+    if not lock.is_file():
+        return False
+    holder = read_json(lock)
+    if holder.get("host") != socket.gethostname():
+        return time.time() - holder.get("heartbeat", holder["since"]) < SILENT_S
+    try:
+        os.kill(holder["pid"], 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # another user's
+    return True
 
 
 def age(seconds: float) -> str:

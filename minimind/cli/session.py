@@ -65,6 +65,7 @@ class Session:
         if status and status["source_hash"] != source:
             print("The source code has changed since this run was started.", file=sys.stderr)
         self.resume_from = newest_readable(run)
+        run.remove_leftovers()
         run.path.mkdir(parents=True, exist_ok=True)
         write_text(run.config, OmegaConf.to_yaml(OmegaConf.create(self.config)))
         self.tokenizer.save(run.path / TOKENIZER)

@@ -131,7 +131,7 @@ def _train(cfg: "TrainConfig", config: dict[str, Any], folder: Any) -> int:
     from minimind.runs.folder import FAILED as STATE_FAILED
     from minimind.runs.folder import PREEMPTED as STATE_PREEMPTED
     from minimind.runs.lock import run_lock
-    from minimind.utils.errors import UserError
+    from minimind.utils.errors import RunFailed, UserError
 
     quiet_libraries()
     from minimind.cli.session import Session
@@ -152,6 +152,10 @@ def _train(cfg: "TrainConfig", config: dict[str, Any], folder: Any) -> int:
             return PREEMPTED
         except UserError:
             raise
+        except RunFailed as error:
+            folder.update_status(state=STATE_FAILED, reason=str(error))
+            print(error, file=sys.stderr)
+            return FAILED
         except Exception as error:
             import traceback
 

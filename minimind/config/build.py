@@ -91,8 +91,9 @@ def build_callbacks(
         flops_per_token=cfg.model.flops_per_token(cfg.data.sequence_length),
         peak_flops=peak_flops(torch.device(auto["accelerator"]), auto["precision"]),
         row_tokens=cfg.trainer.batch_tokens,
+        batch_rows=cfg.trainer.batch_tokens // cfg.data.sequence_length,
     )
-    checkpointing = Checkpointing(run, cfg.trainer, metrics)
+    checkpointing = Checkpointing(run, cfg.trainer, metrics, seed=cfg.seed)
     return [metrics, *chosen, checkpointing, Preemption(checkpointing)]
 
 

@@ -1,5 +1,7 @@
 """The run folder: what it holds, and what state the run is in."""
 
+import shutil
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +12,7 @@ from minimind.utils.files import read_json, write_json
 
 COMPLETE = "COMPLETE"
 RUNNING, FINISHED, PREEMPTED, FAILED = "running", "finished", "preempted", "failed"
+_status_lock = threading.Lock()  # checkpoints are written, and noted, beside the training
 
 
 @dataclass(frozen=True)
@@ -54,11 +57,24 @@ class RunFolder:
         return read_json(path) if path.is_file() else {}
 
     def update_status(self, **changes: Any) -> None:
-        write_json(self.path / "status.json", {**self.status, **changes, "updated": time.time()})
+        with _status_lock:
+            write_json(self.path / "status.json", {**self.status, **changes, "updated": time.time()})
+
+    def all_checkpoints(self) -> list[Path]:
+        """Oldest first, finished or not."""
+        return sorted(self.checkpoints.glob("step_*"))
 
     def complete_checkpoints(self) -> list[Path]:
         """Oldest first; a folder without its marker was never finished and does not count."""
-        return sorted(folder for folder in self.checkpoints.glob("step_*") if (folder / COMPLETE).is_file())
+        return [folder for folder in self.all_checkpoints() if (folder / COMPLETE).is_file()]
+
+    def remove_leftovers(self) -> None:
+        """What a killed process was writing; only for who holds the lock."""
+        for leftover in (*self.checkpoints.glob(".step_*.tmp"), *self.path.glob(".*.tmp")):
+            if leftover.is_dir():
+                shutil.rmtree(leftover)
+            else:
+                leftover.unlink(missing_ok=True)
 
     def move_aside(self) -> Path:
         """Renames the folder to <name>.old-<n>; nothing is ever deleted."""

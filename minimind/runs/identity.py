@@ -37,7 +37,10 @@ NOT_HASHED = (
     "trainer.log_every_steps",
     "trainer.validate_every_steps",
     "trainer.checkpoint_every_steps",
+    "trainer.checkpoint_every_minutes",
     "trainer.keep_checkpoints",
+    "trainer.keep_every_steps",
+    "trainer.max_bad_steps",  # where a run gives up; no figure before that depends on it
     "parallel",
     "paths",
     "callbacks",

@@ -1,66 +1,148 @@
 """A checkpoint: a folder `step_00001000/` with the state, the configuration and the tokenizer.
 
 `state.pt` holds tensors and plain types only. Lightning's own checkpoint is its base; the optimizer's state is keyed
-by parameter name instead of by number, and the generators' states are added. The folder is written under another
-name, renamed, and marked COMPLETE last, with the hash of its state.
+by parameter name instead of by number, and the generators' states of each rank are added. The folder is written under
+another name, synced, renamed, and marked COMPLETE last, with the hash of its state.
 """
 
 import hashlib
+import os
 import random
 import shutil
-import warnings
+import sys
+from io import FileIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, Any, cast
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from minimind.runs.folder import COMPLETE, RunFolder
 from minimind.utils.errors import UserError
-from minimind.utils.files import read_json, write_json
-
-if TYPE_CHECKING:
-    import lightning.pytorch as pl
+from minimind.utils.files import read_json, sync_folder, write_json
 
 STATE, CONFIG, TOKENIZER = "state.pt", "config.yaml", "tokenizer.json"
 
+# torch would compute a CRC32 of every tensor besides; ours is a SHA-256 of the whole file, in COMPLETE.
+torch.serialization.set_crc32_options(False)
 
-def save_checkpoint(trainer: "pl.Trainer", run: RunFolder) -> Path:
-    """Saves the run as it stands between two optimizer steps."""
-    step = trainer.global_step
-    final = run.checkpoints / f"step_{step:08d}"
-    if (final / COMPLETE).is_file():
-        return final
+
+class NotFinite(Exception):
+    """A weight is NaN or infinite: such a state must not take the place of a good one."""
+
+
+def checkpoint_name(step: int) -> str:
+    return f"step_{step:08d}"
+
+
+def write_checkpoint(run: RunFolder, step: int, state: dict[str, Any]) -> Path:
+    """Writes the folder of this step; one that is there already, whole or not, is replaced.
+
+    Raises:
+        OSError: the disk is full or gone; nothing is left behind.
+        NotFinite: nothing was written.
+    """
+    check_finite(state["state_dict"])
+    final = run.checkpoints / checkpoint_name(step)
     temporary = run.checkpoints / f".{final.name}.tmp"
-    for leftover in (temporary, final):
-        shutil.rmtree(leftover, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    trainer.save_checkpoint(temporary / STATE, weights_only=False)
-    shutil.copy(run.config, temporary / CONFIG)
-    shutil.copy(run.path / TOKENIZER, temporary / TOKENIZER)
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir(parents=True)
+        marker = {"step": step, **_write_state(temporary / STATE, state)}
+        shutil.copy(run.config, temporary / CONFIG)
+        shutil.copy(run.path / TOKENIZER, temporary / TOKENIZER)
+        sync_folder(temporary)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    if final.exists():
+        (final / COMPLETE).unlink(missing_ok=True)
+        shutil.rmtree(final)
     temporary.rename(final)
-    write_json(final / COMPLETE, {"step": step, "sha256": file_hash(final / STATE)})
+    sync_folder(run.checkpoints)
+    write_json(final / COMPLETE, marker)
+    sync_folder(final)
     return final
 
 
+def check_finite(weights: dict[str, Tensor]) -> None:
+    """Raises: NotFinite. NumPy, because torch would start threads of its own for the thread that writes."""
+    for name, tensor in weights.items():
+        if tensor.is_floating_point() and tensor.numel():
+            values = (tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()).numpy()
+            if not (np.isfinite(values.min()) and np.isfinite(values.max())):
+                raise NotFinite(f"{name.removeprefix('model.')} is not finite")
+
+
+class _Hashing:
+    """A file that is hashed while it is written, and remembers the system's error that torch would hide."""
+
+    def __init__(self, file: FileIO) -> None:
+        self.file = file
+        self.sha256 = hashlib.sha256()
+        self.size = 0
+        self.error: OSError | None = None
+
+    def write(self, data: memoryview) -> int:
+        if self.error is not None:
+            raise self.error
+        self.sha256.update(data)
+        written = 0
+        try:
+            while written < len(data):  # an unbuffered file may take less than all
+                written += self.file.write(data[written:])
+        except OSError as error:
+            self.error = error
+            raise
+        self.size += written
+        return written
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+
+def _write_state(path: Path, state: dict[str, Any]) -> dict[str, Any]:
+    with path.open("wb", buffering=0) as file:
+        hashing = _Hashing(file)
+        try:
+            torch.save(state, cast(IO[bytes], hashing))
+        except Exception:
+            if hashing.error is not None:
+                raise hashing.error from None
+            raise
+        os.fsync(file.fileno())
+    return {"sha256": hashing.sha256.hexdigest(), "bytes": hashing.size}
+
+
 def newest_readable(run: RunFolder) -> Path | None:
-    """The newest checkpoint whose state is what its marker says; the others are named in a warning.
+    """The newest checkpoint whose state is what its marker says; those after it are named on standard error.
 
     Raises:
         UserError: there are checkpoints, but none can be read.
     """
-    complete = run.complete_checkpoints()
-    for folder in reversed(complete):
-        if file_hash(folder / STATE) == read_json(folder / COMPLETE).get("sha256"):
+    folders = run.all_checkpoints()
+    for folder in reversed(folders):
+        problem = what_is_wrong(folder)
+        if problem is None:
             return folder
-        warnings.warn(
-            f"{folder} is corrupt (its state is not what {COMPLETE} says); using the one before.", stacklevel=2
-        )
-    if complete:
+        print(f"Warning: {folder} cannot be used ({problem}); looking at the one before.", file=sys.stderr)
+    if any((folder / COMPLETE).is_file() for folder in folders):
         raise UserError(
-            f"One checkpoint in {run.checkpoints} must be readable, but all are corrupt; nothing was changed."
+            f"One checkpoint in {run.checkpoints} must be readable, but all are corrupt; nothing was changed. "
+            "Put a good copy back, or start again with run.fresh=true (this folder is kept)."
         )
     return None
+
+
+def what_is_wrong(folder: Path) -> str | None:
+    if not (folder / COMPLETE).is_file():
+        return f"no {COMPLETE} in it: its saving was cut off"
+    try:
+        expected = read_json(folder / COMPLETE)["sha256"]
+    except (ValueError, KeyError, TypeError):
+        return f"its {COMPLETE} is damaged"
+    return None if file_hash(folder / STATE) == expected else f"corrupt: its {STATE} is not what {COMPLETE} says"
 
 
 def load_state(folder: Path) -> dict[str, Any]:

@@ -37,7 +37,10 @@ class TrainerConfig:
     log_every_steps: int = 10
     validate_every_steps: int = 500
     checkpoint_every_steps: int = 500
+    checkpoint_every_minutes: float | None = None  # besides
     keep_checkpoints: int = 2  # newest; the best by validation loss is kept besides
+    keep_every_steps: int | None = None  # checkpoints of these steps are kept for good
+    max_bad_steps: int = 20  # in a row whose loss or gradient is not finite, before the run stops
 
     def __post_init__(self) -> None:
         if found := problems(self):
@@ -47,13 +50,24 @@ class TrainerConfig:
 def problems(cfg: TrainerConfig) -> list[str]:
     found = []
     for name in ("max_steps", "batch_tokens", "devices", "log_every_steps", "validate_every_steps",
-                 "checkpoint_every_steps", "keep_checkpoints"):  # fmt: skip
+                 "checkpoint_every_steps", "keep_checkpoints", "max_bad_steps"):  # fmt: skip
         if getattr(cfg, name) < 1:
             found.append(f"`trainer.{name}` must be at least 1, but is {getattr(cfg, name)}.")
     for name in ("micro_batch", "num_threads"):
         value = getattr(cfg, name)
         if value is not None and value < 1:
             found.append(f"`trainer.{name}` must be at least 1 (or null for a choice of ours), but is {value}.")
+    if cfg.checkpoint_every_minutes is not None and cfg.checkpoint_every_minutes <= 0:
+        found.append(
+            f"`trainer.checkpoint_every_minutes` must be above 0 (or null), but is {cfg.checkpoint_every_minutes}."
+        )
+    if cfg.keep_every_steps is not None and (
+        cfg.keep_every_steps < 1 or cfg.keep_every_steps % cfg.checkpoint_every_steps
+    ):
+        found.append(
+            f"`trainer.keep_every_steps` must be a multiple of `trainer.checkpoint_every_steps` "
+            f"({cfg.checkpoint_every_steps}), or null, but is {cfg.keep_every_steps}."
+        )
     if cfg.gradient_clip < 0:
         found.append(f"`trainer.gradient_clip` must be at least 0 (no clipping), but is {cfg.gradient_clip}.")
     if cfg.precision not in PRECISIONS:

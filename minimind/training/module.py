@@ -18,26 +18,9 @@ from minimind.objectives.protocol import Loss, Objective
 from minimind.optim.build import build_optimizer
 from minimind.optim.config import OptimConfig, ScheduleConfig
 from minimind.optim.schedules import learning_rate_factor
+from minimind.training.sums import Sums, over_ranks
 
 OBJECTIVES: dict[str, Objective] = {"pretrain": pretrain}
-
-
-class Sums:
-    """What is added up on the device between two log points, so that no step waits for a figure."""
-
-    def __init__(self) -> None:
-        self.values: dict[str, Tensor] = {}
-
-    def add(self, **values: Tensor) -> None:
-        for name, value in values.items():
-            if name in self.values:
-                self.values[name].add_(value.detach())
-            else:
-                self.values[name] = value.detach().clone()
-
-    def take(self) -> dict[str, Tensor]:
-        taken, self.values = self.values, {}
-        return taken
 
 
 class TrainingModule(pl.LightningModule):
@@ -65,9 +48,9 @@ class TrainingModule(pl.LightningModule):
         self.gradient_clip = gradient_clip
         self.validation = TextLoss(token_bytes)
         self.routers = [module for module in model.modules() if isinstance(module, Router)]
-        self.step_tokens: Tensor | None = None  # real tokens of this rank since the last optimizer step
-        self.step_load: Tensor | None = None  # (layers, E), for the same
-        self.window = Sums()  # since the last log point
+        self.step = Sums()  # of this rank, since the last optimizer step
+        self.window = Sums()  # of all ranks, since the last log point
+        self.last_good_step = torch.zeros((), dtype=torch.long)  # the last whose loss and gradient were finite
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss = self.objective(self.model, batch)
@@ -77,13 +60,9 @@ class TrainingModule(pl.LightningModule):
         return total if undo == 1 else total * undo
 
     def _count(self, loss: Loss) -> None:
-        tokens = loss.num_tokens
-        self.step_tokens = tokens if self.step_tokens is None else self.step_tokens + tokens
-        self.window.add(loss=loss.loss, tokens=tokens)
+        self.step.add(loss=loss.loss, tokens=loss.num_tokens)
         if loss.experts is not None:
-            load = loss.experts.load
-            self.step_load = load if self.step_load is None else self.step_load + load
-            self.window.add(balance_loss=loss.experts.balance_loss, expert_load=load)
+            self.step.add(balance_loss=loss.experts.balance_loss, expert_load=loss.experts.load)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         factor = learning_rate_factor(self.schedule, self.trainer.global_step)
@@ -91,36 +70,62 @@ class TrainingModule(pl.LightningModule):
             group["lr"] = group["peak_lr"] * factor
 
     def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *_: Any, **__: Any) -> None:
-        """Turns the gradient of the summed loss into that of the mean, and clips its norm, in one pass."""
-        tokens = self._over_ranks(self.step_tokens)
-        self.step_tokens = None
+        """Turns the gradient of the summed loss into that of the mean, and clips its norm, in one pass.
+
+        A step whose loss or gradient is not finite is skipped: the fused optimizer looks at `found_inf` on the device
+        and leaves weights, moments and its count of steps alone. The norm is global, so all ranks skip alike.
+        """
+        sums = self.step.take()
+        if self.trainer.world_size > 1:
+            sums = over_ranks(sums, self.trainer.strategy)
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        norm = nn.utils.get_total_norm(gradients) / tokens
-        scale = 1 / tokens
+        norm = nn.utils.get_total_norm(gradients) / sums["tokens"]
+        scale = 1 / sums["tokens"]
         if self.gradient_clip:
             scale = scale * (self.gradient_clip / (norm + 1e-6)).clamp(max=1.0)
         torch._foreach_mul_(gradients, scale)
-        self.window.add(grad_norm=norm, steps=torch.ones_like(norm))
-        if self.step_load is not None:
-            self._balance_routers(self._over_ranks(self.step_load))
-            self.step_load = None
+        bad = ~torch.isfinite(norm + sums["loss"])
+        optimizer.found_inf = bad.float()  # type: ignore[attr-defined]  # what torch's GradScaler sets, too
+        self._note_step(sums, norm, bad)
 
-    def _balance_routers(self, load: Tensor) -> None:
+    def _note_step(self, sums: dict[str, Tensor], norm: Tensor, bad: Tensor) -> None:
+        """A bad step counts its tokens, which were read, and nothing else."""
+        self.last_good_step = torch.where(bad, self.last_good_step, self.trainer.global_step + 1)
+        self.window.add(tokens=sums["tokens"], steps=torch.ones_like(norm), skipped=bad.float())
+        counted = {**sums, "grad_norm": norm}
+        counted["good_tokens"] = counted.pop("tokens")
+        self.window.add(**{name: value.masked_fill(bad, 0) for name, value in counted.items()})
+        if "expert_load" in sums:
+            self._balance_routers(sums["expert_load"], bad)
+
+    def _balance_routers(self, load: Tensor, bad: Tensor) -> None:
         for router, layer_load in zip(self.routers, load, strict=True):
-            if router.selection_bias is not None:
-                rate = self.model.config.router_bias_update_rate
-                router.selection_bias.copy_(updated_bias(router.selection_bias, layer_load, rate))
+            bias = router.selection_bias
+            if bias is not None:
+                updated = updated_bias(bias, layer_load, self.model.config.router_bias_update_rate)
+                bias.copy_(torch.where(bad, bias, updated))
 
-    def _over_ranks(self, value: Tensor | None) -> Tensor:
-        assert value is not None, "no training step since the last optimizer step"
-        return value if self.trainer.world_size == 1 else self.trainer.strategy.reduce(value, reduce_op="sum")
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["training"] = {"window": dict(self.window.values), "last_good_step": self.last_good_step}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.window.values = checkpoint["training"]["window"]
+        self.last_good_step = checkpoint["training"]["last_good_step"]
+
+    def on_train_start(self) -> None:
+        """Only now the module is on its device, whether it was loaded or is new."""
+        self.window.values = {name: value.to(self.device) for name, value in self.window.values.items()}
+        self.last_good_step = self.last_good_step.to(self.device)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         logits = self.model(batch.input_ids).logits
         self.validation.update(cross_entropy_sum(logits, batch.labels), batch.labels)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return build_optimizer(self._named_trainable(), self.optim)
+        optimizer = build_optimizer(self._named_trainable(), self.optim)
+        # Float16's scaler would leave the division to the fused step, after the norm was taken and clipped.
+        optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
+        return optimizer
 
     def _named_trainable(self) -> Iterable[tuple[str, nn.Parameter]]:
         return ((name, p) for name, p in self.model.named_parameters() if p.requires_grad)

@@ -13,3 +13,7 @@ class ConfigError(UserError, ValueError):
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems = list(problems)
         super().__init__("\n".join(self.problems))
+
+
+class RunFailed(Exception):
+    """A run that cannot go on, though nothing in the code is wrong: shown as a message, state failed, exit code 1."""

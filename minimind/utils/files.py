@@ -23,6 +23,15 @@ def atomic_open(path: Path) -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)
 
 
+def sync_folder(path: Path) -> None:
+    """Makes the names in a folder outlast a loss of power, as fsync does for what is in a file."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def write_text(path: Path, text: str) -> None:
     with atomic_open(path) as file:
         file.write(text.encode())

@@ -1,78 +1,155 @@
-"""Saves the run by steps and at the end; keeps the newest few and the best by validation loss."""
+"""Saves the run by steps, by minutes, when the validation loss was never lower, and at the end."""
 
-import shutil
+import sys
 import time
 from typing import Any
 
 import lightning.pytorch as pl
+import torch.distributed
 
-from minimind.runs.folder import RunFolder
+from minimind.runs.folder import COMPLETE, RunFolder
 from minimind.training.callbacks.metrics import Metrics
 from minimind.training.checkpoint import (
+    checkpoint_name,
     optimizer_by_name,
     optimizer_by_number,
     random_state,
     restore_random_state,
-    save_checkpoint,
 )
 from minimind.training.config import TrainerConfig, is_due
+from minimind.training.saver import Saver
+from minimind.utils.seeding import seed_everything
+
+CLOCK_EVERY_STEPS = 10  # ranks agree on the time so often
 
 
 class Checkpointing(pl.Callback):
     """Comes after `Metrics`: a step that validates is saved after its validation, with its figures."""
 
-    def __init__(self, run: RunFolder, cfg: TrainerConfig, metrics: Metrics) -> None:
+    def __init__(self, run: RunFolder, cfg: TrainerConfig, metrics: Metrics, *, seed: int) -> None:
         self.run = run
         self.cfg = cfg
         self.metrics = metrics
+        self.seed = seed
+        self.saver = Saver(run, cfg)
         self.last_step = -1
-        self.random_state: dict[str, Any] | None = None
+        self.last_save = time.monotonic()
+        self.random_states: list[dict[str, Any]] | None = None
         self.loaded: dict[str, Any] | None = None
+        self.told_busy = False
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self.last_step = trainer.global_step
-        if self.random_state is not None:
-            restore_random_state(self.random_state)
+        self.last_step = self.saver.step = trainer.global_step
+        self.last_save = time.monotonic()
+        rank = trainer.global_rank
+        if self.random_states is None:
+            return
+        if rank < len(self.random_states):
+            restore_random_state(self.random_states[rank])
+        else:  # there are more processes now
+            seed_everything(self.seed, f"training/rank{rank}/step{trainer.global_step}")
+        best = checkpoint_name(self.metrics.best_step)
+        if trainer.is_global_zero and (self.run.checkpoints / best / COMPLETE).is_file():
+            self.run.update_status(best_checkpoint=best)
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
         step = trainer.global_step
         if step == self.last_step:
             return
         self.last_step = step
-        validates = is_due(step, self.cfg.validate_every_steps, self.cfg.max_steps)
-        if not validates and is_due(step, self.cfg.checkpoint_every_steps, self.cfg.max_steps):
-            self.save(trainer)
+        if self.saver.under_way is not None and not self.saver.busy:
+            self.saver.report()
+        if not self.validates(step) and self._is_due(trainer):
+            self._save_if_free(trainer)
+
+    def validates(self, step: int) -> bool:
+        """Whether the step is saved only after its validation."""
+        return is_due(step, self.cfg.validate_every_steps, self.cfg.max_steps)
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        improved = self.metrics.latest["val/loss"] == self.metrics.best
-        if improved or is_due(trainer.global_step, self.cfg.checkpoint_every_steps, self.cfg.max_steps):
-            folder = self.save(trainer)
-            if improved and trainer.is_global_zero:
-                self.run.update_status(best_checkpoint=folder)
-                self._retain()
+        if self.metrics.best_step == trainer.global_step:
+            self._start(trainer, is_best=True)
+        elif self._is_due(trainer):
+            self._save_if_free(trainer)
+        if trainer.global_step == self.cfg.max_steps:
+            self._finish("The run is at its end, but not safe")
 
-    def save(self, trainer: pl.Trainer) -> str:
-        """Saves now, between two optimizer steps; returns the checkpoint's name."""
+    def save(self, trainer: pl.Trainer) -> None:
+        """Saves now, between two optimizer steps, and waits until it is on the disk.
+
+        Raises:
+            RunFailed: it could not be saved.
+        """
+        self._start(trainer)
+        self._finish("Stopped without a checkpoint of this step")
+
+    def _is_due(self, trainer: pl.Trainer) -> bool:
+        return is_due(trainer.global_step, self.cfg.checkpoint_every_steps, self.cfg.max_steps) or self._minutes_are_up(
+            trainer
+        )
+
+    def _minutes_are_up(self, trainer: pl.Trainer) -> bool:
+        if self.cfg.checkpoint_every_minutes is None:
+            return False
+        up = time.monotonic() - self.last_save >= 60 * self.cfg.checkpoint_every_minutes
+        if trainer.world_size == 1:
+            return up
+        asked = trainer.global_step % CLOCK_EVERY_STEPS == 0
+        return asked and trainer.strategy.reduce_boolean_decision(up, all=False)
+
+    def _save_if_free(self, trainer: pl.Trainer) -> None:
+        """A disk slower than the saves are frequent costs checkpoints, not training time; none is queued."""
+        step = trainer.global_step
+        for_good = self.cfg.keep_every_steps and step % self.cfg.keep_every_steps == 0
+        busy = self.saver.busy
+        if trainer.world_size > 1:  # only the first rank knows, and all take part in a save
+            busy = trainer.strategy.reduce_boolean_decision(busy, all=False)
+        if not busy or for_good or step == self.cfg.max_steps:
+            self._start(trainer)
+        elif trainer.is_global_zero and not self.told_busy:
+            self.told_busy = True
+            print(
+                f"\nStep {step} is not saved: the disk is still busy with {checkpoint_name(self.saver.step)}. "
+                "Others will be left out like this; trainer.checkpoint_every_steps is too small for this disk.",
+                file=sys.stderr, flush=True,
+            )  # fmt: skip
+
+    def _start(self, trainer: pl.Trainer, *, is_best: bool = False) -> None:
+        step = trainer.global_step
+        if step == self.saver.step:
+            return  # saved already, or being saved
         start = time.perf_counter()
-        folder = save_checkpoint(trainer, self.run)
-        self.metrics.checkpoint_stall_s += time.perf_counter() - start
+        # Not trainer.save_checkpoint, which writes before it returns. All ranks take part, one keeps what it gets.
+        state = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
         if trainer.is_global_zero:
-            self.run.update_status(step=trainer.global_step, tokens=self.metrics.tokens)
-            self._retain()
-        return folder.name
+            self.saver.start(step, state, is_best=is_best, tokens=self.metrics.tokens)
+        else:
+            self.saver.step = step
+        self.last_save = time.monotonic()
+        self.metrics.checkpoint_stall_s += time.perf_counter() - start
 
-    def _retain(self) -> None:
-        best = self.run.status.get("best_checkpoint")
-        for folder in self.run.complete_checkpoints()[: -self.cfg.keep_checkpoints]:
-            if folder.name != best:
-                shutil.rmtree(folder)
+    def _finish(self, why: str) -> None:
+        start = time.perf_counter()
+        self.saver.finish(why)
+        self.metrics.checkpoint_stall_s += time.perf_counter() - start
+
+    def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
+        self.saver.report()  # nothing writes in the folder once its lock is released
+
+    def on_fit_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.saver.report()
 
     def on_save_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         optimizer_by_name(checkpoint)
-        checkpoint["random_state"] = random_state()
+        states: list[Any] = [random_state()]
+        if trainer.world_size > 1:
+            states *= trainer.world_size
+            torch.distributed.all_gather_object(states, random_state())
+        checkpoint["random_states"] = states  # by rank
+        checkpoint["tracker_run_id"] = self.run.status.get("wandb_id")
 
     def on_load_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
-        self.random_state = checkpoint["random_state"]
+        self.random_states = checkpoint["random_states"]
         self.loaded = checkpoint
 
     def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:

@@ -1,5 +1,7 @@
 """Writes a row of figures at each log point: to metrics.jsonl always, to other loggers too, to the listeners."""
 
+import math
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -8,32 +10,42 @@ import lightning.pytorch as pl
 import torch
 
 from minimind.runs.folder import RunFolder
-from minimind.runs.metrics_file import append_row
+from minimind.runs.metrics_file import append_rows
 from minimind.training.config import TrainerConfig, is_due
+from minimind.training.loss_spikes import LossSpikes
 from minimind.training.module import TrainingModule
+from minimind.utils.errors import RunFailed
 
 Row = dict[str, Any]
+SAVED = ("tokens", "elapsed_s", "best", "best_step", "validated_step", "latest", "in_spike")
 
 
 class Metrics(pl.Callback):
     """A step that logs and validates gives one row with both. Only log points wait for the device."""
 
     def __init__(
-        self, run: RunFolder, cfg: TrainerConfig, *, flops_per_token: float, peak_flops: float | None, row_tokens: int
-    ) -> None:
+        self, run: RunFolder, cfg: TrainerConfig, *, flops_per_token: float, peak_flops: float | None,
+        row_tokens: int, batch_rows: int,
+    ) -> None:  # fmt: skip
         self.run = run
         self.cfg = cfg
         self.flops_per_token = flops_per_token
         self.peak_flops = peak_flops
         self.row_tokens = row_tokens  # places for tokens in one optimizer step, real or padding
+        self.batch_rows = batch_rows  # windows in one optimizer step
         self.tokens = 0
         self.elapsed_s = 0.0
         self.listeners: list[Callable[[Row], None]] = []
         self.checkpoint_stall_s = 0.0  # set by whoever saves, since the last row
         self.pending: Row = {}
+        self.unwritten: list[Row] = []  # for want of room on the disk
         self.best: float | None = None
+        self.best_step = -1
         self.validated_step = -1
         self.latest: Row = {}
+        self.spikes = LossSpikes()
+        self.in_spike = False
+        self.bad_in_a_row = 0
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.mark = time.perf_counter()
@@ -62,15 +74,15 @@ class Metrics(pl.Callback):
         row = {f"val/{name}": value for name, value in figures.items()}
         self.pending = {**self._counts(trainer), **self.pending, **row}
         self.validated_step = trainer.global_step
-        if self.best is None or figures["loss"] < self.best:
-            self.best = figures["loss"]
+        if math.isfinite(figures["loss"]) and (self.best is None or figures["loss"] < self.best):
+            self.best, self.best_step = figures["loss"], trainer.global_step
         self._write(trainer)
         paused = time.perf_counter() - self.validation_start  # neither training nor waiting for data
         self.mark = getattr(self, "mark", self.validation_start) + paused
 
     def _train_row(self, trainer: pl.Trainer, module: TrainingModule) -> Row:
         sums = module.window.take()
-        steps, tokens = sums["steps"].item(), int(sums["tokens"].item()) * trainer.world_size
+        steps, tokens = sums["steps"].item(), int(sums["tokens"].item())
         now = time.perf_counter()
         span, self.mark = now - self.mark, now
         waited, self.waited = _waited(trainer) - self.waited, _waited(trainer)
@@ -79,8 +91,7 @@ class Metrics(pl.Callback):
         rate = tokens / span
         row = {
             **self._counts(trainer),
-            "train/loss": (sums["loss"] / sums["tokens"]).item(),
-            "train/grad_norm": (sums["grad_norm"] / sums["steps"]).item(),
+            **self._health(sums, trainer.global_step),
             "train/lr": trainer.optimizers[0].param_groups[0]["lr"],
             "train/tokens_per_second": rate,
             "train/real_token_fraction": tokens / (steps * self.row_tokens),
@@ -89,9 +100,29 @@ class Metrics(pl.Callback):
         }
         if self.peak_flops:
             row["train/mfu"] = rate * self.flops_per_token / self.peak_flops
-        if "expert_load" in sums:
-            row.update(expert_figures(sums["expert_load"], sums["balance_loss"] / sums["tokens"]))
+        if "expert_load" in sums and "train/loss" in row:
+            row.update(expert_figures(sums["expert_load"], sums["balance_loss"] / sums["good_tokens"]))
         self.checkpoint_stall_s = 0.0
+        self.bad_in_a_row = trainer.global_step - int(module.last_good_step.item())
+        return row
+
+    def _health(self, sums: dict[str, torch.Tensor], step: int) -> Row:
+        """Loss and gradient norm of the steps that were taken; how many were skipped; how far the loss jumped."""
+        row: Row = {}
+        steps, skipped = int(sums["steps"].item()), int(sums["skipped"].item())
+        if skipped < steps:
+            row["train/loss"] = (sums["loss"] / sums["good_tokens"]).item()
+            row["train/grad_norm"] = (sums["grad_norm"] / (steps - skipped)).item()
+            height = self.spikes.height(row["train/loss"])
+            if height is not None:
+                row["train/loss_spike"] = height
+                if not self.in_spike:
+                    _say(
+                        f"The loss jumped to {row['train/loss']:.3f} before step {step}, {height:.3f} above its median."
+                    )
+            self.in_spike = height is not None
+        if skipped:
+            row["train/skipped_steps"] = skipped
         return row
 
     def _counts(self, trainer: pl.Trainer) -> Row:
@@ -100,19 +131,47 @@ class Metrics(pl.Callback):
     def _write(self, trainer: pl.Trainer) -> None:
         row, self.pending = self.pending, {}
         self.latest = {**self.latest, **row}
-        if not trainer.is_global_zero:
+        if trainer.is_global_zero:
+            self._append(row)
+            for logger in trainer.loggers:
+                logger.log_metrics(row, step=row["step"])
+            for listener in self.listeners:
+                listener(row)
+        self._stop_if_lost(trainer.global_step)
+
+    def _append(self, row: Row) -> None:
+        """A full disk ends no training: the row waits for the next log point."""
+        self.unwritten.append(row)
+        try:
+            append_rows(self.run.metrics, self.unwritten)
+            self.unwritten = []
+        except OSError as error:
+            if len(self.unwritten) == 1:
+                _say(f"{self.run.metrics} cannot be written ({error}); training goes on, and it is tried again.")
+
+    def _stop_if_lost(self, step: int) -> None:
+        """Raises: RunFailed, when nothing but bad steps came for too long."""
+        bad = self.bad_in_a_row
+        if bad < self.cfg.max_bad_steps:
             return
-        append_row(self.run.metrics, row)
-        for logger in trainer.loggers:
-            logger.log_metrics(row, step=row["step"])
-        for listener in self.listeners:
-            listener(row)
+        checkpoints = [folder.name for folder in self.run.complete_checkpoints()]
+        first = step - bad
+        raise RunFailed(
+            f"Stopped at step {step}: loss or gradient was not finite in {bad} steps in a row "
+            f"(trainer.max_bad_steps is {self.cfg.max_bad_steps}), from step {first + 1} on, "
+            f"which is row {first * self.batch_rows} of the data order. The last good checkpoint is "
+            f"{checkpoints[-1] if checkpoints else 'none'}. Look at that data, or try a lower optim.lr or "
+            "trainer.gradient_clip; a larger trainer.max_bad_steps goes on from the checkpoint."
+        )
 
     def state_dict(self) -> dict[str, Any]:
-        return {"tokens": self.tokens, "elapsed_s": self.elapsed_s, "best": self.best}
+        saved = {name: getattr(self, name) for name in SAVED}
+        return {**saved, "losses": list(self.spikes.losses)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.tokens, self.elapsed_s, self.best = state["tokens"], state["elapsed_s"], state["best"]
+        for name in SAVED:
+            setattr(self, name, state[name])
+        self.spikes.losses.extend(state["losses"])
 
 
 def expert_figures(load: torch.Tensor, balance_loss: torch.Tensor) -> Row:
@@ -127,3 +186,7 @@ def expert_figures(load: torch.Tensor, balance_loss: torch.Tensor) -> Row:
 def _waited(trainer: pl.Trainer) -> float:
     """Seconds the loop has waited for its loader."""
     return getattr(trainer.train_dataloader, "waited_s", 0.0)
+
+
+def _say(message: str) -> None:
+    print(f"\n{message}", file=sys.stderr, flush=True)

@@ -42,7 +42,15 @@ class Preemption(pl.Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
         step = trainer.global_step
         boundary, self.last_step = step != self.last_step, step
-        if boundary and self.received is not None and step < trainer.max_steps:
+        if boundary and not self.checkpointing.validates(step):
+            self._stop_if_asked(trainer)
+
+    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """A step that validates is saved after its validation, which a resumed run would leave out."""
+        self._stop_if_asked(trainer)
+
+    def _stop_if_asked(self, trainer: pl.Trainer) -> None:
+        if self.received is not None and trainer.global_step < trainer.max_steps:
             self.checkpointing.save(trainer)
             raise Preempted(signal.Signals(self.received).name)
 

@@ -1,0 +1,38 @@
+"""A state copied to host memory of our own, so that training can go on while it is written."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class HostCopy:
+    """The memory is used again for the next copy: take that only when the last has been written."""
+
+    def __init__(self) -> None:
+        self.buffers: dict[str, Tensor] = {}
+
+    def take(self, state: dict[str, Any]) -> dict[str, Any]:
+        """Mappings and lists rebuilt, each tensor copied once however often it occurs; waits for a GPU once."""
+        copied: dict[tuple[Any, ...], Tensor] = {}
+        result = {str(key): self._copy(value, str(key), copied) for key, value in state.items()}
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()
+        return result
+
+    def _copy(self, value: Any, path: str, copied: dict[tuple[Any, ...], Tensor]) -> Any:
+        if isinstance(value, dict):
+            return {key: self._copy(item, f"{path}/{key}", copied) for key, item in value.items()}
+        if isinstance(value, list):
+            return [self._copy(item, f"{path}/{number}", copied) for number, item in enumerate(value)]
+        if not isinstance(value, Tensor):
+            return value
+        value = value.detach()
+        identity = (value.data_ptr(), value.shape, value.stride(), value.dtype)  # tied weights are one tensor
+        if value.numel() == 0 or identity not in copied:
+            buffer = self.buffers.get(path)
+            if buffer is None or (buffer.shape, buffer.dtype) != (value.shape, value.dtype):
+                buffer = torch.empty(value.shape, dtype=value.dtype, pin_memory=value.is_cuda)
+                self.buffers[path] = buffer
+            copied[identity] = buffer.copy_(value, non_blocking=value.is_cuda)
+        return copied[identity]
