@@ -38,3 +38,12 @@ def test_the_loop_beside_lightnings() -> None:
         low, median, high = found[name]
         assert 0 < low <= median <= high
     assert isinstance(found["overhead_ratio"], float)
+
+
+def test_a_checkpoint_beside_torch_save() -> None:
+    found = last_line("checkpoint.py", "--tiny", "--rounds", "1", "--steps", "2")
+    for name in ("stall_s", "torch_save_s", "torch_save_fsync_s", "with_s", "without_s"):
+        low, median, high = found[name]
+        assert 0 < low <= median <= high
+    for name in ("stall_over_torch_save", "cost_share_at_one_a_minute", "first_stall_s"):
+        assert isinstance(found[name], float)

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterable, Iterator
 
 import numpy as np
+import torch
 from torch.utils.data import DataLoader, Dataset
 
 from minimind.data.order import windows_at
@@ -66,6 +67,7 @@ class TrainLoader:
             num_workers=self.num_workers,
             pin_memory=self.pin_memory,
             prefetch_factor=4 if self.num_workers else None,
+            generator=torch.Generator(),  # else it draws from the global one, and dropout would follow the workers
         )
 
     def batch(self, position: int) -> Batch:

@@ -10,6 +10,8 @@ import os
 import random
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
 from typing import IO, Any, cast
@@ -23,9 +25,6 @@ from minimind.utils.errors import UserError
 from minimind.utils.files import read_json, sync_folder, write_json
 
 STATE, CONFIG, TOKENIZER = "state.pt", "config.yaml", "tokenizer.json"
-
-# torch would compute a CRC32 of every tensor besides; ours is a SHA-256 of the whole file, in COMPLETE.
-torch.serialization.set_crc32_options(False)
 
 
 class NotFinite(Exception):
@@ -106,13 +105,25 @@ def _write_state(path: Path, state: dict[str, Any]) -> dict[str, Any]:
     with path.open("wb", buffering=0) as file:
         hashing = _Hashing(file)
         try:
-            torch.save(state, cast(IO[bytes], hashing))
+            with _without_crc():
+                torch.save(state, cast(IO[bytes], hashing))
         except Exception:
             if hashing.error is not None:
                 raise hashing.error from None
             raise
         os.fsync(file.fileno())
     return {"sha256": hashing.sha256.hexdigest(), "bytes": hashing.size}
+
+
+@contextmanager
+def _without_crc() -> Iterator[None]:
+    """torch would compute a CRC32 of every tensor besides, for as long as the hash of the whole takes."""
+    before = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        yield
+    finally:
+        torch.serialization.set_crc32_options(before)
 
 
 def newest_readable(run: RunFolder) -> Path | None:

@@ -3,9 +3,9 @@
 from collections import deque
 from statistics import median
 
-REMEMBERED = 50  # losses, one a log point
+REMEMBERED = 20  # losses, one a log point
 NEEDED = 8  # before anything is called a spike
-SPREADS = 8.0  # how many standard deviations, as told from the median deviation
+SPREADS = 6.0  # how many standard deviations, as told from the median deviation
 LEAST = 0.1  # nats above the median below which nothing is a spike, however calm the losses were
 
 

@@ -51,13 +51,6 @@ def fit(module: TrainingModule, batches: list[Batch], accumulation: int, folder:
     trainer.fit(module, DataLoader(batches, batch_size=None), DataLoader(batches[:1], batch_size=None))
 
 
-@pytest.fixture(autouse=True)
-def _quiet() -> None:
-    from minimind.cli.quiet import quiet_libraries
-
-    quiet_libraries()
-
-
 @pytest.mark.parametrize("config", [DENSE, MOE], ids=["dense", "moe"])
 def test_initial_loss_is_that_of_a_guess(config: dict[str, object]) -> None:
     loss = pretrain(build(config).model, random_batch(16))

@@ -1,0 +1,160 @@
+"""How long training stands still for a checkpoint, beside a plain `torch.save` of the same state.
+
+    python benchmarks/checkpoint.py [--rounds 7] [--steps 12] [--tiny]
+
+The state is that of a 26M model (conf/model/minimind_26m) after a step of AdamW: weights and two moments.
+
+stall       what the training thread waits for in `Saver.start`: the copy to memory (later saves; the first one
+            asks the system for the memory and is given apart)
+torch.save  the same state, straight to a file, without and with fsync
+cost        how much longer `--steps` training steps take when a save starts at the first of them, than the same steps
+            without: stall, and what the writing takes from the training beside it
+
+Everything interleaved in one run; medians with quartiles; the last line is JSON.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from minimind.model.config import ModelConfig
+from minimind.model.transformer import MiniMind
+from minimind.runs.folder import RunFolder
+from minimind.training.config import TrainerConfig
+from minimind.training.saver import Saver
+
+TINY = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1}
+SIZE_26M = {"vocab_size": 6400, "hidden_size": 512, "num_hidden_layers": 8, "num_attention_heads": 8,
+            "num_key_value_heads": 2}  # fmt: skip
+
+
+class Training:
+    """A model, its optimizer, and steps on made-up tokens."""
+
+    def __init__(self, tiny: bool) -> None:
+        torch.manual_seed(0)
+        self.cfg = ModelConfig(**(TINY if tiny else SIZE_26M))
+        self.model = MiniMind(self.cfg)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, fused=True)
+        self.tokens = torch.randint(self.cfg.vocab_size, (2, 33 if tiny else 257))
+        self.step()
+
+    def step(self) -> None:
+        self.optimizer.zero_grad()
+        logits = self.model(self.tokens[:, :-1]).logits
+        F.cross_entropy(logits.flatten(0, 1).float(), self.tokens[:, 1:].flatten()).backward()
+        self.optimizer.step()
+
+    def state(self) -> dict[str, Any]:
+        return {"state_dict": self.model.state_dict(), "optimizer_states": [self.optimizer.state_dict()]}
+
+
+def run_folder(path: Path) -> RunFolder:
+    path.mkdir()
+    for name in ("config.yaml", "tokenizer.json"):
+        (path / name).write_text("{}")
+    return RunFolder(path)
+
+
+def seconds(action) -> float:
+    start = time.perf_counter()
+    action()
+    return time.perf_counter() - start
+
+
+def plain_save(state: dict[str, Any], path: Path, sync: bool) -> None:
+    with path.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        if sync:
+            os.fsync(file.fileno())
+    path.unlink()
+
+
+def one_round(training: Training, saver: Saver, number: int, folder: Path, steps: int) -> dict[str, float]:
+    found = {}
+
+    def save() -> None:
+        saver.start(number, training.state(), is_best=False, tokens=0)
+
+    def with_save() -> None:
+        found["stall"] = seconds(save)
+        for _ in range(steps):
+            training.step()
+
+    def without() -> None:
+        for _ in range(steps):
+            training.step()
+
+    def measure_cost() -> None:
+        for name, action in (("with", with_save), ("without", without))[:: 1 if number % 2 else -1]:
+            found[name] = seconds(action)
+            start = time.perf_counter()
+            saver.finish("benchmark")
+            if name == "with":
+                found["write_beyond_steps"] = time.perf_counter() - start
+
+    def measure_plain() -> None:
+        state = training.state()
+        found["torch_save"] = seconds(lambda: plain_save(state, folder / "plain.pt", sync=False))
+        found["torch_save_fsync"] = seconds(lambda: plain_save(state, folder / "plain.pt", sync=True))
+
+    for part in (measure_cost, measure_plain)[:: 1 if number % 2 else -1]:
+        part()
+    found["cost"] = found["with"] - found["without"]
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--tiny", action="store_true", help="a size that says nothing about speed")
+    arguments = parser.parse_args()
+    training = Training(arguments.tiny)
+    with tempfile.TemporaryDirectory(dir=".") as name:
+        folder = Path(name)
+        saver = Saver(run_folder(folder / "run"), TrainerConfig())
+        first = one_round(training, saver, 1, folder, 1)["stall"]
+        rounds = [one_round(training, saver, number + 2, folder, arguments.steps) for number in range(arguments.rounds)]
+    figures = {f"{key}_s": spread([r[key] for r in rounds]) for key in rounds[0]}
+    stall, save = figures["stall_s"][1], figures["torch_save_s"][1]
+    found = {
+        **figures,
+        "first_stall_s": round(first, 4),
+        "stall_over_torch_save": round(stall / save, 4),
+        "stall_over_torch_save_fsync": round(stall / figures["torch_save_fsync_s"][1], 4),
+        "stall_share_at_one_a_minute": round(stall / 60, 6),
+        "cost_share_at_one_a_minute": round(figures["cost_s"][1] / 60, 6),
+        "parameters": training.cfg.num_parameters(),
+        "threads": torch.get_num_threads(),
+        "rounds": arguments.rounds,
+        "torch": torch.__version__,
+        "machine": platform.machine(),
+    }
+    for name, (low, median, high) in figures.items():
+        print(f"{name:22} median {median:7.4f}   quartiles {low:7.4f} … {high:7.4f}")
+    print(
+        f"stall ÷ torch.save {found['stall_over_torch_save']:.2f} (with fsync "
+        f"{found['stall_over_torch_save_fsync']:.2f}); at one save a minute: stall "
+        f"{found['stall_share_at_one_a_minute']:.3%}, whole cost {found['cost_share_at_one_a_minute']:.3%}"
+    )
+    print(json.dumps(found))
+
+
+def spread(values: list[float]) -> list[float]:
+    """Lower quartile, median, upper quartile."""
+    return [round(v, 4) for v in statistics.quantiles(values if len(values) > 1 else values * 2, n=4)]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""What a user sees when a run cannot go on, through the command line, in this process (a start would cost seconds)."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from minimind.cli import main, train
+from minimind.runs.folder import RunFolder
+from minimind.runs.metrics_file import read_rows
+from minimind.utils.files import read_json, write_json
+
+Train = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def run_train(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], root: Path, small_arguments: list[str]
+) -> Train:
+    """Runs `train.py` with the small settings; returns its exit code and what it said on standard error."""
+
+    def run(*arguments: str) -> tuple[int, str]:
+        monkeypatch.setattr("sys.argv", ["train.py", *small_arguments, *arguments])
+        monkeypatch.setenv("MINIMIND_ROOT", str(root))
+        code = train.main()
+        said = capsys.readouterr().err
+        assert "Traceback" not in said
+        return code, said
+
+    return run
+
+
+def folder_of(root: Path, name: str) -> RunFolder:
+    (path,) = root.glob(f"runs/{name}-????????")
+    return RunFolder(path)
+
+
+def test_a_run_that_blows_up_stops_and_says_where(run_train: Train, root: Path) -> None:
+    """A rate beyond float32 makes the weights infinite; they must not replace the good ones of before."""
+    arguments = ["run.name=blown", "trainer.max_steps=40", "trainer.precision=32-true", "trainer.max_bad_steps=6",
+                 "trainer.checkpoint_every_steps=1", "trainer.keep_checkpoints=1",
+                 "schedule.warmup_steps=0", "optim.lr=1e38", "trainer.validate_every_steps=40"]  # fmt: skip
+    code, said = run_train(*arguments)
+    assert code == 1
+    run = folder_of(root, "blown")
+    status = run.status
+    assert status["state"] == "failed"
+    for part in ("not finite in", "trainer.max_bad_steps is 6", "of the data order", "The last good checkpoint is"):
+        assert part in status["reason"]
+        assert part in said
+    skipped = [row for row in read_rows(run.metrics) if "train/skipped_steps" in row]
+    assert skipped
+    assert all("train/loss" not in row for row in skipped if row["train/skipped_steps"] == 2)
+    for checkpoint in run.complete_checkpoints():
+        weights = torch.load(checkpoint / "state.pt", weights_only=True)["state_dict"].values()
+        assert all(weight.isfinite().all() for weight in weights)
+    assert not (run.path / "traceback.txt").exists()
+
+
+def test_all_corrupt_is_a_clear_error_and_nothing_is_deleted(run_train: Train, root: Path) -> None:
+    arguments = [
+        "run.name=ruined",
+        "run.tag=ruined",
+        "trainer.validate_every_steps=7",
+        "trainer.checkpoint_every_steps=5",
+    ]
+    assert run_train(*arguments)[0] == 0
+    run = folder_of(root, "ruined")
+    assert [row["step"] for row in read_rows(run.metrics) if "val/loss" in row] == [7, 14, 20]
+    folders = run.complete_checkpoints()
+    assert folders[-1].name == "step_00000020"  # the last step, which is no multiple of anything
+    for folder in folders:
+        (folder / "state.pt").write_bytes(b"x")
+    write_json(run.path / "status.json", {**run.status, "state": "running"})
+    code, said = run_train(*arguments)
+    assert code == 2
+    assert "all are corrupt; nothing was changed" in said
+    assert all(f"{folder} cannot be used" in said for folder in folders)
+    assert run.complete_checkpoints() == folders
+
+
+def test_killed_after_the_last_step_it_only_finishes(run_train: Train, root: Path, small_run: Path) -> None:
+    copy = root / "runs" / small_run.name.replace("shared", "tail")
+    shutil.copytree(small_run, copy)
+    before = read_json(copy / "summary.json")
+    (copy / "summary.json").unlink()
+    write_json(copy / "status.json", {**read_json(copy / "status.json"), "state": "running"})
+    code, said = run_train("run.name=tail")
+    assert code == 0, said
+    assert read_rows(copy / "metrics.jsonl") == read_rows(small_run / "metrics.jsonl")
+    after = read_json(copy / "summary.json")
+    assert {**after, "command_s": 0} == {**before, "command_s": 0}
+
+
+def test_init_from_takes_weights_only(
+    run_train: Train, root: Path, small_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From a run, and from what `minimind import` makes: step 0, no moments, the schedule from its beginning."""
+    arguments = ["trainer.max_steps=2", "trainer.log_every_steps=1", "model.dropout=0", "optim.lr=1e-8",
+                 "trainer.validate_every_steps=2", "trainer.precision=32-true"]  # fmt: skip
+    code, said = run_train(*arguments, "run.name=child", f"init_from={small_run}")
+    assert code == 0, said
+    assert "Resuming" not in said
+    rows = read_rows(folder_of(root, "child").metrics)
+    assert [row["step"] for row in rows] == [1, 2]
+    assert rows[0]["train/lr"] == pytest.approx(0.5e-8)  # the first of two steps of warm-up
+    assert rows[-1]["val/loss"] == pytest.approx(read_json(small_run / "summary.json")["val/loss"], abs=2e-2)
+    imported = root / "runs" / "imported"
+    hf = root / "hf"
+    for verb in (["export", str(small_run), "--to", str(hf)], ["import", str(hf), "--to", str(imported)]):
+        monkeypatch.setattr("sys.argv", ["minimind", *verb])
+        assert main.main() == 0
+    code, said = run_train(*arguments, "run.name=grandchild", f"init_from={imported}")
+    assert code == 0, said
+    again = read_rows(folder_of(root, "grandchild").metrics)
+    assert [row["train/loss"] for row in again] == pytest.approx([row["train/loss"] for row in rows], abs=1e-4)
+
+
+def test_init_from_refuses_what_does_not_fit(run_train: Train, small_run: Path) -> None:
+    code, said = run_train("run.name=misfit", "model.hidden_size=64", f"init_from={small_run}")
+    assert code == 2
+    assert "must fit the model" in said

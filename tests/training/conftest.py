@@ -1,0 +1,10 @@
+"""Lightning's advice is no part of these tests."""
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> None:
+    from minimind.cli.quiet import quiet_libraries
+
+    quiet_libraries()

@@ -1,0 +1,95 @@
+"""A step whose loss or gradient is not finite leaves no trace but its count."""
+
+from pathlib import Path
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from minimind.data.packing import Batch
+from minimind.model.config import BalanceLoss
+from minimind.objectives.pretrain import pretrain
+from minimind.objectives.protocol import Loss
+from minimind.training.loss_spikes import NEEDED, LossSpikes
+from minimind.training.module import TrainingModule
+
+from .test_module import DENSE, MOE, build, fit, random_batch
+
+
+def poison(module: TrainingModule, calls: set[int], value: float) -> None:
+    """Multiplies the loss of some micro-batches, so that loss and gradient are not finite."""
+    seen = iter(range(1000))
+
+    def objective(model, batch: Batch) -> Loss:
+        loss = pretrain(model, batch)
+        return loss._replace(loss=loss.loss * value) if next(seen) in calls else loss
+
+    module.objective = objective
+
+
+@pytest.mark.parametrize(
+    "config", [DENSE, MOE, {**MOE, "balance_loss": BalanceLoss.loss_free}], ids=["dense", "moe", "bias"]
+)
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_bad_step_is_skipped_and_counted(config: dict[str, object], value: float, tmp_path: Path) -> None:
+    """Weights, moments and the optimizer's own count are those of a run that never saw the batch."""
+    torch.manual_seed(1)
+    batches = [random_batch(2) for _ in range(6)]  # three steps of two micro-batches
+    module, without = build(config), build(config)
+    poison(module, {3}, value)
+    fit(module, batches, 2, tmp_path)
+    fit(without, batches[:2] + batches[4:], 2, tmp_path)
+    for (name, a), b in zip(module.model.state_dict().items(), without.model.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+    ours, theirs = (m.trainer.optimizers[0].state_dict()["state"] for m in (module, without))
+    for number, state in theirs.items():
+        assert all(torch.equal(value, ours[number][key]) for key, value in state.items())
+    sums, expected = module.window.take(), without.window.take()
+    assert (sums["steps"].item(), sums["skipped"].item()) == (3, 1)
+    assert sums["tokens"].item() == 6 * 2 * 16
+    for name in {"loss", "good_tokens", "grad_norm", "balance_loss", "expert_load"} & set(expected):
+        assert torch.equal(sums[name], expected[name]), name
+    assert module.last_good_step.item() == 3
+
+
+def test_bad_steps_in_a_row_are_told_from_the_last_good_one(tmp_path: Path) -> None:
+    module = build(DENSE)
+    poison(module, {2, 3, 4}, float("nan"))
+    fit(module, [random_batch(1)] * 5, 1, tmp_path)
+    assert module.trainer.global_step - module.last_good_step.item() == 3
+
+
+def test_float16_gradients_are_measured_without_their_scale(tmp_path: Path) -> None:
+    """Norm and update are those of float32 but for rounding, and the scaler's state is part of a checkpoint."""
+    from lightning.pytorch.plugins import MixedPrecision
+
+    norms = []
+    batch = random_batch(4)
+    for half in (False, True):
+        module = build(DENSE)
+        plugins = [MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=1024.0))] if half else []
+        trainer = pl.Trainer(
+            accelerator="cpu", max_epochs=1, logger=False, limit_val_batches=0, enable_checkpointing=False,
+            enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path, plugins=plugins,
+        )  # fmt: skip
+        trainer.fit(module, DataLoader([batch], batch_size=None), DataLoader([batch], batch_size=None))
+        norms.append(module.window.take()["grad_norm"].item())
+    assert norms[1] == pytest.approx(norms[0], rel=2e-2)
+    assert trainer._checkpoint_connector.dump_checkpoint(weights_only=False)["MixedPrecision"]["scale"] == 1024.0
+
+
+def test_a_spike_stands_out_and_a_slope_does_not() -> None:
+    spikes = LossSpikes()
+    falling = [8 * 0.97**i + 0.02 * (-1) ** i for i in range(60)]
+    assert [spikes.height(loss) for loss in falling] == [None] * 60
+    assert spikes.height(9.0) == pytest.approx(9.0 - sorted(falling[-20:])[10], abs=0.2)
+    assert spikes.height(falling[-1]) is None  # one odd loss has not bent the rule
+
+
+def test_nothing_is_a_spike_before_enough_is_known() -> None:
+    spikes = LossSpikes()
+    for _ in range(NEEDED - 1):
+        assert spikes.height(1.0) is None
+    assert spikes.height(50.0) is None
+    assert spikes.height(50.0) == pytest.approx(49.0)
