@@ -7,12 +7,14 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
+from minimind.parallel.collectives import sums_over_ranks
 from minimind.runs.folder import RunFolder
 from minimind.runs.metrics_file import append_row
 from minimind.training.config import TrainerConfig, is_due
 from minimind.training.module import TrainingModule
 
 Row = dict[str, Any]
+ALIKE = ("grad_norm", "steps")  # what every rank has already for all of them
 
 
 class Metrics(pl.Callback):
@@ -69,8 +71,10 @@ class Metrics(pl.Callback):
         self.mark = getattr(self, "mark", self.validation_start) + paused
 
     def _train_row(self, trainer: pl.Trainer, module: TrainingModule) -> Row:
-        sums = module.window.take()
-        steps, tokens = sums["steps"].item(), int(sums["tokens"].item()) * trainer.world_size
+        window = module.window.take()
+        alike = {name: window.pop(name) for name in ALIKE}
+        sums = {**sums_over_ranks(window), **alike}
+        steps, tokens = sums["steps"].item(), int(sums["tokens"].item())
         now = time.perf_counter()
         span, self.mark = now - self.mark, now
         waited, self.waited = _waited(trainer) - self.waited, _waited(trainer)
