@@ -1,6 +1,7 @@
 """Our own tree of processes on this machine, by torch's elastic agent: one worker a device, no one outlives it."""
 
 import logging
+import os
 import shutil
 import signal
 import tempfile
@@ -37,22 +38,21 @@ def run_tree(config_yaml: str, since: float, num_processes: int, worker_command:
         config_yaml: what FOLDER/config.yaml is to hold.
         since: when the run was started, as of `time.time`.
     """
-    from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException, Std
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     path = Path(tempfile.mkdtemp(prefix="minimind-tree-"))
     folder = TreeFolder(path)
     folder.write(config_yaml, since)
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    for name in [name for name in logging.root.manager.loggerDict if name.startswith("torch.distributed.elastic")]:
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what it says is said by us
     config = LaunchConfig(
         min_nodes=1, max_nodes=1, nproc_per_node=num_processes, run_id=uuid.uuid4().hex, max_restarts=0,
         # The agent's own store, on a port that the system chose, is where the workers meet: no port is guessed.
         rdzv_backend="c10d", rdzv_endpoint="localhost:0", local_addr="localhost",
         signals_to_handle="SIGQUIT", shutdown_timeout=SAVING_S,  # SIGTERM, SIGINT and SIGUSR1: _Forwarding
-        logs_specs=DefaultLogsSpecs(
-            log_dir=str(path / "logs"), redirects=dict.fromkeys(range(1, num_processes), Std.ALL)
-        ),
+        logs_specs=_own_logs(num_processes),
     )  # fmt: skip
     try:
         with _Forwarding():
@@ -64,6 +64,20 @@ def run_tree(config_yaml: str, since: float, num_processes: int, worker_command:
         return Outcome(0, _first_death(folder, error.failures))
     finally:
         shutil.rmtree(path, ignore_errors=True)
+
+
+def _own_logs(num_processes: int) -> Any:
+    """None of torch's log files: a rank but the first writes its own (`Worker`)."""
+    from torch.distributed.elastic.multiprocessing.api import LogsDest, LogsSpecs
+
+    class NoFiles(LogsSpecs):
+        root_log_dir = os.devnull
+
+        def reify(self, envs: dict[int, dict[str, str]]) -> LogsDest:
+            none = dict.fromkeys(range(num_processes), "")
+            return LogsDest(none, none, {}, {}, none, "", "")
+
+    return NoFiles()
 
 
 class _Forwarding:
@@ -110,7 +124,6 @@ def _first_death(folder: TreeFolder, failures: dict[int, Any]) -> Death | None:
 
 
 def _last_words(folder: TreeFolder, rank: int) -> str:
-    lines: list[str] = []
-    for log in folder.path.glob(f"logs/*/attempt_0/{rank}/stderr.log"):
-        lines += log.read_text(encoding="utf-8", errors="replace").splitlines()[-LAST_LINES:]
-    return "".join(f"{line}\n" for line in lines)
+    log = folder.log(rank)
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
+    return "".join(f"{line}\n" for line in lines[-LAST_LINES:])

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from minimind.utils.files import read_json, write_json
-from minimind.utils.ranks import global_rank
+from minimind.utils.ranks import global_rank, is_main_process
 
 GLANCE_S = 0.5  # between two looks at parent and peers
-GRACE_S = 5.0  # for a rank to say itself what it died of when a peer is gone
+GRACE_S = 3.0  # for a rank to say itself what it died of when a peer is gone
 CONFIG, STARTED = "config.yaml", "started.json"
 
 
@@ -43,6 +43,10 @@ class TreeFolder:
     def failure(self, rank: int) -> Path:
         return self.path / f"rank{rank}.failure.json"
 
+    def log(self, rank: int) -> Path:
+        """What a rank other than the first says; the terminal is the first's."""
+        return self.path / f"rank{rank}.log"
+
     def failures(self) -> list[dict[str, Any]]:
         return [read_json(path) for path in self.path.glob("rank*.failure.json")]
 
@@ -61,6 +65,10 @@ class Worker:
     def __init__(self, folder: TreeFolder) -> None:
         self.folder = folder
         self.parent = os.getppid()
+        if not is_main_process():
+            with folder.log(global_rank()).open("w") as log:
+                os.dup2(log.fileno(), sys.stdout.fileno())
+                os.dup2(log.fileno(), sys.stderr.fileno())
         folder.presence(global_rank()).write_text(str(os.getpid()))
         threading.Thread(target=self._watch, daemon=True, name="tree-watch").start()
 
