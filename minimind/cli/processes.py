@@ -115,10 +115,10 @@ def _preempted(planned: Plan, reason: str) -> None:
 
 def _fail(folder: RunFolder, reason: str, text: str) -> None:
     """Says what happened: its end on the terminal, all of it in the folder, where there is one."""
-    print("\n".join(text.rstrip().splitlines()[-LINES_SHOWN:]), file=sys.stderr)
+    print("".join(f"{line}\n" for line in text.splitlines()[-LINES_SHOWN:]), end="", file=sys.stderr)
     if folder.status:
         folder.update_status(state=STATE_FAILED, reason=reason)
-        (folder.path / "traceback.txt").write_text(text or reason + "\n", encoding="utf-8")
+        (folder.path / "traceback.txt").write_text(f"{text}\n{reason}\n", encoding="utf-8")
         print(f"Failed ({reason.splitlines()[0]}); the whole is in {folder.path / 'traceback.txt'}.", file=sys.stderr)
 
 
@@ -149,7 +149,7 @@ def _verdict(folder: RunFolder, outcome: "Outcome", before: float | None) -> int
         print(death.text, file=sys.stderr)
         return BAD_INPUT
     if death is not None and not outcome.signal:
-        _fail(folder, death.reason, death.text or death.reason)
+        _fail(folder, death.reason, death.text)
         return FAILED
     state = status.get("state") if status.get("updated") != before else None
     if state == STATE_FINISHED:

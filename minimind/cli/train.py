@@ -1,6 +1,5 @@
 """`train.py`: from what was typed to a composed configuration, and in which process it is then run."""
 
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from minimind.cli.app import guarded, run_app
 from minimind.cli.help import train_help
+from minimind.cli.job import run_job
 from minimind.cli.processes import WORKER, run, work
 from minimind.parallel.environment import joined_tree
 
@@ -52,7 +52,7 @@ def _task(composed: "DictConfig") -> int:
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
         file.write(OmegaConf.to_yaml(composed, resolve=True))
         file.flush()
-        return subprocess.run([sys.executable, "-m", "minimind.cli.train", FROZEN, file.name]).returncode
+        return run_job([sys.executable, "-m", "minimind.cli.train", FROZEN, file.name])
 
 
 def _frozen(file: Path) -> "DictConfig":

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from minimind.data.order import windows_at
 from minimind.data.packing import Batch, WindowPacking
+from minimind.runs.stop import leave_signals_to_main
 
 
 class TrainLoader:
@@ -66,6 +67,7 @@ class TrainLoader:
             num_workers=self.num_workers,
             pin_memory=self.pin_memory,
             prefetch_factor=4 if self.num_workers else None,
+            worker_init_fn=leave_signals_to_main,
         )
 
     def batch(self, position: int) -> Batch:

@@ -43,11 +43,13 @@ def run_lock(path: Path) -> Iterator[None]:
         mine = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
         write_json(path, {**mine, "heartbeat": time.time()})
         ended = threading.Event()
-        threading.Thread(target=_beat, args=(path, mine, ended), daemon=True, name="run-lock").start()
+        heart = threading.Thread(target=_beat, args=(path, mine, ended), daemon=True, name="run-lock")
+        heart.start()
         try:
             yield
         finally:
             ended.set()
+            heart.join()
             path.unlink(missing_ok=True)
     finally:
         lock.release()

@@ -42,3 +42,9 @@ def end_at_once() -> None:
     """For the second Ctrl-C: no clean-up that could hang, no save; the run goes on from its last checkpoint."""
     print("\nEnded at once; the same command goes on from the last checkpoint.", file=sys.stderr, flush=True)
     os._exit(EX_TEMPFAIL)
+
+
+def leave_signals_to_main(worker_id: int) -> None:
+    """For helper processes of a run, such as a loader's: a signal to all of them must not take the last step's data."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)

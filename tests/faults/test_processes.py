@@ -115,7 +115,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 def test_two_processes_stopped_every_way_equal_a_run_that_never_was(start: Start, root: Path, tmp_path: Path) -> None:
     whole = start("whole", *MIXTURE, *OWN_TREE, "run.tag=whole")  # beside the other's first start: two trees at once
-    arguments = ["ended", *MIXTURE]
+    arguments = ["ended", *MIXTURE, "data.num_workers=1"]  # which must outlive a signal to the whole group
 
     tree = start(*arguments, *OWN_TREE)  # SIGTERM to the parent only
     folder = after_more_steps(root, "ended")
