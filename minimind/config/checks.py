@@ -77,9 +77,8 @@ def cross_group_problems(cfg: TrainConfig) -> list[str]:
             f"`trainer.batch_tokens` must be a multiple of data.sequence_length × trainer.devices × "
             f"parallel.num_nodes × trainer.micro_batch ({row_tokens}), but is {tokens}; {nearest} is the nearest."
         )
-    if cfg.parallel.kind is Parallelism.single and world_size != 1:
-        found.append(
-            f"`trainer.devices` and `parallel.num_nodes` must be 1 with parallel=single, but are "
-            f"{cfg.trainer.devices} and {cfg.parallel.num_nodes}; use parallel=ddp."
-        )
+    if cfg.parallel.kind is Parallelism.single:
+        for name, value in (("trainer.devices", cfg.trainer.devices), ("parallel.num_nodes", cfg.parallel.num_nodes)):
+            if value != 1:
+                found.append(f"`{name}` must be 1 with parallel=single, but is {value}; use parallel=ddp.")
     return found

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterable, Iterator
 
 import numpy as np
+import torch
 from torch.utils.data import DataLoader, Dataset
 
 from minimind.data.order import windows_at
@@ -68,6 +69,7 @@ class TrainLoader:
             pin_memory=self.pin_memory,
             prefetch_factor=4 if self.num_workers else None,
             worker_init_fn=leave_signals_to_main,
+            generator=torch.Generator(),  # else the number of workers would move the global stream, and dropout
         )
 
     def batch(self, position: int) -> Batch:

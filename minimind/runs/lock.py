@@ -1,6 +1,7 @@
 """One live process tree a run folder: a lock of the system's on this machine, a heartbeat for the others."""
 
 import os
+import shutil
 import socket
 import sys
 import threading
@@ -30,7 +31,8 @@ def run_lock(path: Path) -> Iterator[None]:
     Raises:
         UserError: another live process holds it.
     """
-    lock = FileLock(f"{path}.held", timeout=0)
+    held = path.with_name(f"{path.name}.held")
+    lock = FileLock(held, timeout=0)
     try:
         lock.acquire()
     except Timeout:
@@ -52,6 +54,8 @@ def run_lock(path: Path) -> Iterator[None]:
             heart.join()
             path.unlink(missing_ok=True)
     finally:
+        if list(path.parent.iterdir()) == [held]:  # refused before anything was written
+            shutil.rmtree(path.parent)
         lock.release()
 
 
