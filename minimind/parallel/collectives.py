@@ -1,5 +1,6 @@
 """What the processes of a run say to each other; with one process every function is the obvious thing."""
 
+import contextlib
 import itertools
 import os
 import pickle
@@ -7,8 +8,8 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from minimind.utils.errors import UserError
-from minimind.utils.ranks import is_main_process, world_size
+from minimind.utils.errors import ConfigError, UserError
+from minimind.utils.ranks import global_rank, is_main_process, world_size
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 MEETING = timedelta(minutes=10)  # for all processes to have started
 PATIENCE = timedelta(hours=24)  # for what one does while the others wait, such as preparing a large corpus
+FAREWELL = timedelta(seconds=10)
 _board: list[Any] = []  # the store of the tree, once joined
 _answers = itertools.count()
 
@@ -61,20 +63,27 @@ def from_main(action: Callable[[], T]) -> T:
     """
     if world_size() == 1:
         return action()
+    from torch import distributed
+
     key = f"minimind/answer/{next(_answers)}"
     (store,) = _board
     if is_main_process():
         try:
-            answer: tuple[Any, Exception | None] = action(), None
+            answer = action()
+            store.set(key, pickle.dumps((answer, "", False)))
         except Exception as error:
-            answer = None, error
-        store.set(key, pickle.dumps(answer))
-    else:
-        store.wait([key], PATIENCE)
-        answer = pickle.loads(store.get(key))
-    if answer[1] is not None:
-        raise answer[1]
-    return answer[0]
+            store.set(key, pickle.dumps((None, f"{type(error).__name__}: {error}", isinstance(error, UserError))))
+            with contextlib.suppress(distributed.DistError):  # the store may be rank 0's own, and go with it
+                store.wait([f"{key}/read/{other}" for other in range(1, world_size())], FAREWELL)
+            raise
+        return answer
+    store.wait([key], PATIENCE)
+    answer, problem, by_user = pickle.loads(store.get(key))
+    store.set(f"{key}/read/{global_rank()}", b"")
+    if problem:
+        # a ConfigError is shown by rank 0 alone
+        raise ConfigError([problem]) if by_user else RuntimeError(f"rank 0 failed: {problem}")
+    return answer
 
 
 def main_first(action: Callable[[], T]) -> T:

@@ -1,6 +1,7 @@
 """Runs of several processes through the real command line: stopped and killed every way, and none the worse for it."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -109,8 +110,8 @@ def figures(folder: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in row.items() if not k.endswith(timed)} for row in read_rows(folder / "metrics.jsonl")]
 
 
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return torch.load(folder / "checkpoints" / f"step_{STEPS:08d}" / "state.pt", weights_only=True)["state_dict"]
+def weights(folder: Path, step: int = STEPS) -> dict[str, torch.Tensor]:
+    return torch.load(folder / "checkpoints" / f"step_{step:08d}" / "state.pt", weights_only=True)["state_dict"]
 
 
 def test_two_processes_stopped_every_way_equal_a_run_that_never_was(start: Start, root: Path, tmp_path: Path) -> None:
@@ -205,3 +206,28 @@ def test_an_exception_in_one_rank_is_the_one_shown(start: Start, root: Path, tmp
     assert "raise ArithmeticError('only here')" in (folder / "traceback.txt").read_text()
     status = read_json(folder / "status.json")
     assert (status["state"], status["reason"]) == ("failed", "ArithmeticError: only here")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_twenty_random_kills_of_parent_or_ranks(start: Start, root: Path) -> None:
+    steps, kills = 800, 20
+    arguments = [*MIXTURE, *OWN_TREE, f"trainer.max_steps={steps}", "trainer.checkpoint_every_steps=5"]
+    dice = random.Random(7)
+    for number in range(kills):
+        tree = start("struck", *arguments)
+        after_more_steps(root, "struck", dice.randint(1, 45))
+        victim = dice.choice(["parent", "rank 0", "rank 1"])
+        pid = tree.processes[0].pid if victim == "parent" else tree.pid(int(victim[-1]))
+        os.kill(pid, signal.SIGKILL)
+        codes, said = tree.wait()
+        assert codes == ([-signal.SIGKILL] if victim == "parent" else [1]), (number, victim, said)
+        if victim == "parent":
+            time.sleep(2)  # its ranks notice
+    for name in ("struck", "spared"):
+        codes, said = start(name, *arguments, "run.tag=" + ("null" if name == "struck" else name)).wait()
+        assert codes == [0], said
+    struck, spared = (next(iter(root.glob(f"runs/{name}-*"))) for name in ("struck", "spared"))
+    assert figures(struck) == figures(spared)
+    for name, weight in weights(spared, steps).items():
+        assert torch.equal(weights(struck, steps)[name], weight), name
