@@ -18,7 +18,8 @@ from minimind.objectives.protocol import Loss, Objective
 from minimind.optim.build import build_optimizer
 from minimind.optim.config import OptimConfig, ScheduleConfig
 from minimind.optim.schedules import learning_rate_factor
-from minimind.training.sums import Sums, over_ranks
+from minimind.parallel.collectives import sums_over_ranks
+from minimind.training.sums import Sums
 
 OBJECTIVES: dict[str, Objective] = {"pretrain": pretrain}
 
@@ -75,9 +76,7 @@ class TrainingModule(pl.LightningModule):
         A step whose loss or gradient is not finite is skipped: the fused optimizer looks at `found_inf` on the device
         and leaves weights, moments and its count of steps alone. The norm is global, so all ranks skip alike.
         """
-        sums = self.step.take()
-        if self.trainer.world_size > 1:
-            sums = over_ranks(sums, self.trainer.strategy)
+        sums = sums_over_ranks(self.step.take())
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         norm = nn.utils.get_total_norm(gradients) / sums["tokens"]
         scale = 1 / sums["tokens"]

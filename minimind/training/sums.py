@@ -1,12 +1,6 @@
 """Figures added up on the device, so that no step waits for one."""
 
-from typing import TYPE_CHECKING
-
-import torch
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from lightning.pytorch.strategies import Strategy
 
 
 class Sums:
@@ -23,12 +17,3 @@ class Sums:
     def take(self) -> dict[str, Tensor]:
         taken, self.values = self.values, {}
         return taken
-
-
-def over_ranks(sums: dict[str, Tensor], strategy: "Strategy") -> dict[str, Tensor]:
-    """The same of all ranks together, in one collective; float64 keeps counts of tokens exact."""
-    flat = torch.cat([value.double().flatten() for value in sums.values()])
-    pieces = strategy.reduce(flat, reduce_op="sum").split([value.numel() for value in sums.values()])
-    return {
-        name: piece.view_as(value).to(value.dtype) for (name, value), piece in zip(sums.items(), pieces, strict=True)
-    }

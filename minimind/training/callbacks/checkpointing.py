@@ -5,8 +5,8 @@ import time
 from typing import Any
 
 import lightning.pytorch as pl
-import torch.distributed
 
+from minimind.parallel.collectives import gathered, largest_over_ranks
 from minimind.runs.folder import COMPLETE, RunFolder
 from minimind.training.callbacks.metrics import Metrics
 from minimind.training.checkpoint import (
@@ -18,7 +18,6 @@ from minimind.training.checkpoint import (
 )
 from minimind.training.config import TrainerConfig, is_due
 from minimind.training.saver import Saver
-from minimind.utils.seeding import seed_everything
 
 CLOCK_EVERY_STEPS = 10  # ranks agree on the time so often
 
@@ -26,28 +25,22 @@ CLOCK_EVERY_STEPS = 10  # ranks agree on the time so often
 class Checkpointing(pl.Callback):
     """Comes after `Metrics`: a step that validates is saved after its validation, with its figures."""
 
-    def __init__(self, run: RunFolder, cfg: TrainerConfig, metrics: Metrics, *, seed: int) -> None:
+    def __init__(self, run: RunFolder, cfg: TrainerConfig, metrics: Metrics) -> None:
         self.run = run
         self.cfg = cfg
         self.metrics = metrics
-        self.seed = seed
         self.saver = Saver(run, cfg)
         self.last_step = -1
         self.last_save = time.monotonic()
-        self.random_states: list[dict[str, Any]] | None = None
+        self.random_states: list[dict[str, Any]] = []  # by rank
         self.loaded: dict[str, Any] | None = None
         self.told_busy = False
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.last_step = self.saver.step = trainer.global_step
         self.last_save = time.monotonic()
-        rank = trainer.global_rank
-        if self.random_states is None:
-            return
-        if rank < len(self.random_states):
-            restore_random_state(self.random_states[rank])
-        else:  # there are more processes now
-            seed_everything(self.seed, f"training/rank{rank}/step{trainer.global_step}")
+        if trainer.global_rank < len(self.random_states):  # a rank more than before keeps its stream of this start
+            restore_random_state(self.random_states[trainer.global_rank])
         best = checkpoint_name(self.metrics.best_step)
         if trainer.is_global_zero and (self.run.checkpoints / best / COMPLETE).is_file():
             self.run.update_status(best_checkpoint=best)
@@ -92,18 +85,15 @@ class Checkpointing(pl.Callback):
         if self.cfg.checkpoint_every_minutes is None:
             return False
         up = time.monotonic() - self.last_save >= 60 * self.cfg.checkpoint_every_minutes
-        if trainer.world_size == 1:
-            return up
-        asked = trainer.global_step % CLOCK_EVERY_STEPS == 0
-        return asked and trainer.strategy.reduce_boolean_decision(up, all=False)
+        if trainer.world_size > 1 and trainer.global_step % CLOCK_EVERY_STEPS:
+            return False
+        return bool(largest_over_ranks(int(up)))
 
     def _save_if_free(self, trainer: pl.Trainer) -> None:
         """A disk slower than the saves are frequent costs checkpoints, not training time; none is queued."""
         step = trainer.global_step
         for_good = self.cfg.keep_every_steps and step % self.cfg.keep_every_steps == 0
-        busy = self.saver.busy
-        if trainer.world_size > 1:  # only the first rank knows, and all take part in a save
-            busy = trainer.strategy.reduce_boolean_decision(busy, all=False)
+        busy = largest_over_ranks(int(self.saver.busy))  # only the first rank knows, and all take part in a save
         if not busy or for_good or step == self.cfg.max_steps:
             self._start(trainer)
         elif trainer.is_global_zero and not self.told_busy:
@@ -141,11 +131,7 @@ class Checkpointing(pl.Callback):
 
     def on_save_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         optimizer_by_name(checkpoint)
-        states: list[Any] = [random_state()]
-        if trainer.world_size > 1:
-            states *= trainer.world_size
-            torch.distributed.all_gather_object(states, random_state())
-        checkpoint["random_states"] = states  # by rank
+        checkpoint["random_states"] = gathered(random_state())
         checkpoint["tracker_run_id"] = self.run.status.get("wandb_id")
 
     def on_load_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:

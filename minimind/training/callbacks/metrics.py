@@ -9,12 +9,14 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
+from minimind.parallel.collectives import largest_over_ranks
 from minimind.runs.folder import RunFolder
 from minimind.runs.metrics_file import append_rows
 from minimind.training.config import TrainerConfig, is_due
 from minimind.training.loss_spikes import LossSpikes
 from minimind.training.module import TrainingModule
-from minimind.utils.errors import RunFailed
+from minimind.utils.errors import RunFailed, UserError
+from minimind.utils.ranks import is_main_process
 
 Row = dict[str, Any]
 SAVED = ("tokens", "elapsed_s", "best", "best_step", "validated_step", "latest", "in_spike")
@@ -51,6 +53,11 @@ class Metrics(pl.Callback):
         self.mark = time.perf_counter()
         self.waited = _waited(trainer)
         self.last_step = trainer.global_step
+        if largest_over_ranks(int(sum(trainer.num_val_batches) == 0)):  # Lightning would leave its validation out
+            raise UserError(
+                f"The held-out text must have a window for each of the {trainer.world_size} processes, but has fewer; "
+                "use fewer processes, a shorter data.sequence_length or more held-out text."
+            )
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
         step = trainer.global_step
@@ -189,4 +196,5 @@ def _waited(trainer: pl.Trainer) -> float:
 
 
 def _say(message: str) -> None:
-    print(f"\n{message}", file=sys.stderr, flush=True)
+    if is_main_process():
+        print(f"\n{message}", file=sys.stderr, flush=True)
