@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,5 +35,14 @@ class HostCopy:
             if buffer is None or (buffer.shape, buffer.dtype) != (value.shape, value.dtype):
                 buffer = torch.empty(value.shape, dtype=value.dtype, pin_memory=value.is_cuda)
                 self.buffers[path] = buffer
-            copied[identity] = buffer.copy_(value, non_blocking=value.is_cuda)
+            _copy_into(buffer, value)
+            copied[identity] = buffer
         return copied[identity]
+
+
+def _copy_into(buffer: Tensor, value: Tensor) -> None:
+    """On a CPU by one thread: memory is the limit, and torch's would wait for each other where cores are short."""
+    if value.is_cpu and value.dim() and value.is_contiguous():
+        np.copyto(buffer.view(torch.uint8).numpy(), value.view(torch.uint8).numpy())
+    else:
+        buffer.copy_(value, non_blocking=value.is_cuda)

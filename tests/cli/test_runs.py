@@ -83,8 +83,8 @@ def test_generate_streams_and_repeats_itself_with_a_seed(command, small_run: Pat
 
 def test_ctrl_c_saves_and_the_same_command_goes_on(root: Path, small_arguments: list[str]) -> None:
     """Interrupted after its first log points, resumed, and equal to a run that never was."""
-    start = [sys.executable, str(REPOSITORY / "train.py"), *small_arguments, "trainer.max_steps=60",
-             "trainer.validate_every_steps=60", "model.num_experts=2", "model.dropout=0.1"]  # fmt: skip
+    start = [sys.executable, str(REPOSITORY / "train.py"), *small_arguments, "trainer.max_steps=120",
+             "trainer.validate_every_steps=120", "model.num_experts=2", "model.dropout=0.1"]  # fmt: skip
     environment = {**os.environ, "MINIMIND_ROOT": str(root)}
 
     def run(name: str) -> list[str]:
@@ -101,15 +101,13 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(root: Path, small_arguments: 
     assert "Run the same command to go on" in messages
     status = read_json(folder / "status.json")
     assert (status["state"], status["reason"]) == ("preempted", "SIGINT")
-    assert 0 < status["step"] < 60
+    assert 0 < status["step"] < 120
     for name in ("cut", "whole"):
         subprocess.run(run(name), env=environment, check=True, capture_output=True, timeout=120)
     (whole,) = root.glob("runs/whole-*")
     cut_rows, whole_rows = (read_rows(path / "metrics.jsonl") for path in (folder, whole))
     assert [row["step"] for row in cut_rows] == [row["step"] for row in whole_rows]
-    after = [i for i, row in enumerate(whole_rows) if row["step"] > status["step"] + 2]
-    assert after
-    assert [cut_rows[i]["train/loss"] for i in after] == [whole_rows[i]["train/loss"] for i in after]
+    assert [row["train/loss"] for row in cut_rows] == [row["train/loss"] for row in whole_rows]
     assert cut_rows[-1]["val/loss"] == whole_rows[-1]["val/loss"]
 
 

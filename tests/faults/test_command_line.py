@@ -1,8 +1,10 @@
 """What a user sees when a run cannot go on, through the command line, in this process (a start would cost seconds)."""
 
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +12,8 @@ import torch
 from minimind.cli import main, train
 from minimind.runs.folder import RunFolder
 from minimind.runs.metrics_file import read_rows
+from minimind.training import saver
+from minimind.training.checkpoint import write_checkpoint
 from minimind.utils.files import read_json, write_json
 
 Train = Callable[..., tuple[int, str]]
@@ -122,3 +126,31 @@ def test_init_from_refuses_what_does_not_fit(run_train: Train, small_run: Path) 
     code, said = run_train("run.name=misfit", "model.hidden_size=64", f"init_from={small_run}")
     assert code == 2
     assert "must fit the model" in said
+
+
+def test_a_slow_disk_costs_checkpoints_but_not_those_kept_for_good(
+    run_train: Train, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(*arguments: Any) -> Path:
+        time.sleep(0.2)
+        return write_checkpoint(*arguments)
+
+    monkeypatch.setattr(saver, "write_checkpoint", slow)
+    code, said = run_train(
+        "run.name=slow", "run.tag=slow", "trainer.checkpoint_every_steps=1", "trainer.keep_every_steps=5",
+        "trainer.keep_checkpoints=1", "trainer.validate_every_steps=20",
+    )  # fmt: skip
+    assert code == 0, said
+    assert said.count("is not saved: the disk is still busy with step_") == 1
+    steps = [int(folder.name.removeprefix("step_")) for folder in folder_of(root, "slow").complete_checkpoints()]
+    assert steps == [5, 10, 15, 20]
+
+
+def test_checkpoints_by_the_clock(run_train: Train, root: Path) -> None:
+    """Once a step of this run takes longer than the interval, every step is due."""
+    arguments = ["trainer.checkpoint_every_steps=20", "trainer.validate_every_steps=20", "trainer.keep_checkpoints=50"]
+    for name, minutes in (("hours", 60), ("clock", 1e-9)):
+        more = [f"run.name={name}", f"run.tag={name}", f"trainer.checkpoint_every_minutes={minutes}"]
+        assert run_train(*arguments, *more)[0] == 0
+    assert len(folder_of(root, "hours").complete_checkpoints()) == 1
+    assert len(folder_of(root, "clock").complete_checkpoints()) > 2
