@@ -1,6 +1,5 @@
 """Rules between groups of the configuration; a rule within one stands beside its dataclass."""
 
-import difflib
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -9,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from minimind.config.schema import TrainConfig
-from minimind.utils.errors import ConfigError
+from minimind.utils.errors import ConfigError, suggestion
 
 
 def to_config(composed: DictConfig) -> TrainConfig:
@@ -47,11 +46,6 @@ def unknown_keys(node: DictConfig, prefix: str = "") -> Iterator[str]:
             yield f"`{prefix}{key}` is not a setting; {suggestion(key, known)}"
         elif not OmegaConf.is_missing(node, key) and isinstance(node[key], DictConfig):
             yield from unknown_keys(node[key], f"{prefix}{key}.")
-
-
-def suggestion(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    return f"did you mean `{close[0]}`?" if close else f"there are: {', '.join(sorted(known))}."
 
 
 def cross_group_problems(cfg: TrainConfig) -> list[str]:
