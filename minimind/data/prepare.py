@@ -80,9 +80,7 @@ class _Source:
         return {"options": options, "files": self.corpus.made_of()}
 
 
-def prepare(
-    data: DataConfig, tokenizer: TokenizerConfig, cache: Path, *, chunk_bytes: int = CHUNK_BYTES
-) -> PreparedData:
+def prepare(data: DataConfig, tokenizer: TokenizerConfig, cache: Path) -> PreparedData:
     """Finds what is prepared already, or prepares it; two processes may ask at the same time.
 
     Raises:
@@ -93,12 +91,12 @@ def prepare(
         tokenizer_path = find_existing(tokenizer.path, "tokenizer.path")
     else:
         tokenizer_path = _trained_tokenizer(sources, tokenizer, cache / "tokenizers")
-    return _prepared(sources, tokenizer_path, cache, data.prepare_processes, chunk_bytes, all_held_out=False)
+    return _prepared(sources, tokenizer_path, cache, data.prepare_processes, all_held_out=False)
 
 
 def prepare_with(data: DataConfig, tokenizer_path: Path, cache: Path, *, all_held_out: bool = False) -> PreparedData:
     """The same with a tokenizer that is there; `all_held_out` for a corpus that is only evaluated on."""
-    return _prepared(_sources(data), tokenizer_path, cache, data.prepare_processes, CHUNK_BYTES, all_held_out)
+    return _prepared(_sources(data), tokenizer_path, cache, data.prepare_processes, all_held_out)
 
 
 def _sources(data: DataConfig) -> list[_Source]:
@@ -140,32 +138,29 @@ def _sample(source: _Source, wanted_bytes: int) -> Iterator[str]:
 
 
 def _prepared(
-    sources: list[_Source], tokenizer_path: Path, cache: Path, processes: int | None, chunk_bytes: int,
-    all_held_out: bool,
-) -> PreparedData:  # fmt: skip
+    sources: list[_Source], tokenizer_path: Path, cache: Path, processes: int | None, all_held_out: bool
+) -> PreparedData:
     bpe = BPE.load(tokenizer_path)
     done = []
     for source in sources:
         try:
-            folder = _prepared_folder(source, bpe, cache / "shards", processes, chunk_bytes, all_held_out)
+            folder = _prepared_folder(source, bpe, cache / "shards", processes, all_held_out)
         except UserError as error:
             raise error if len(sources) == 1 else UserError(f"Source {source.name}: {error}") from None
         done.append(PreparedSource(source.name, source.weight, folder))
     return PreparedData(done, done[0].folder / "tokenizer.json")
 
 
-def _prepared_folder(
-    source: _Source, bpe: BPE, parent: Path, processes: int | None, chunk_bytes: int, all_held_out: bool
-) -> Path:
+def _prepared_folder(source: _Source, bpe: BPE, parent: Path, processes: int | None, all_held_out: bool) -> Path:
     made_of = {"source": source.made_of, "tokenizer": bpe.hash, "all_held_out": all_held_out,
-               "chunk_bytes": chunk_bytes, "version": VERSION}  # fmt: skip
+               "chunk_bytes": CHUNK_BYTES, "version": VERSION}  # fmt: skip
     with filled_folder(parent, made_of) as folder:
         if folder is not None:
             size = source.corpus.size
             if processes is None and (size is None or size >= WORTH_PROCESSES):
                 processes = len(os.sched_getaffinity(0))
             encoder = Encoder(source.corpus, bpe, token_dtype(bpe.vocab_size), all_held_out)
-            writers = _write_shards(encoder, folder, processes, chunk_bytes)
+            writers = _write_shards(encoder, folder, processes)
             _check_not_empty(writers, all_held_out)
             for split, writer in writers.items():
                 writer.close(bpe.hash, split=split, options=source.options, versions=_versions())
@@ -175,14 +170,14 @@ def _prepared_folder(
     return folder_of(parent, made_of)
 
 
-def _write_shards(encoder: Encoder, folder: Path, processes: int | None, chunk_bytes: int) -> dict[str, ShardWriter]:
+def _write_shards(encoder: Encoder, folder: Path, processes: int | None) -> dict[str, ShardWriter]:
     """Fills the folder from where an earlier attempt left off, one chunk after another."""
     writers = {split: ShardWriter(folder / split, encoder.dtype) for split in SPLITS}
     finished = _finished_chunks(folder, writers)
     with progress_bar("Writing token shards", encoder.corpus.size) as advance:
 
         def unfinished() -> Iterator[Batch]:
-            for batch in batches(encoder.corpus, chunk_bytes):
+            for batch in batches(encoder.corpus, CHUNK_BYTES):
                 if batch.chunk >= finished:
                     yield batch
                 else:

@@ -13,7 +13,7 @@ import hashlib
 import struct
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -72,11 +72,8 @@ class ShardWriter:
         digest = hashlib.sha256()
         with atomic_open(self.folder / name) as file:
             header = HEADER.pack(MAGIC, VERSION, self.dtype.itemsize, self._size, len(offsets))
-            for part in (
-                header,
-                *map(memoryview, self._documents),
-                memoryview(offsets),
-            ):  # one by one: a second copy of a shard costs memory
+            # one by one: a second copy of a shard costs memory
+            for part in chain([header], (tokens.tobytes() for tokens in self._documents), [offsets.tobytes()]):
                 file.write(part)
                 digest.update(part)
         self.shards.append(ShardInfo(name, self._size, len(offsets), self._text_bytes, digest.hexdigest()))

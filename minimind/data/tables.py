@@ -110,7 +110,9 @@ class HuggingFaceCorpus:
         try:
             if folder is not None and ((folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file()):
                 stored = datasets.load_from_disk(str(folder))  # made by save_to_disk
-                return (stored[cfg.split] if isinstance(stored, dict) else stored).to_iterable_dataset()
+                if not isinstance(stored, dict):
+                    stored = {str(stored.split or cfg.split): stored}
+                return stored[cfg.split].to_iterable_dataset()
             path = cfg.dataset if folder is None else str(folder)
             return datasets.load_dataset(path, cfg.config, split=cfg.split, revision=self.revision, streaming=True)
         except (ValueError, KeyError, OSError, datasets.exceptions.DatasetsError) as error:

@@ -49,6 +49,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "hub").mkdir()
     (folder / "hub" / "train.jsonl").write_bytes(LINES)
     datasets.Dataset(table).save_to_disk(str(folder / "stored"))
+    datasets.DatasetDict(train=datasets.Dataset(table)).save_to_disk(str(folder / "splits"))
     return folder
 
 
@@ -70,7 +71,7 @@ def test_a_column_is_the_same_documents(folder: Path, plain: list[Document], nam
     assert all_documents(ParquetConfig(files=[str(folder / name)])) == plain
 
 
-@pytest.mark.parametrize("name", ["hub", "stored"])
+@pytest.mark.parametrize("name", ["hub", "stored", "splits"])
 def test_a_folder_of_hugging_face_is_the_same_documents(
     folder: Path, plain: list[Document], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -113,7 +114,7 @@ def test_a_column_that_is_no_text_is_named(tmp_path: Path, columns: dict[str, An
 
 
 def test_a_split_that_is_not_there_is_named(folder: Path) -> None:
-    for name in ("hub", "stored"):
+    for name in ("hub", "splits"):
         with pytest.raises(UserError, match="must be a data set with the split tset"):
             all_documents(HuggingFaceConfig(dataset=str(folder / name), split="tset"))
     with pytest.raises(UserError, match=r"data\.dataset must exist, but \./nowhere is neither in"):
