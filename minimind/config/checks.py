@@ -8,7 +8,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from minimind.config.schema import TrainConfig
+from minimind.tokenizer.bpe import BPE
 from minimind.utils.errors import ConfigError, suggestion
+from minimind.utils.paths import find_existing
 
 
 def to_config(composed: DictConfig) -> TrainConfig:
@@ -33,6 +35,22 @@ def to_config(composed: DictConfig) -> TrainConfig:
     if problems := cross_group_problems(cfg):
         raise ConfigError(problems)
     return cfg
+
+
+def check_tokenizer(cfg: TrainConfig) -> None:
+    """Before a corpus is prepared with it.
+
+    Raises:
+        UserError: the tokenizer that is named is none, or has more tokens than the model.
+    """
+    if cfg.tokenizer.path is None:
+        return
+    size = BPE.load(find_existing(cfg.tokenizer.path, "tokenizer.path")).vocab_size
+    if size > cfg.model.vocab_size:
+        raise ConfigError([
+            f"The tokenizer must fit `model.vocab_size` ({cfg.model.vocab_size}), but has {size} tokens; "
+            f"set model.vocab_size={size}."
+        ])  # fmt: skip
 
 
 def unknown_keys(node: DictConfig, prefix: str = "") -> Iterator[str]:

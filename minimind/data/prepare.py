@@ -128,13 +128,14 @@ def _sample(source: _Source, wanted_bytes: int) -> Iterator[str]:
     total = wanted_bytes if source.corpus.size is None else min(source.corpus.size, wanted_bytes)
     with progress_bar(f"Training the tokenizer ({source.name})", total) as advance:
         for block in source.corpus.blocks():
+            before = left
             for document in source.corpus.documents(block):
-                if not document.held_out:
+                if left > 0 and not document.held_out:
                     yield document.text
                     left -= len(document.text.encode())
-                if left <= 0:
-                    return
-            advance(block.read)
+            advance(before - left)
+            if left <= 0:
+                return
 
 
 def _prepared(

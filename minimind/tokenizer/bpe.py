@@ -81,6 +81,10 @@ class BPE:
             lengths[index] = 0 if self.is_special(index) else len(self.bytes_of(index))
         return lengths
 
+    def is_added(self, index: int) -> bool:
+        """Whether it was not learnt but named: special, or such as <think>, which is found in text."""
+        return index in self._added
+
     def is_special(self, index: int) -> bool:
         return index in self._added and self._added[index].special
 
