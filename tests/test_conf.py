@@ -21,6 +21,9 @@ from minimind.utils.paths import conf_dir
 NEEDED = {
     "data=text": ["data.files=[a.txt]"],
     "data=jsonl": ["data.files=[a.jsonl]"],
+    "data=parquet": ["data.files=[a.parquet]"],
+    "data=huggingface": ["data.dataset=a"],
+    "data=mixture": ["data.sources={code:{kind:stdlib}}"],
     "tokenizer=file": ["tokenizer.path=t"],
 }
 OPTIONS = [f"{path.parent.name}={path.stem}" for path in sorted(conf_dir().glob("*/*.yaml"))]

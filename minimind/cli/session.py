@@ -13,10 +13,10 @@ from minimind.config.build import (
     build_data,
     build_module,
     build_trainer,
-    check_tokenizer,
     factories,
     stored_or_resolved,
 )
+from minimind.config.checks import check_tokenizer
 from minimind.config.schema import TrainConfig
 from minimind.data.corpora import STDLIB_PROMPTS
 from minimind.data.prepare import TRAIN, VALIDATION, PreparedData, prepare
@@ -56,9 +56,9 @@ class Session:
         self.logger_factories = factories(cfg.logger, "logger")
         self.auto = from_main(lambda: stored_or_resolved(cfg, run.status.get("auto", {})))
         torch.set_num_threads(self.auto["num_threads"])
+        check_tokenizer(cfg)
         self.data: PreparedData = main_first(lambda: prepare(cfg.data, cfg.tokenizer, Path(cfg.paths.cache)))
         self.tokenizer = self.data.tokenizer
-        check_tokenizer(cfg, self.tokenizer)
         self.init_from = checkpoint_of(find_existing(cfg.init_from, "init_from")) if cfg.init_from else None
 
     def start(self) -> None:

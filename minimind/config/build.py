@@ -63,14 +63,6 @@ def stored_or_resolved(cfg: TrainConfig, stored: dict[str, Any]) -> dict[str, An
     return {**now, **{name: value for name, value in stored.items() if same or name not in shares}}
 
 
-def check_tokenizer(cfg: TrainConfig, tokenizer: BPE) -> None:
-    if tokenizer.vocab_size > cfg.model.vocab_size:
-        raise ConfigError([
-            f"The tokenizer must fit `model.vocab_size` ({cfg.model.vocab_size}), but has {tokenizer.vocab_size} "
-            f"tokens; set model.vocab_size={tokenizer.vocab_size}."
-        ])  # fmt: skip
-
-
 def build_module(cfg: TrainConfig, tokenizer: BPE) -> TrainingModule:
     seed_everything(cfg.seed, "init")
     model = MiniMind(cfg.model)

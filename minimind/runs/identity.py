@@ -26,6 +26,7 @@ HASHED = (
 NOT_HASHED = (
     "recipe",  # what of it is used stands in the groups that refer to it
     "data.num_workers",
+    "data.prepare_processes",
     "run.name",
     "run.fresh",
     "run.resume",
