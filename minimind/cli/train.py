@@ -1,5 +1,6 @@
 """`train.py`: from a composed configuration to a finished run folder."""
 
+import math
 import os
 import subprocess
 import sys
@@ -101,9 +102,17 @@ def run(composed: "DictConfig") -> int:
         raise UserError(f"{folder.path} must not exist with run.resume=never; use run.fresh=true or run.tag=….")
     if not status and cfg.run.resume == "must":
         raise UserError(f"{folder.path} must exist with run.resume=must, but does not.")
-    if status.get("state") == STATE_FINISHED and status["step"] >= cfg.trainer.max_steps:
+    if status.get("state") == STATE_FINISHED and status["step"] >= _max_steps(cfg, status):
         return _show_finished(folder)
     return _train(cfg, config, folder)
+
+
+def _max_steps(cfg: "TrainConfig", status: dict[str, Any]) -> float:
+    """Where the run ends; of other epochs than it was started with that is known only when the data are there."""
+    if cfg.trainer.max_steps is not None:
+        return cfg.trainer.max_steps
+    auto = status["auto"]
+    return auto["max_steps"] if auto.get("epochs") == cfg.trainer.epochs else math.inf
 
 
 def _restarted() -> bool:

@@ -91,7 +91,8 @@ def prepare_with(data: DataConfig, tokenizer_path: Path, cache: Path, *, all_hel
 
 def _source(data: DataConfig, corpus: Corpus) -> dict:
     """What the text is made of: options, and the files with size and time of change."""
-    options = {k: v for k, v in asdict(data).items() if k not in ("sequence_length", "num_workers", "files")}
+    not_of_the_text = ("sequence_length", "packing", "document_mask", "verify", "num_workers", "files")
+    options = {k: v for k, v in asdict(data).items() if k not in not_of_the_text}
     files = [(str(file), (stat := file.stat()).st_size, stat.st_mtime_ns) for file in corpus.files]
     return {"options": options, "files": files}
 
