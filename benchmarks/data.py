@@ -29,88 +29,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import data_inputs
 import numpy as np
+from data_inputs import LENGTH, Bench, tree_mb
 
 Figure = dict[str, Any] | None
-LENGTH = 512
 BATCHES = (4, 64)  # rows
 TARGETS = {  # of issue 4
     "load_warm": ">= 25 Mtok/s", "load_cold": ">= 5 Mtok/s", "seek": "< 1 ms", "data_wait": "< 0.005",
     "beside_litdata": ">= 3", "prepare_over_tokenizers": ">= 0.9", "prepare_two_over_one": ">= 1.7",
     "prepare_memory": "<= 600 MB",
 }  # fmt: skip
-
-
-class Bench:
-    """Sizes, the number of rounds, and what several measurements read."""
-
-    def __init__(self, arguments: argparse.Namespace, folder: Path) -> None:
-        self.tiny, self.rounds, self.run, self.folder = arguments.tiny, arguments.rounds, arguments.run, folder
-        self.num_tokens = 200_000 if self.tiny else 200_000_000
-        self.corpus_mb = 1 if self.tiny else 20
-        self.memory_mb = 4 if self.tiny else 1000
-
-    def stream(self):
-        """Random tokens, in documents of 30 to 2,000 and shards of 2^25."""
-        from minimind.data.shards import ShardWriter, TokenStream, token_dtype
-
-        target = self.folder / "tokens"
-        if not target.is_dir():
-            rng = np.random.default_rng(0)
-            writer = ShardWriter(target, token_dtype(6400), shard_tokens=2**25)
-            left = self.num_tokens
-            while left > 0:
-                size = min(left, int(rng.integers(30, 2000)))
-                writer.add(rng.integers(1, 6400, size, dtype=np.uint16), text_bytes=4 * size)
-                left -= size
-            writer.close("hash")
-        stream = TokenStream(target)
-        for shard in range(len(stream.shards)):
-            stream.prove(shard)  # once a process, and timed apart: `hashing`
-        return stream
-
-    def loader(self, rows: int, **options: Any):
-        from minimind.data.loader import TrainLoader
-        from minimind.data.mixture import Mixture, Source
-        from minimind.data.packing import DocumentPacking, WindowPacking
-
-        pad = options.pop("pad", False)
-        stream = self.stream()
-        packing = DocumentPacking(stream, LENGTH) if pad else WindowPacking(stream, LENGTH, **options)
-        mixture = Mixture([Source("tokens", 1.0, packing)], seed=1)
-        return TrainLoader(mixture, batch_rows=rows, micro_batch=rows, num_batches=10**9)
-
-    def batches(self, rows: int) -> int:
-        """How many a measurement reads: enough that a clock is exact."""
-        return max(1, (2**17 if self.tiny else 2**24) // (rows * LENGTH))
-
-    def jsonl(self, megabytes: int) -> Path:
-        """Real text repeated with changes: the standard library's files, lines left out at random."""
-        path = self.folder / f"{megabytes}.jsonl"
-        if not path.is_file():
-            rng, texts = random.Random(1), library_texts()
-            with path.open("w", encoding="utf-8") as file:
-                while file.tell() < megabytes * 1_000_000:
-                    lines = rng.choice(texts).splitlines(keepends=True)
-                    text = "".join(line for line in lines if rng.random() < 0.95)
-                    for start in range(0, len(text), 4000):
-                        file.write(json.dumps({"text": text[start : start + 4000]}, ensure_ascii=False) + "\n")
-        return path
-
-    def tokenizer(self) -> Path:
-        from minimind.tokenizer.bpe import BPE
-
-        path = self.folder / "tokenizer.json"
-        if not path.is_file():
-            BPE.train(library_texts()[: 5 if self.tiny else 200], 300 if self.tiny else 6400).save(path)
-        return path
-
-
-def library_texts() -> list[str]:
-    import sysconfig
-
-    files = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
-    return [path.read_text(encoding="utf-8", errors="replace") for path in files]
 
 
 def spread(values: list[float]) -> list[float]:
@@ -240,7 +169,7 @@ def beside_litdata(bench: Bench) -> Figure:
 
     folder, rows = bench.folder / "litdata", 64
     if not folder.is_dir():
-        write_litdata(bench, folder)
+        data_inputs.write_litdata(bench, folder)
     import litdata
 
     dataset = litdata.StreamingDataset(
@@ -269,21 +198,6 @@ def beside_litdata(bench: Bench) -> Figure:
 def endless(loader: Any) -> Iterator[Any]:
     while True:
         yield from loader
-
-
-def write_litdata(bench: Bench, folder: Path) -> None:
-    """The same tokens, document by document, as its writer lays them out."""
-    import torch
-    from litdata.streaming.item_loader import TokensLoader
-    from litdata.streaming.writer import BinaryWriter
-
-    stream = bench.stream()
-    writer = BinaryWriter(str(folder), chunk_bytes="64MB", item_loader=TokensLoader(block_size=LENGTH + 1))
-    size = 2**20
-    for number, start in enumerate(range(0, len(stream), size)):
-        writer.add_item(number, torch.from_numpy(stream.read(start, start + size).copy()))
-    writer.done()
-    writer.merge(1)
 
 
 def _prepared_seconds(bench: Bench, path: Path, processes: int) -> float:
@@ -341,12 +255,12 @@ def prepare_memory(bench: Bench) -> Figure:
     bench.tokenizer()
     command = [sys.executable, __file__, "--folder", str(bench.folder), *(["--tiny"] if bench.tiny else [])]
     child = subprocess.Popen([*command, "--job", "prepare", str(path)], stdout=subprocess.DEVNULL)
-    peak, done = 0.0, threading.Event()
+    peaks, done = {"Pss": 0.0, "Pss_Anon": 0.0}, threading.Event()
 
     def watch() -> None:
-        nonlocal peak
         while not done.wait(0.02):
-            peak = max(peak, tree_mb(child.pid))
+            for field in peaks:
+                peaks[field] = max(peaks[field], tree_mb(child.pid, field))
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -355,20 +269,9 @@ def prepare_memory(bench: Bench) -> Figure:
     watcher.join()
     if child.returncode:
         raise RuntimeError("The process that prepares failed; its own message is above.")
-    return {"value": [round(peak, 1)] * 3, "input_mb": path.stat().st_size / 1e6, "seconds": round(took, 1)}
-
-
-def tree_mb(pid: int) -> float:
-    """Proportional set size (shared pages are counted once) of a process and its descendants; Linux only."""
-    total = 0
-    with contextlib.suppress(OSError):  # a process that has just ended
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss_Anon:"):  # not the pages of files that the system may drop at will
-                total += int(line.split()[1]) * 1024
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            for child in (task / "children").read_text().split():
-                total += int(tree_mb(int(child)) * 1e6)
-    return total / 1e6
+    value = [round(peaks["Pss"], 1)] * 3  # files in memory included, the libraries above all
+    return {"value": value, "without_files_mb": round(peaks["Pss_Anon"], 1), "input_mb": path.stat().st_size / 1e6,
+            "seconds": round(took, 1)}  # fmt: skip
 
 
 def print_prepare(bench: Bench, path: str) -> None:
