@@ -25,6 +25,10 @@ NEEDED = {
     "data=huggingface": ["data.dataset=a"],
     "data=mixture": ["data.sources={code:{kind:stdlib}}"],
     "tokenizer=file": ["tokenizer.path=t"],
+    **{
+        f"experiment=minimind3_{name}": ["data.files=[a.jsonl]", "tokenizer.path=t"]
+        for name in ("pretrain", "moe_pretrain", "packed")
+    },
 }
 OPTIONS = [f"{path.parent.name}={path.stem}" for path in sorted(conf_dir().glob("*/*.yaml"))]
 
