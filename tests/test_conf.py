@@ -23,6 +23,8 @@ NEEDED = {
     "data=jsonl": ["data.files=[a.jsonl]"],
     "tokenizer=file": ["tokenizer.path=t"],
 }
+OPTIONS_OF_MINIMIND = [f"experiment={path.stem}" for path in conf_dir().glob("experiment/minimind3_*.yaml")]
+NEEDED |= {option: ["data.files=[a.jsonl]", "tokenizer.path=t"] for option in OPTIONS_OF_MINIMIND}
 OPTIONS = [f"{path.parent.name}={path.stem}" for path in sorted(conf_dir().glob("*/*.yaml"))]
 
 

@@ -5,10 +5,12 @@ import time
 from collections.abc import Iterable, Iterator
 
 import numpy as np
+import torch
 from torch.utils.data import DataLoader, Dataset
 
 from minimind.data.mixture import Mixture
 from minimind.data.packing import Packing, Rows
+from minimind.runs.stop import leave_signals_to_main
 
 ROWS_AHEAD = 1024  # places in the order found at a time: one by one they would cost as much as a small batch itself
 
@@ -68,6 +70,8 @@ class TrainLoader:
             num_workers=self.num_workers,
             pin_memory=self.pin_memory,
             prefetch_factor=4 if self.num_workers else None,
+            worker_init_fn=leave_signals_to_main,
+            generator=torch.Generator(),  # else the number of workers would move the global stream, and dropout
         )
 
     def batch(self, position: int) -> Rows:

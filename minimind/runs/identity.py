@@ -32,6 +32,8 @@ NOT_HASHED = (
     "run.fresh",
     "run.resume",
     "run.accept_data_change",
+    "run.max_minutes",
+    "run.requeue",
     "trainer.micro_batch",
     "trainer.accelerator",
     "trainer.devices",

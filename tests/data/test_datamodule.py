@@ -16,6 +16,7 @@ from minimind.model.config import ModelConfig
 from minimind.optim.config import ScheduleConfig
 from minimind.runs.folder import RunFolder
 from minimind.runs.metrics_file import read_rows
+from minimind.runs.stop import StopRequest
 from minimind.tokenizer.bpe import BPE
 from minimind.training.config import TrainerConfig
 from minimind.utils.errors import ConfigError
@@ -54,7 +55,7 @@ def rows_of(cfg: TrainConfig, data: PreparedData, folder: Path) -> list[dict[str
     folder.mkdir()
     run.config.touch()
     data.tokenizer.save(folder / "tokenizer.json")
-    trainer = build_trainer(cfg, AUTO, build_callbacks(cfg, run, AUTO, []), [])
+    trainer = build_trainer(cfg, AUTO, build_callbacks(cfg, run, AUTO, [], StopRequest()), [])
     module = build_module(cfg, data.tokenizer, [source.name for source in data.sources])
     trainer.fit(module, build_data(cfg, data, AUTO["micro_batch"]))
     return read_rows(run.metrics)
