@@ -30,6 +30,8 @@ NEEDED = {
         for name in ("pretrain", "moe_pretrain", "packed")
     },
 }
+OPTIONS_OF_MINIMIND = [f"experiment={path.stem}" for path in conf_dir().glob("experiment/minimind3_*.yaml")]
+NEEDED |= {option: ["data.files=[a.jsonl]", "tokenizer.path=t"] for option in OPTIONS_OF_MINIMIND}
 OPTIONS = [f"{path.parent.name}={path.stem}" for path in sorted(conf_dir().glob("*/*.yaml"))]
 
 

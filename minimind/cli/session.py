@@ -63,7 +63,7 @@ class Session:
         check_tokenizer(cfg)
         self.data: PreparedData = main_first(lambda: prepare(cfg.data, cfg.tokenizer, Path(cfg.paths.cache)))
         self.tokenizer = self.data.tokenizer
-        verify(self.data, self.tokenizer, cfg.data.verify)
+        from_main(lambda: verify(self.data, self.tokenizer, cfg.data.verify))
         self.cfg = with_steps(cfg, self._max_steps(cfg))
         self.init_from = checkpoint_of(find_existing(cfg.init_from, "init_from")) if cfg.init_from else None
 
