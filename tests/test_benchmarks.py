@@ -1,5 +1,6 @@
 """The benchmarks run, at sizes that say nothing about speed, and their last line has every figure."""
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -38,3 +39,23 @@ def test_the_loop_beside_lightnings() -> None:
         low, median, high = found[name]
         assert 0 < low <= median <= high
     assert isinstance(found["overhead_ratio"], float)
+
+
+def test_the_data_on_their_way(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text(
+        '{"step": 1, "elapsed_s": 2.0, "train/data_wait_fraction": 0.01}\n{"step": 1, "elapsed_s": 2.0}\n'
+        '{"step": 2, "elapsed_s": 8.0, "train/data_wait_fraction": 0.002}\n'
+    )
+    found = last_line("data.py", "--tiny", "--rounds", "1", "--run", str(tmp_path))
+    figures = found["figures"]
+    peer = figures.pop("beside_litdata")
+    assert (peer is None) == (importlib.util.find_spec("litdata") is None)
+    assert figures["data_wait"]["value"] == [0.004] * 3
+    assert set(figures) == {
+        "load_warm", "load_cold", "hashing", "seek", "data_wait", "prepare_over_tokenizers", "prepare_two_over_one",
+        "prepare_memory",
+    }  # fmt: skip
+    for figure in figures.values():
+        low, median, high = figure["value"]
+        assert 0 < low <= median <= high
+    assert {"machine", "cores", "tokens", "rounds", "versions"} <= set(found)

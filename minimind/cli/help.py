@@ -16,6 +16,7 @@ A setting is GROUP.NAME=VALUE (trainer.max_steps=2000). A whole group is chosen 
 
 Often used:
   trainer.max_steps     optimizer steps                  trainer.batch_tokens   tokens of one step
+  trainer.epochs=2 trainer.max_steps=null                as many steps as two rounds through the data take
   data.sequence_length  tokens a window                  optim.lr               peak learning rate
   seed                  of everything random             trainer.precision      auto, 32-true, bf16-mixed, …
   run.name, run.tag     label; one more run of the same  run.fresh=true         start again (old folder moved aside)

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from minimind.config.schema import TrainConfig
+    from minimind.data.prepare import PreparedData
 
 
 def main() -> int:
@@ -25,6 +26,7 @@ def _task(composed: "DictConfig") -> None:
     cfg = to_config(composed)
     check_tokenizer(cfg)
     data = prepare(cfg.data, cfg.tokenizer, Path(cfg.paths.cache))
+    steps = _steps(cfg, data)
     total_weight = sum(source.weight for source in data.sources)
     for source in data.sources:
         print(source.name)
@@ -34,13 +36,26 @@ def _task(composed: "DictConfig") -> None:
             figures = f"{stream.num_documents:,} documents, {len(stream):,} tokens, {stream.text_bytes:,} bytes"
             print(f"  {split:11} {figures}, {ratio:.2f} bytes a token")
         print(f"  folder      {source.folder}")
-        print(f"  training    {_epochs(cfg, source.weight / total_weight, len(source.stream(TRAIN)))}")
+        print(f"  training    {_epochs(cfg, steps, source.weight / total_weight, len(source.stream(TRAIN)))}")
     print(f"tokenizer\n  {data.tokenizer.vocab_size:,} tokens, {data.tokenizer_path}")
     print("minimind inspect FOLDER shows more.")
 
 
-def _epochs(cfg: "TrainConfig", share: float, tokens: int) -> str:
-    """What the configured run would take of it."""
-    steps, read = cfg.trainer.max_steps, share * cfg.trainer.max_steps * cfg.trainer.batch_tokens
+def _steps(cfg: "TrainConfig", data: "PreparedData") -> int:
+    if cfg.trainer.max_steps is not None:
+        return cfg.trainer.max_steps
+    from minimind.config.build import steps_of
+
+    assert cfg.trainer.epochs is not None
+    return steps_of(cfg.trainer.epochs, cfg, data)
+
+
+def _epochs(cfg: "TrainConfig", steps: int, share: float, tokens: int) -> str:
+    """What the configured run would take of a source; padding is not counted."""
     of = "" if share == 1 else f", {share:.1%} of it from here"
-    return f"{steps:,} steps of {cfg.trainer.batch_tokens:,} tokens{of}: {read / tokens:.3g} epochs"
+    text = f"{steps:,} steps of {cfg.trainer.batch_tokens:,} tokens{of}"
+    if cfg.trainer.epochs is not None:
+        return f"{text}: {cfg.trainer.epochs:g} epochs"
+    if cfg.data.packing.value == "pad":
+        return text
+    return f"{text}: {share * steps * cfg.trainer.batch_tokens / tokens:.3g} epochs"

@@ -14,46 +14,74 @@ from minimind.config.build import (
     build_module,
     build_trainer,
     factories,
-    resolve_auto,
+    steps_of,
+    stored_or_resolved,
+    with_steps,
 )
 from minimind.config.checks import check_tokenizer
 from minimind.config.schema import TrainConfig
 from minimind.data.corpora import STDLIB_PROMPTS
-from minimind.data.prepare import TRAIN, VALIDATION, PreparedData, prepare
+from minimind.data.datamodule import DataModule
+from minimind.data.prepare import VALIDATION, PreparedData, prepare
+from minimind.data.verify import verify
 from minimind.evaluation.compressors import compressors_on
 from minimind.generation.engine import generate
 from minimind.generation.sampling import SamplingConfig
+from minimind.parallel.collectives import from_main, main_first
 from minimind.report.loss_plot import plot_loss
 from minimind.report.summary import print_summary
 from minimind.runs.folder import FINISHED, RUNNING, RunFolder, checkpoint_of
 from minimind.runs.metrics_file import append_row, truncate_after
 from minimind.runs.source import git_commit, source_hash, versions
+from minimind.runs.stop import StopRequest
 from minimind.tracking.wandb import WandbMirror
 from minimind.training.callbacks.metrics import Metrics
 from minimind.training.checkpoint import STATE, TOKENIZER, load_weights, newest_readable
 from minimind.utils.errors import UserError
 from minimind.utils.files import write_json, write_text
 from minimind.utils.paths import find_existing
+from minimind.utils.ranks import global_rank, is_main_process, world_size
 from minimind.utils.seeding import seed_everything, stream_seed
+
+
+def step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("step_"))
+
 
 PROMPT_TOKENS = 24  # of a held-out document, where the corpus has no prompts of its own
 
 
 class Session:
-    def __init__(self, cfg: TrainConfig, config: dict[str, Any], run: RunFolder) -> None:
-        self.cfg, self.config, self.run = cfg, config, run
-        self.started = time.time()
+    """Every process of a run has one; rank 0 alone writes."""
+
+    def __init__(self, cfg: TrainConfig, config: dict[str, Any], run: RunFolder, stop: StopRequest) -> None:
+        self.config, self.run, self.stop = config, run, stop
         self.chosen_callbacks = [make() for make in factories(cfg.callbacks, "callbacks")]
         self.logger_factories = factories(cfg.logger, "logger")
-        self.auto = run.status.get("auto") or resolve_auto(cfg)
+        self.auto = from_main(lambda: stored_or_resolved(cfg, run.status.get("auto", {})))
         torch.set_num_threads(self.auto["num_threads"])
         check_tokenizer(cfg)
-        self.data: PreparedData = prepare(cfg.data, cfg.tokenizer, Path(cfg.paths.cache))
+        self.data: PreparedData = main_first(lambda: prepare(cfg.data, cfg.tokenizer, Path(cfg.paths.cache)))
         self.tokenizer = self.data.tokenizer
+        from_main(lambda: verify(self.data, self.tokenizer, cfg.data.verify))
+        self.cfg = with_steps(cfg, self._max_steps(cfg))
         self.init_from = checkpoint_of(find_existing(cfg.init_from, "init_from")) if cfg.init_from else None
+
+    def _max_steps(self, cfg: TrainConfig) -> int:
+        """Those of the configuration, or of its epochs: counted once, and kept like what `auto` meant."""
+        epochs = cfg.trainer.epochs
+        if epochs is None:
+            assert cfg.trainer.max_steps is not None
+            return cfg.trainer.max_steps
+        if self.auto.get("epochs") != epochs:
+            self.auto = {**self.auto, "epochs": epochs, "max_steps": steps_of(epochs, cfg, self.data)}
+        return self.auto["max_steps"]
 
     def start(self) -> None:
         """Makes the run folder, or looks where an earlier start left off."""
+        self.resume_from = from_main(self._start)
+
+    def _start(self) -> Path | None:
         run, status = self.run, self.run.status
         fingerprint = self.data.fingerprint
         if status and status["data_fingerprint"] != fingerprint and not self.cfg.run.accept_data_change:
@@ -64,7 +92,7 @@ class Session:
         source = source_hash()
         if status and status["source_hash"] != source:
             print("The source code has changed since this run was started.", file=sys.stderr)
-        self.resume_from = newest_readable(run)
+        resume_from = newest_readable(run)
         run.path.mkdir(parents=True, exist_ok=True)
         write_text(run.config, OmegaConf.to_yaml(OmegaConf.create(self.config)))
         self.tokenizer.save(run.path / TOKENIZER)
@@ -72,34 +100,39 @@ class Session:
             state=RUNNING, reason=None, step=status.get("step", 0), tokens=status.get("tokens", 0), auto=self.auto,
             versions=versions(), git_commit=git_commit(), source_hash=source, data_fingerprint=fingerprint,
         )  # fmt: skip
-        if self.resume_from is not None:
-            step = int(self.resume_from.name.removeprefix("step_"))
+        if resume_from is not None:
+            step = step_of(resume_from)
             truncate_after(run.metrics, step)
             print(f"Resuming {run.path} from step {step}.", file=sys.stderr)
+        return resume_from
 
     def fit(self) -> None:
         """Trains to the last step, validating and saving on the way."""
         cfg = self.cfg
-        self.module = build_module(cfg, self.tokenizer)
+        self.module = build_module(cfg, self.tokenizer, [source.name for source in self.data.sources])
         if self.init_from is not None and self.resume_from is None:
             load_weights(self.module.model, self.init_from)
         if cfg.trainer.compile:
             self.module.model.compile()
-        self._announce()
-        callbacks = build_callbacks(cfg, self.run, self.auto, self.chosen_callbacks)
-        (self.metrics,) = (callback for callback in callbacks if isinstance(callback, Metrics))
-        loggers = [make(run=self.run, config=self.config) for make in self.logger_factories]
-        trainer = build_trainer(cfg, self.auto, callbacks, loggers)
-        seed_everything(cfg.seed, "training/rank0")
         data = build_data(cfg, self.data, self.auto["micro_batch"])
+        if is_main_process():
+            self._announce(data)
+        callbacks = build_callbacks(cfg, self.run, self.auto, self.chosen_callbacks, self.stop)
+        (self.metrics,) = (callback for callback in callbacks if isinstance(callback, Metrics))
+        factories_here = self.logger_factories if is_main_process() else []
+        loggers = [make(run=self.run, config=self.config) for make in factories_here]
+        trainer = build_trainer(cfg, self.auto, callbacks, loggers)
+        self._seed()
         ckpt_path = None if self.resume_from is None else self.resume_from / STATE
         exit_code = 1
+        self.stop.listen()
         try:
             trainer.fit(self.module, data, ckpt_path=ckpt_path)
             if self.metrics.validated_step != trainer.global_step:
                 trainer.validate(self.module, data, verbose=False)
             exit_code = 0
         finally:
+            self.stop.deafen()
             for logger in loggers:
                 if isinstance(logger, WandbMirror):
                     logger.finish(exit_code)
@@ -119,20 +152,29 @@ class Session:
         for sample in samples:
             append_row(self.run.samples, sample)
         plot_loss(self.run.metrics, self.run.loss_plot, self.run.path.name)
-        summary["command_s"] = round(time.time() - self.started, 1)
+        summary["command_s"] = round(time.time() - self.stop.since, 1)
         write_json(self.run.summary, summary)
         self.run.update_status(state=FINISHED, step=summary["step"], tokens=summary["tokens"])
         print_summary(summary, samples, self.run.path)
 
-    def _announce(self) -> None:
+    def _seed(self) -> None:
+        """A resumed rank gets its generators back from the checkpoint; one that was not there then has a new stream."""
+        stream = f"training/rank{global_rank()}"
+        if self.resume_from is not None:
+            stream += f"/from{step_of(self.resume_from)}"
+        seed_everything(self.cfg.seed, stream)
+
+    def _announce(self, data: DataModule) -> None:
         model, auto = self.cfg.model, self.auto
         total, active = model.num_parameters(), model.num_parameters(active=True)
         size = f"{total / 1e6:.2f}M parameters" + (f", {active / 1e6:.2f}M active" if active != total else "")
-        tokens = sum(len(stream) for stream in self.data.streams(TRAIN))
-        epochs = self.cfg.trainer.max_steps * self.cfg.trainer.batch_tokens / tokens
+        tokens = sum(len(source.packing.stream) for source in data.mixture.sources)
+        rows = sum(source.packing.num_rows for source in data.mixture.sources)
+        processes = f"{world_size()} processes, each: " if world_size() > 1 else ""
         print(
-            f"{self.run.path.name}: {size}; {tokens / 1e6:.2f}M training tokens, {epochs:.2f} epochs; "
-            f"{auto['accelerator']}, {auto['precision']}, {auto['num_threads']} threads",
+            f"{self.run.path.name}: {size}; {tokens / 1e6:.2f}M training tokens in {rows:,} rows, "
+            f"{data.max_steps * data.batch_rows / rows:.2f} epochs in {data.max_steps:,} steps; "
+            f"{processes}{auto['accelerator']}, {auto['precision']}, {auto['num_threads']} threads",
             file=sys.stderr,
         )
 

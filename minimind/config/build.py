@@ -1,7 +1,9 @@
 """Configuration → objects."""
 
 import inspect
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import hydra
@@ -11,14 +13,17 @@ from hydra.errors import HydraException
 
 from minimind.config.schema import TrainConfig
 from minimind.data.datamodule import DataModule
-from minimind.data.prepare import PreparedData
+from minimind.data.packing import training_packing
+from minimind.data.prepare import TRAIN, PreparedData
 from minimind.evaluation.text_loss import padded_token_bytes
 from minimind.model.transformer import MiniMind
+from minimind.parallel.ddp import ddp_strategy
 from minimind.runs.folder import RunFolder
+from minimind.runs.stop import StopRequest
 from minimind.tokenizer.bpe import BPE
 from minimind.training.callbacks.checkpointing import Checkpointing
 from minimind.training.callbacks.metrics import Metrics
-from minimind.training.callbacks.preemption import Preemption
+from minimind.training.callbacks.preemption import Preemption, without_lightnings_signals
 from minimind.training.module import TrainingModule
 from minimind.utils.errors import ConfigError
 from minimind.utils.hardware import peak_flops, pick_device, pick_precision
@@ -38,18 +43,61 @@ def resolve_auto(cfg: TrainConfig) -> dict[str, Any]:
         raise ConfigError(["`trainer.accelerator` must name a device that is here, but cuda is not; use cpu or auto."])
     if device.type == "cpu" and cfg.trainer.precision == "16-mixed":
         raise ConfigError(["`trainer.precision` must not be 16-mixed on a CPU (torch computes bf16); use bf16-mixed."])
-    rows = cfg.trainer.batch_tokens // cfg.data.sequence_length // cfg.trainer.devices
+    world_size = cfg.trainer.devices * cfg.parallel.num_nodes
+    rows = cfg.trainer.batch_tokens // cfg.data.sequence_length // world_size
     fitting = max(1, TOKENS_A_FORWARD_PASS // cfg.data.sequence_length)
     micro_batch = max(divisor for divisor in range(1, min(rows, fitting) + 1) if rows % divisor == 0)
     return {
         "accelerator": device.type,
         "precision": pick_precision(cfg.trainer.precision, device),
         "micro_batch": cfg.trainer.micro_batch or micro_batch,
-        "num_threads": cfg.trainer.num_threads or torch.get_num_threads(),
+        "num_threads": cfg.trainer.num_threads or max(1, torch.get_num_threads() // cfg.trainer.devices),
+        "world_size": world_size,
     }
 
 
-def build_module(cfg: TrainConfig, tokenizer: BPE) -> TrainingModule:
+def stored_or_resolved(cfg: TrainConfig, stored: dict[str, Any]) -> dict[str, Any]:
+    """What was resolved at the run's first start; with another number of processes their shares are found anew."""
+    if not stored:
+        return resolve_auto(cfg)
+    now = resolve_auto(cfg)
+    shares = ("micro_batch", "num_threads", "world_size")
+    same = stored.get("world_size") == now["world_size"]
+    return {**now, **{name: value for name, value in stored.items() if same or name not in shares}}
+
+
+def steps_of(epochs: float, cfg: TrainConfig, data: PreparedData) -> int:
+    """Optimizer steps in which each row of the training data has been seen so often.
+
+    Raises:
+        ConfigError: a mixture, of which each source has epochs of its own.
+    """
+    if len(data.sources) > 1:
+        raise ConfigError([
+            "`trainer.epochs` must be null for a mixture, whose sources are gone through at paces of their own; "
+            "say how long with trainer.max_steps."
+        ])  # fmt: skip
+    (stream,) = data.streams(TRAIN)
+    batch_rows = cfg.trainer.batch_tokens // cfg.data.sequence_length
+    return math.ceil(epochs * training_packing(stream, cfg.data).num_rows / batch_rows)
+
+
+def with_steps(cfg: TrainConfig, max_steps: int) -> TrainConfig:
+    """The same where the steps are known: a schedule without a horizon of its own ends with them.
+
+    Raises:
+        ConfigError: the warm-up is longer.
+    """
+    horizon = max_steps if cfg.schedule.horizon_steps is None else cfg.schedule.horizon_steps
+    return replace(
+        cfg,
+        trainer=replace(cfg.trainer, max_steps=max_steps, epochs=None),
+        schedule=replace(cfg.schedule, horizon_steps=horizon),
+    )
+
+
+def build_module(cfg: TrainConfig, tokenizer: BPE, sources: Sequence[str] = ()) -> TrainingModule:
+    """`sources`: names of those that are validated on, in their order."""
     seed_everything(cfg.seed, "init")
     model = MiniMind(cfg.model)
     return TrainingModule(
@@ -59,10 +107,12 @@ def build_module(cfg: TrainConfig, tokenizer: BPE) -> TrainingModule:
         schedule=cfg.schedule,
         gradient_clip=cfg.trainer.gradient_clip,
         token_bytes=padded_token_bytes(tokenizer, cfg.model.vocab_size),
+        sources=sources,
     )
 
 
 def build_data(cfg: TrainConfig, data: PreparedData, micro_batch: int) -> DataModule:
+    assert cfg.trainer.max_steps is not None, "resolved by with_steps"
     return DataModule(
         cfg.data,
         data,
@@ -74,27 +124,34 @@ def build_data(cfg: TrainConfig, data: PreparedData, micro_batch: int) -> DataMo
 
 
 def build_callbacks(
-    cfg: TrainConfig, run: RunFolder, auto: dict[str, Any], chosen: list[pl.Callback]
+    cfg: TrainConfig, run: RunFolder, auto: dict[str, Any], chosen: list[pl.Callback], stop: StopRequest
 ) -> list[pl.Callback]:
     """Ours that every run needs, in the order they depend on each other, with those of the `callbacks` group."""
+    peak = peak_flops(torch.device(auto["accelerator"]), auto["precision"])
     metrics = Metrics(
         run,
         cfg.trainer,
         flops_per_token=cfg.model.flops_per_token(cfg.data.sequence_length),
-        peak_flops=peak_flops(torch.device(auto["accelerator"]), auto["precision"]),
+        peak_flops=None if peak is None else peak * cfg.trainer.devices * cfg.parallel.num_nodes,
         row_tokens=cfg.trainer.batch_tokens,
     )
     checkpointing = Checkpointing(run, cfg.trainer, metrics)
-    return [metrics, *chosen, checkpointing, Preemption(checkpointing)]
+    minutes = cfg.run.max_minutes
+    deadline = None if minutes is None else stop.since + 60 * minutes
+    return [metrics, *chosen, checkpointing, Preemption(checkpointing, stop, deadline)]
 
 
 def build_trainer(
     cfg: TrainConfig, auto: dict[str, Any], callbacks: list[pl.Callback], loggers: list[Any]
 ) -> pl.Trainer:
-    accumulation = cfg.trainer.batch_tokens // (cfg.data.sequence_length * auto["micro_batch"] * cfg.trainer.devices)
-    return pl.Trainer(
+    world_size = cfg.trainer.devices * cfg.parallel.num_nodes
+    accumulation = cfg.trainer.batch_tokens // (cfg.data.sequence_length * auto["micro_batch"] * world_size)
+    assert cfg.trainer.max_steps is not None, "resolved by with_steps"
+    trainer = pl.Trainer(
         accelerator=auto["accelerator"],
         devices=cfg.trainer.devices,
+        num_nodes=cfg.parallel.num_nodes,
+        strategy=ddp_strategy() if world_size > 1 else "auto",
         precision=auto["precision"],
         max_epochs=-1,
         max_steps=cfg.trainer.max_steps,
@@ -111,6 +168,8 @@ def build_trainer(
         log_every_n_steps=0,  # nothing goes through Lightning's own logging
         use_distributed_sampler=False,  # Lightning would shuffle; our order is global
     )
+    without_lightnings_signals(trainer)
+    return trainer
 
 
 def factories(group: dict[str, Any], name: str) -> list[Callable[..., Any]]:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from enum import Enum
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -11,10 +12,23 @@ from omegaconf.errors import OmegaConfBaseException
 from minimind.utils.errors import ConfigError, suggestion
 
 
+class Packing(Enum):
+    stream = "stream"  # windows of all documents one after another; every token is a target, nothing is padding
+    pad = "pad"  # one document a row, cut or padded
+
+
+class Verify(Enum):
+    first_use = "first_use"  # the hash of a shard is compared when it is first read
+    full = "full"  # of all shards, before training
+
+
 @dataclass
 class DataConfig:
     kind: str = "???"  # which corpus; set by each YAML of the group
-    sequence_length: int = 512  # tokens of a window that are predicted
+    sequence_length: int = 512  # tokens of a row that are predicted
+    packing: Packing = Packing.stream
+    document_mask: bool = False  # no token sees another document of its window, and positions restart
+    verify: Verify = Verify.first_use
     validation_files: list[str] = field(default_factory=list)  # none named: one file (or record) in twenty
     num_workers: int = 0  # processes that read ahead
     prepare_processes: int | None = None  # that turn text into shards; None: all cores, for more than a little text
@@ -101,6 +115,8 @@ def problems(cfg: DataConfig) -> list[str]:
         found.append(f"`data.kind` must be one of {', '.join(CORPUS_CONFIGS)}, but is {cfg.kind}.")
     if cfg.sequence_length < 1:
         found.append(f"`data.sequence_length` must be at least 1, but is {cfg.sequence_length}.")
+    if cfg.document_mask and cfg.packing is Packing.pad:
+        found.append("`data.document_mask` must be false with data.packing=pad: a row holds one document already.")
     if cfg.num_workers < 0:
         found.append(f"`data.num_workers` must be at least 0, but is {cfg.num_workers}.")
     if cfg.prepare_processes is not None and cfg.prepare_processes < 1:

@@ -7,12 +7,16 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
+from minimind.data.loader import TrainLoader
+from minimind.parallel.collectives import largest_over_ranks, sums_over_ranks
 from minimind.runs.folder import RunFolder
 from minimind.runs.metrics_file import append_row
 from minimind.training.config import TrainerConfig, is_due
 from minimind.training.module import TrainingModule
+from minimind.utils.errors import UserError
 
 Row = dict[str, Any]
+ALIKE = ("grad_norm", "steps")  # what every rank has already for all of them
 
 
 class Metrics(pl.Callback):
@@ -39,6 +43,11 @@ class Metrics(pl.Callback):
         self.mark = time.perf_counter()
         self.waited = _waited(trainer)
         self.last_step = trainer.global_step
+        if largest_over_ranks(int(sum(trainer.num_val_batches) == 0)):  # Lightning would leave its validation out
+            raise UserError(
+                f"The held-out text must have a window for each of the {trainer.world_size} processes, but has fewer; "
+                "use fewer processes, a shorter data.sequence_length or more held-out text."
+            )
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
         step = trainer.global_step
@@ -57,20 +66,20 @@ class Metrics(pl.Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         assert isinstance(module, TrainingModule)
-        figures = module.validation.compute()
-        module.validation.reset()
-        row = {f"val/{name}": value for name, value in figures.items()}
-        self.pending = {**self._counts(trainer), **self.pending, **row}
+        figures = module.take_validation()
+        self.pending = {**self._counts(trainer), **self.pending, **figures}
         self.validated_step = trainer.global_step
-        if self.best is None or figures["loss"] < self.best:
-            self.best = figures["loss"]
+        if self.best is None or figures["val/loss"] < self.best:
+            self.best = figures["val/loss"]
         self._write(trainer)
         paused = time.perf_counter() - self.validation_start  # neither training nor waiting for data
         self.mark = getattr(self, "mark", self.validation_start) + paused
 
     def _train_row(self, trainer: pl.Trainer, module: TrainingModule) -> Row:
-        sums = module.window.take()
-        steps, tokens = sums["steps"].item(), int(sums["tokens"].item()) * trainer.world_size
+        window = module.window.take()
+        alike = {name: window.pop(name) for name in ALIKE}
+        sums = {**sums_over_ranks(window), **alike}
+        steps, tokens = sums["steps"].item(), int(sums["tokens"].item())
         now = time.perf_counter()
         span, self.mark = now - self.mark, now
         waited, self.waited = _waited(trainer) - self.waited, _waited(trainer)
@@ -91,6 +100,8 @@ class Metrics(pl.Callback):
             row["train/mfu"] = rate * self.flops_per_token / self.peak_flops
         if "expert_load" in sums:
             row.update(expert_figures(sums["expert_load"], sums["balance_loss"] / sums["tokens"]))
+        if isinstance(loader := trainer.train_dataloader, TrainLoader):
+            row.update(loader.figures())
         self.checkpoint_stall_s = 0.0
         return row
 
