@@ -13,12 +13,12 @@ from minimind.config.build import (
     build_data,
     build_module,
     build_trainer,
-    check_tokenizer,
     factories,
     steps_of,
     stored_or_resolved,
     with_steps,
 )
+from minimind.config.checks import check_tokenizer
 from minimind.config.schema import TrainConfig
 from minimind.data.corpora import STDLIB_PROMPTS
 from minimind.data.datamodule import DataModule
@@ -60,9 +60,9 @@ class Session:
         self.logger_factories = factories(cfg.logger, "logger")
         self.auto = from_main(lambda: stored_or_resolved(cfg, run.status.get("auto", {})))
         torch.set_num_threads(self.auto["num_threads"])
+        check_tokenizer(cfg)
         self.data: PreparedData = main_first(lambda: prepare(cfg.data, cfg.tokenizer, Path(cfg.paths.cache)))
         self.tokenizer = self.data.tokenizer
-        check_tokenizer(cfg, self.tokenizer)
         from_main(lambda: verify(self.data, self.tokenizer, cfg.data.verify))
         self.cfg = with_steps(cfg, self._max_steps(cfg))
         self.init_from = checkpoint_of(find_existing(cfg.init_from, "init_from")) if cfg.init_from else None
@@ -169,8 +169,8 @@ class Session:
         total, active = model.num_parameters(), model.num_parameters(active=True)
         size = f"{total / 1e6:.2f}M parameters" + (f", {active / 1e6:.2f}M active" if active != total else "")
         tokens = sum(len(source.packing.stream) for source in data.mixture.sources)
-        processes = f"{world_size()} processes, each: " if world_size() > 1 else ""
         rows = sum(source.packing.num_rows for source in data.mixture.sources)
+        processes = f"{world_size()} processes, each: " if world_size() > 1 else ""
         print(
             f"{self.run.path.name}: {size}; {tokens / 1e6:.2f}M training tokens in {rows:,} rows, "
             f"{data.max_steps * data.batch_rows / rows:.2f} epochs in {data.max_steps:,} steps; "

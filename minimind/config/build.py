@@ -56,6 +56,16 @@ def resolve_auto(cfg: TrainConfig) -> dict[str, Any]:
     }
 
 
+def stored_or_resolved(cfg: TrainConfig, stored: dict[str, Any]) -> dict[str, Any]:
+    """What was resolved at the run's first start; with another number of processes their shares are found anew."""
+    if not stored:
+        return resolve_auto(cfg)
+    now = resolve_auto(cfg)
+    shares = ("micro_batch", "num_threads", "world_size")
+    same = stored.get("world_size") == now["world_size"]
+    return {**now, **{name: value for name, value in stored.items() if same or name not in shares}}
+
+
 def steps_of(epochs: float, cfg: TrainConfig, data: PreparedData) -> int:
     """Optimizer steps in which each row of the training data has been seen so often.
 
@@ -84,24 +94,6 @@ def with_steps(cfg: TrainConfig, max_steps: int) -> TrainConfig:
         trainer=replace(cfg.trainer, max_steps=max_steps, epochs=None),
         schedule=replace(cfg.schedule, horizon_steps=horizon),
     )
-
-
-def stored_or_resolved(cfg: TrainConfig, stored: dict[str, Any]) -> dict[str, Any]:
-    """What was resolved at the run's first start; with another number of processes their shares are found anew."""
-    if not stored:
-        return resolve_auto(cfg)
-    now = resolve_auto(cfg)
-    shares = ("micro_batch", "num_threads", "world_size")
-    same = stored.get("world_size") == now["world_size"]
-    return {**now, **{name: value for name, value in stored.items() if same or name not in shares}}
-
-
-def check_tokenizer(cfg: TrainConfig, tokenizer: BPE) -> None:
-    if tokenizer.vocab_size > cfg.model.vocab_size:
-        raise ConfigError([
-            f"The tokenizer must fit `model.vocab_size` ({cfg.model.vocab_size}), but has {tokenizer.vocab_size} "
-            f"tokens; set model.vocab_size={tokenizer.vocab_size}."
-        ])  # fmt: skip
 
 
 def build_module(cfg: TrainConfig, tokenizer: BPE, sources: Sequence[str] = ()) -> TrainingModule:
@@ -152,9 +144,9 @@ def build_callbacks(
 def build_trainer(
     cfg: TrainConfig, auto: dict[str, Any], callbacks: list[pl.Callback], loggers: list[Any]
 ) -> pl.Trainer:
-    assert cfg.trainer.max_steps is not None, "resolved by with_steps"
     world_size = cfg.trainer.devices * cfg.parallel.num_nodes
     accumulation = cfg.trainer.batch_tokens // (cfg.data.sequence_length * auto["micro_batch"] * world_size)
+    assert cfg.trainer.max_steps is not None, "resolved by with_steps"
     trainer = pl.Trainer(
         accelerator=auto["accelerator"],
         devices=cfg.trainer.devices,

@@ -14,10 +14,12 @@ import struct
 from bisect import bisect_left, bisect_right
 from dataclasses import asdict, dataclass
 from functools import cache, cached_property
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from minimind.utils.errors import UserError
 from minimind.utils.files import atomic_open, read_json, write_json
@@ -42,7 +44,7 @@ class ShardInfo:
 
 
 class ShardWriter:
-    """Collects documents and writes them as shards of about `shard_tokens` tokens."""
+    """Collects documents and writes them as shards: at each `cut`, and before one outgrows `shard_tokens`."""
 
     def __init__(self, folder: Path, dtype: np.dtype, shard_tokens: int = 2**27) -> None:
         self.folder = folder
@@ -51,37 +53,51 @@ class ShardWriter:
         self.shards: list[ShardInfo] = []
         self._clear()
 
-    def add(self, tokens: list[int], text_bytes: int) -> None:
-        """Adds one document, its <|endoftext|> included."""
-        self._offsets.append(self._size)
-        self._documents.append(np.asarray(tokens, dtype=self.dtype))
-        self._size += len(tokens)
+    def add(self, tokens: ArrayLike, text_bytes: int, lengths: ArrayLike | None = None) -> None:
+        """Adds one document, its <|endoftext|> included; or several in a row, with the `lengths` of each."""
+        added = np.asarray(tokens, dtype=self.dtype)
+        ends = np.cumsum([len(added)] if lengths is None else lengths, dtype=np.uint64)
+        self._offsets.append(self._size + np.concatenate([np.zeros(1, dtype=np.uint64), ends[:-1]]))
+        self._documents.append(added)
+        self._size += len(added)
         self._text_bytes += text_bytes
         if self._size >= self.shard_tokens:
-            self._write()
+            self.cut()
 
-    def close(self, tokenizer_hash: str) -> None:
+    def cut(self) -> None:
+        """Ends a shard here, if there is anything to write."""
+        if not self._size:
+            return
+        name = f"shard_{len(self.shards):05d}.bin"
+        offsets = np.concatenate(self._offsets).astype("<u8")
+        digest = hashlib.sha256()
+        with atomic_open(self.folder / name) as file:
+            header = HEADER.pack(MAGIC, VERSION, self.dtype.itemsize, self._size, len(offsets))
+            # one by one: a second copy of a shard costs memory
+            for part in chain([header], (tokens.tobytes() for tokens in self._documents), [offsets.tobytes()]):
+                file.write(part)
+                digest.update(part)
+        self.shards.append(ShardInfo(name, self._size, len(offsets), self._text_bytes, digest.hexdigest()))
+        self._clear()
+
+    def close(self, tokenizer_hash: str, **about: Any) -> None:
         """Writes what is left, and the manifest last: a folder without one is not whole."""
-        if self._documents:
-            self._write()
+        self.cut()
         shards = [asdict(shard) for shard in self.shards]
         manifest = {"version": VERSION, "tokenizer": tokenizer_hash, "shards": shards}
-        write_json(self.folder / MANIFEST, {**manifest, "fingerprint": _fingerprint(manifest)})
+        tokens, text_bytes = (sum(shard[key] for shard in shards) for key in ("tokens", "text_bytes"))
+        sums = {
+            "documents": sum(shard["documents"] for shard in shards),
+            "tokens": tokens,
+            "bytes": text_bytes,
+            "bytes_per_token": text_bytes / max(1, tokens),
+        }
+        write_json(self.folder / MANIFEST, {**manifest, **sums, **about, "fingerprint": _fingerprint(manifest)})
 
     def _clear(self) -> None:
         self._documents: list[NDArray] = []
-        self._offsets: list[int] = []
+        self._offsets: list[NDArray[np.uint64]] = []
         self._size = self._text_bytes = 0
-
-    def _write(self) -> None:
-        name = f"shard_{len(self.shards):05d}.bin"
-        header = HEADER.pack(MAGIC, VERSION, self.dtype.itemsize, self._size, len(self._documents))
-        parts = [header, np.concatenate(self._documents).tobytes(), np.asarray(self._offsets, dtype="<u8").tobytes()]
-        with atomic_open(self.folder / name) as file:
-            file.writelines(parts)
-        digest = hashlib.sha256(b"".join(parts)).hexdigest()
-        self.shards.append(ShardInfo(name, self._size, len(self._documents), self._text_bytes, digest))
-        self._clear()
 
 
 class TokenStream:

@@ -27,6 +27,7 @@ HASHED = (
 NOT_HASHED = (
     "recipe",  # what of it is used stands in the groups that refer to it
     "data.num_workers",
+    "data.prepare_processes",
     "data.verify",
     "run.name",
     "run.fresh",

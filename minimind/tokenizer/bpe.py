@@ -16,6 +16,13 @@ END_OF_TEXT = "<|endoftext|>"  # ends a document; also stands for padding
 SPECIAL_TOKENS = (END_OF_TEXT, "<|im_start|>", "<|im_end|>")
 
 
+# A byte that prints stands for itself, the others for characters from U+0100 on (Radford et al. 2019, "Language Models
+# are Unsupervised Multitask Learners", section 2.2, and its published code): so tokens are readable strings.
+_PRINTED = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+_BYTE_OF_SYMBOL = {chr(byte): byte for byte in _PRINTED}
+_BYTE_OF_SYMBOL |= {chr(0x100 + n): byte for n, byte in enumerate(sorted(set(range(256)) - set(_PRINTED)))}
+
+
 class BPE:
     """A Hugging Face tokenizer, with what a language model's trainer needs to know of it."""
 
@@ -25,6 +32,7 @@ class BPE:
             raise UserError(f"A tokenizer must have the token {END_OF_TEXT}, but this one has not; add it.")
         self.tokenizer = tokenizer
         self.end_of_text = end_of_text
+        self._added = tokenizer.get_added_tokens_decoder()
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int) -> "BPE":
@@ -44,11 +52,15 @@ class BPE:
     def load(cls, path: Path) -> "BPE":
         """Raises: UserError, if the file is no tokenizer."""
         try:
-            return cls(Tokenizer.from_file(str(path)))
+            bpe = cls(Tokenizer.from_file(str(path)))
         except UserError:
             raise
         except Exception as error:  # the library raises a bare Exception for all that can be wrong with the file
             raise UserError(f"{path} must be a tokenizer.json of Hugging Face's tokenizers, but: {error}") from None
+        symbols = {s for t, i in bpe.tokenizer.get_vocab().items() if i not in bpe._added for s in t}
+        if strange := sorted(symbols - set(_BYTE_OF_SYMBOL)):
+            raise UserError(f"{path} must be a byte-level tokenizer, but has tokens with {''.join(strange[:10])!r}.")
+        return bpe
 
     def save(self, path: Path) -> None:
         write_text(path, self.tokenizer.to_str())
@@ -64,11 +76,23 @@ class BPE:
     @cached_property
     def token_bytes(self) -> NDArray[np.int64]:
         """UTF-8 bytes that each token stands for, (V,); a special token stands for none."""
-        special = self.tokenizer.get_added_tokens_decoder()
         lengths = np.zeros(self.vocab_size, dtype=np.int64)
-        for token, index in self.tokenizer.get_vocab().items():
-            lengths[index] = 0 if index in special else len(token)  # one symbol a byte in the byte-level alphabet
+        for index in self.tokenizer.get_vocab().values():
+            lengths[index] = 0 if self.is_special(index) else len(self.bytes_of(index))
         return lengths
+
+    def is_added(self, index: int) -> bool:
+        """Whether it was not learnt but named: special, or such as <think>, which is found in text."""
+        return index in self._added
+
+    def is_special(self, index: int) -> bool:
+        return index in self._added and self._added[index].special
+
+    def bytes_of(self, index: int) -> bytes:
+        """What a token stands for; of a special token its name."""
+        if index in self._added:
+            return self._added[index].content.encode()
+        return bytes(_BYTE_OF_SYMBOL[symbol] for symbol in self.tokenizer.id_to_token(index) or "")
 
     def encode(self, text: str) -> list[int]:
         """Text that looks like a special token is read as ordinary text."""
