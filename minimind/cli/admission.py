@@ -1,5 +1,6 @@
 """What a run is, and whether there is anything to do: before torch is imported, and before anything is written."""
 
+import math
 import os
 import sys
 from pathlib import Path
@@ -54,9 +55,17 @@ def admit(cfg: "TrainConfig", folder: RunFolder) -> int | None:
         raise UserError(f"{folder.path} must not exist with run.resume=never; use run.fresh=true or run.tag=….")
     if not status and cfg.run.resume == "must":
         raise UserError(f"{folder.path} must exist with run.resume=must, but does not.")
-    if status.get("state") == STATE_FINISHED and status["step"] >= cfg.trainer.max_steps:
+    if status.get("state") == STATE_FINISHED and status["step"] >= _max_steps(cfg, status):
         return _show_finished(folder)
     return None
+
+
+def _max_steps(cfg: "TrainConfig", status: dict[str, Any]) -> float:
+    """Where the run ends; of other epochs than it was started with that is known only when the data are there."""
+    if cfg.trainer.max_steps is not None:
+        return cfg.trainer.max_steps
+    auto = status["auto"]
+    return auto["max_steps"] if auto.get("epochs") == cfg.trainer.epochs else math.inf
 
 
 def restarted() -> bool:

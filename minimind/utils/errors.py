@@ -1,5 +1,6 @@
 """The errors a user can mend."""
 
+import difflib
 from collections.abc import Sequence
 
 
@@ -17,3 +18,9 @@ class ConfigError(UserError, ValueError):
 
 class RunFailed(Exception):
     """A run that cannot go on, though nothing in the code is wrong: shown as a message, state failed, exit code 1."""
+
+
+def suggestion(name: str, known: Sequence[str]) -> str:
+    """What to say of a name that is none of those known."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return f"did you mean `{close[0]}`?" if close else f"there are: {', '.join(sorted(known))}."

@@ -123,12 +123,3 @@ def test_wandb_works_offline(command, small_arguments: list[str], root: Path) ->
     (folder,) = root.glob("runs/tracked-*")
     assert list(folder.glob("wandb/offline-run-*/*.wandb"))
     assert json.loads((folder / "status.json").read_text())["wandb_id"]
-
-
-@pytest.mark.parametrize(
-    "experiment", sorted(path.stem for path in (REPOSITORY / "conf" / "experiment").glob("*.yaml"))
-)
-def test_every_experiment_takes_a_step(experiment: str, command, small_arguments: list[str], root: Path) -> None:
-    command("train.py", f"experiment={experiment}", *small_arguments, "trainer.max_steps=2", f"run.name={experiment}")
-    (folder,) = root.glob(f"runs/{experiment}-*")
-    assert read_json(folder / "status.json")["state"] == "finished"

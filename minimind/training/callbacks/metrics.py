@@ -9,6 +9,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
+from minimind.data.loader import TrainLoader
 from minimind.parallel.collectives import largest_over_ranks
 from minimind.runs.folder import RunFolder
 from minimind.runs.metrics_file import append_rows
@@ -76,13 +77,11 @@ class Metrics(pl.Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         assert isinstance(module, TrainingModule)
-        figures = module.validation.compute()
-        module.validation.reset()
-        row = {f"val/{name}": value for name, value in figures.items()}
-        self.pending = {**self._counts(trainer), **self.pending, **row}
+        figures = module.take_validation()
+        self.pending = {**self._counts(trainer), **self.pending, **figures}
         self.validated_step = trainer.global_step
-        if math.isfinite(figures["loss"]) and (self.best is None or figures["loss"] < self.best):
-            self.best, self.best_step = figures["loss"], trainer.global_step
+        if math.isfinite(figures["val/loss"]) and (self.best is None or figures["val/loss"] < self.best):
+            self.best, self.best_step = figures["val/loss"], trainer.global_step
         self._write(trainer)
         paused = time.perf_counter() - self.validation_start  # neither training nor waiting for data
         self.mark = getattr(self, "mark", self.validation_start) + paused
@@ -109,6 +108,8 @@ class Metrics(pl.Callback):
             row["train/mfu"] = rate * self.flops_per_token / self.peak_flops
         if "expert_load" in sums and "train/loss" in row:
             row.update(expert_figures(sums["expert_load"], sums["balance_loss"] / sums["good_tokens"]))
+        if isinstance(loader := trainer.train_dataloader, TrainLoader):
+            row.update(loader.figures())
         self.checkpoint_stall_s = 0.0
         self.bad_in_a_row = trainer.global_step - int(module.last_good_step.item())
         return row
