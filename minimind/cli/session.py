@@ -78,7 +78,10 @@ class Session:
         return self.auto["max_steps"]
 
     def start(self) -> None:
-        """Makes the run folder, or looks where an earlier start left off."""
+        """Builds the model, then makes the run folder, or looks where an earlier start left off."""
+        self.module = build_module(self.cfg, self.tokenizer, [source.name for source in self.data.sources])
+        if self.init_from is not None:  # weights that do not fit leave no folder; a resumed run's own come on top
+            load_weights(self.module.model, self.init_from)
         self.resume_from = from_main(self._start)
 
     def _start(self) -> Path | None:
@@ -110,9 +113,6 @@ class Session:
     def fit(self) -> None:
         """Trains to the last step, validating and saving on the way."""
         cfg = self.cfg
-        self.module = build_module(cfg, self.tokenizer, [source.name for source in self.data.sources])
-        if self.init_from is not None and self.resume_from is None:
-            load_weights(self.module.model, self.init_from)
         if cfg.trainer.compile:
             self.module.model.compile()
         data = build_data(cfg, self.data, self.auto["micro_batch"])

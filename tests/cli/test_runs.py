@@ -102,9 +102,9 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(root: Path, small_arguments: 
     status = read_json(folder / "status.json")
     assert (status["state"], status["reason"]) == ("preempted", "SIGINT")
     assert 0 < status["step"] < 120
-    for name in ("cut", "whole"):
+    for name in ("cut", "straight"):
         subprocess.run(run(name), env=environment, check=True, capture_output=True, timeout=120)
-    (whole,) = root.glob("runs/whole-*")
+    (whole,) = root.glob("runs/straight-*")
     cut_rows, whole_rows = (read_rows(path / "metrics.jsonl") for path in (folder, whole))
     assert [row["step"] for row in cut_rows] == [row["step"] for row in whole_rows]
     assert [row["train/loss"] for row in cut_rows] == [row["train/loss"] for row in whole_rows]

@@ -122,10 +122,11 @@ def test_init_from_takes_weights_only(
     assert [row["train/loss"] for row in again] == pytest.approx([row["train/loss"] for row in rows], abs=1e-4)
 
 
-def test_init_from_refuses_what_does_not_fit(run_train: Train, small_run: Path) -> None:
+def test_init_from_refuses_what_does_not_fit(run_train: Train, root: Path, small_run: Path) -> None:
     code, said = run_train("run.name=misfit", "model.hidden_size=64", f"init_from={small_run}")
     assert code == 2
     assert "must fit the model" in said
+    assert not list(root.glob("runs/misfit-*"))
 
 
 def test_a_slow_disk_costs_checkpoints_but_not_those_kept_for_good(
