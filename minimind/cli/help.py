@@ -46,7 +46,7 @@ Turn a corpus into a tokenizer and token shards, in the cache that train.py read
   minimind prepare                                        the default corpus
   minimind prepare data=jsonl data.files='[a.jsonl.gz]' model.vocab_size=6400
   minimind prepare data=jsonl data.files='[a.jsonl]' tokenizer=file tokenizer.path=tokenizer.json
-  minimind prepare data=mixture data.sources='{prose: {weight: 2, kind: text, files: [a.txt]}, code: {kind: stdlib}}'
+  minimind prepare data=mixture data.sources='{{a: {{weight: 2, kind: text, files: [a.txt]}}, b: {{kind: stdlib}}}}'
 
 data.prepare_processes=N uses N processes (all cores, if left out). Stopped, it goes on where it was.
 Corpora (data=…): {data}

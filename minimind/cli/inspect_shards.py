@@ -72,7 +72,7 @@ def histogram_table(bins: list[tuple[int, int]]) -> Table:
 
 def epochs_in_words(tokens: int, name: str, sequence_length: int, batch_tokens: int | None, epochs: float) -> str:
     """What a pass over the stream costs, counted as training counts (windows of T, each T after the one before)."""
-    windows = 1 + max(0, -(-(tokens - 1 - sequence_length) // sequence_length))
+    windows = -(-(tokens - 1) // sequence_length)
     said = f"An epoch of {name} is {windows:,} windows of {sequence_length:,} tokens"
     if batch_tokens is None:
         return said + "; with --batch-tokens B it is said in steps, too."

@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass
-from itertools import chain
 from multiprocessing.connection import Connection, Pipe
 from typing import NamedTuple
 
@@ -47,12 +46,8 @@ class Encoder:
         return self._tokens(texts[False]), self._tokens(texts[True])
 
     def _tokens(self, texts: list[str]) -> Tokens:
-        ids = self.bpe.encode_batch(texts)
-        lengths = np.fromiter((len(tokens) + 1 for tokens in ids), dtype=np.int64, count=len(ids))
-        end = (self.bpe.end_of_text,)
-        flat = chain.from_iterable(chain(tokens, end) for tokens in ids)
-        text_bytes = sum(len(text.encode()) for text in texts)
-        return Tokens(np.fromiter(flat, dtype=self.dtype, count=int(lengths.sum())), lengths, text_bytes)
+        ids, lengths = self.bpe.encode_documents(texts, self.dtype)
+        return Tokens(ids, lengths, sum(len(text.encode()) for text in texts))
 
 
 class Worker:

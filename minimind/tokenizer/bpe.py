@@ -1,13 +1,14 @@
 """Byte-level BPE (Sennrich et al. 2016, over UTF-8 bytes): train, encode, decode, bytes of each token."""
 
 import hashlib
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Encoding, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from minimind.utils.errors import UserError
 from minimind.utils.files import write_text
@@ -99,8 +100,22 @@ class BPE:
         return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        return [encoding.ids for encoding in self._encodings(texts)]
+
+    def encode_documents(self, texts: Sequence[str], dtype: np.dtype) -> tuple[NDArray, NDArray[np.int64]]:
+        """Tokens of all documents in a row, each followed by its <|endoftext|>; and how many each has."""
+        lengths = np.empty(len(texts), dtype=np.int64)
+        tokens = array(dtype.char)
+        for document, encoding in enumerate(self._encodings(texts)):
+            ids = encoding.ids
+            ids.append(self.end_of_text)
+            tokens.fromlist(ids)  # the fastest way from the library's lists, and keeps one of them at a time
+            lengths[document] = len(ids)
+        return np.frombuffer(tokens, dtype=tokens.typecode), lengths
+
+    def _encodings(self, texts: Sequence[str]) -> list[Encoding]:
         self.tokenizer.encode_special_tokens = True
-        return [encoding.ids for encoding in self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+        return self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
 
     def decode(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode(list(ids), skip_special_tokens=True)
