@@ -1,6 +1,8 @@
 """`train.py`: from a composed configuration to a finished run folder."""
 
+import hashlib
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -36,8 +38,12 @@ def _task(composed: "DictConfig") -> int:
     choices: Any = hydra_config.runtime.choices
     composed.run.name = composed.run.name or f"{choices.model}-{choices.data}"
     composed.paths.root = composed.paths.root or str(default_root())
+    overrides = list(hydra_config.overrides.task)
     if named := _named_folder(composed.run.resume):
-        composed = _stored(named, list(hydra_config.overrides.task))
+        composed = _stored(named, overrides)
+    composed.run.command = shlex.join(["python", "train.py", *overrides])
+    if "wandb" in composed.logger and not composed.logger.wandb.group:
+        composed.logger.wandb.group = _group(choices.get("experiment"), hydra_config.mode is RunMode.MULTIRUN)
     if hydra_config.mode is RunMode.RUN:
         return run(composed)
     from minimind.config.checks import to_config
@@ -47,6 +53,14 @@ def _task(composed: "DictConfig") -> int:
         file.write(OmegaConf.to_yaml(composed, resolve=True))
         file.flush()
         return subprocess.run([sys.executable, "-m", "minimind.cli.train", FROZEN, file.name]).returncode
+
+
+def _group(experiment: str | None, multirun: bool) -> str | None:
+    """What runs that belong together share at W&B: the experiment, and in a multirun the command line of it all."""
+    names = [experiment] if experiment else []
+    if multirun:
+        names.append(hashlib.sha256("\0".join(sys.argv[1:]).encode()).hexdigest()[:8])
+    return "-".join(names if experiment or not multirun else ["multirun", *names]) or None
 
 
 def _run_frozen(file: Path) -> int:
@@ -82,16 +96,15 @@ def _stored(folder: Path, overrides: list[str]) -> "DictConfig":
 
 def run(composed: "DictConfig") -> int:
     """Checks, prepares the data, and trains; the folder is made only when everything else is known to be good."""
-    from omegaconf import OmegaConf
-
     from minimind.config.checks import to_config
+    from minimind.config.schema import load_stored
     from minimind.runs.folder import FINISHED as STATE_FINISHED
     from minimind.runs.folder import RunFolder
     from minimind.runs.identity import run_hash
     from minimind.utils.errors import UserError
 
     cfg = to_config(composed)
-    config = cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True, enum_to_str=True))
+    config = _plain(composed)
     named = _named_folder(cfg.run.resume)
     folder = RunFolder(named or Path(cfg.paths.runs) / f"{cfg.run.name}-{run_hash(config)}")
     if cfg.run.fresh and folder.path.exists() and not _restarted():
@@ -101,9 +114,18 @@ def run(composed: "DictConfig") -> int:
         raise UserError(f"{folder.path} must not exist with run.resume=never; use run.fresh=true or run.tag=….")
     if not status and cfg.run.resume == "must":
         raise UserError(f"{folder.path} must exist with run.resume=must, but does not.")
-    if status.get("state") == STATE_FINISHED and status["step"] >= cfg.trainer.max_steps:
+    # one that was stopped early has fewer steps, and is finished unless its settings are others now
+    if status.get("state") == STATE_FINISHED and (
+        status["step"] >= cfg.trainer.max_steps or run_hash(config) == run_hash(_plain(load_stored(folder.config)))
+    ):
         return _show_finished(folder)
     return _train(cfg, config, folder)
+
+
+def _plain(config: "DictConfig") -> dict[str, Any]:
+    from omegaconf import OmegaConf
+
+    return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True, enum_to_str=True))
 
 
 def _restarted() -> bool:
@@ -122,7 +144,11 @@ def _show_finished(folder: Any) -> int:
     print("(the learning rate has ended where the schedule did, unless its horizon moves too).")
     if folder.status.get("source_hash") != source_hash():
         print("The source code has changed since.")
-    print_summary(read_json(folder.summary), read_rows(folder.samples), folder.path)
+    if reason := folder.status.get("reason"):
+        print(f"It was stopped early: {reason}.")
+    summary = read_json(folder.summary)
+    samples = [sample for sample in read_rows(folder.samples) if sample.get("step", summary["step"]) == summary["step"]]
+    print_summary(summary, samples, folder.path)
     return FINISHED
 
 
@@ -138,18 +164,20 @@ def _train(cfg: "TrainConfig", config: dict[str, Any], folder: Any) -> int:
     from minimind.training.callbacks.preemption import Preempted
 
     session = Session(cfg, config, folder)
+    code = FAILED
     with run_lock(folder.lock):
         try:
             session.start()
             session.fit()
             session.finish()
+            code = FINISHED
         except Preempted as reason:
+            code = PREEMPTED
             folder.update_status(state=STATE_PREEMPTED, reason=str(reason))
             print(
                 f"Stopped by {reason} with a checkpoint in {folder.path}. Run the same command to go on.",
                 file=sys.stderr,
             )
-            return PREEMPTED
         except UserError:
             raise
         except Exception as error:
@@ -159,8 +187,9 @@ def _train(cfg: "TrainConfig", config: dict[str, Any], folder: Any) -> int:
             (folder.path / "traceback.txt").write_text(traceback.format_exc())
             traceback.print_exc()
             print(f"Failed; the traceback is in {folder.path / 'traceback.txt'}.", file=sys.stderr)
-            return FAILED
-    return FINISHED
+        finally:
+            session.close(code, preempted=code == PREEMPTED)
+    return code
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from minimind.tokenizer.bpe import BPE
 from minimind.training.callbacks.checkpointing import Checkpointing
 from minimind.training.callbacks.metrics import Metrics
 from minimind.training.callbacks.preemption import Preemption
+from minimind.training.callbacks.watch import Watch
 from minimind.training.module import TrainingModule
 from minimind.utils.errors import ConfigError
 from minimind.utils.hardware import peak_flops, pick_device, pick_precision
@@ -93,7 +94,8 @@ def build_callbacks(
         row_tokens=cfg.trainer.batch_tokens,
     )
     checkpointing = Checkpointing(run, cfg.trainer, metrics)
-    return [metrics, *chosen, checkpointing, Preemption(checkpointing)]
+    watch = [Watch(run, cfg.logger["watch"])] if cfg.logger.get("watch") else []
+    return [metrics, *watch, *chosen, checkpointing, Preemption(checkpointing)]
 
 
 def build_trainer(

@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from minimind.config.schema import TrainConfig
+from minimind.tracking.config import problems as tracking_problems
 from minimind.utils.errors import ConfigError
 
 
@@ -77,4 +78,7 @@ def cross_group_problems(cfg: TrainConfig) -> list[str]:
         )
     if cfg.parallel.kind == "single" and cfg.trainer.devices != 1:
         found.append(f"`trainer.devices` must be 1 with parallel=single, but is {cfg.trainer.devices}.")
+    found += tracking_problems(cfg.logger.get("watch"), cfg.model.num_experts)
+    if "moe_load" in cfg.callbacks and not cfg.model.num_experts:
+        found.append("`callbacks` must not have moe_load for a model without experts; leave it out.")
     return found

@@ -10,6 +10,7 @@ class RunConfig:
     fresh: bool = False  # move the old folder aside and start again
     resume: str = "auto"  # auto, must, never, or a run folder
     accept_data_change: bool = False
+    command: str | None = None  # what was typed; filled in, for the record
 
 
 @dataclass

@@ -21,6 +21,7 @@ HASHED = (
     "trainer.gradient_clip",
     "trainer.compile",
     "trainer.deterministic",
+    "callbacks.early_stopping",
 )
 # … and these only where, when and how visibly it happens.
 NOT_HASHED = (
@@ -30,6 +31,7 @@ NOT_HASHED = (
     "run.fresh",
     "run.resume",
     "run.accept_data_change",
+    "run.command",
     "trainer.micro_batch",
     "trainer.accelerator",
     "trainer.devices",

@@ -34,3 +34,14 @@ def run_lock(path: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def is_held(path: Path) -> bool:
+    """Whether a live process works in the run."""
+    lock = FileLock(f"{path}.held", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        return True
+    lock.release()
+    return False

@@ -13,6 +13,8 @@ from minimind.training.config import TrainerConfig, is_due
 from minimind.training.module import TrainingModule
 
 Row = dict[str, Any]
+Sums = dict[str, torch.Tensor]  # what the module has added up since the last log point
+Source = Callable[[pl.Trainer, TrainingModule, Sums], Row]
 
 
 class Metrics(pl.Callback):
@@ -29,6 +31,7 @@ class Metrics(pl.Callback):
         self.tokens = 0
         self.elapsed_s = 0.0
         self.listeners: list[Callable[[Row], None]] = []
+        self.sources: list[Source] = []  # of more figures for a log point; called on every rank
         self.checkpoint_stall_s = 0.0  # set by whoever saves, since the last row
         self.pending: Row = {}
         self.best: float | None = None
@@ -65,8 +68,11 @@ class Metrics(pl.Callback):
         if self.best is None or figures["loss"] < self.best:
             self.best = figures["loss"]
         self._write(trainer)
-        paused = time.perf_counter() - self.validation_start  # neither training nor waiting for data
-        self.mark = getattr(self, "mark", self.validation_start) + paused
+        self.pause(time.perf_counter() - self.validation_start)
+
+    def pause(self, seconds: float) -> None:
+        """Seconds since the last row that were neither training nor waiting for data."""
+        self.mark = getattr(self, "mark", time.perf_counter()) + seconds
 
     def _train_row(self, trainer: pl.Trainer, module: TrainingModule) -> Row:
         sums = module.window.take()
@@ -91,6 +97,8 @@ class Metrics(pl.Callback):
             row["train/mfu"] = rate * self.flops_per_token / self.peak_flops
         if "expert_load" in sums:
             row.update(expert_figures(sums["expert_load"], sums["balance_loss"] / sums["tokens"]))
+        for source in self.sources:
+            row.update(source(trainer, module, sums))
         self.checkpoint_stall_s = 0.0
         return row
 
@@ -113,6 +121,12 @@ class Metrics(pl.Callback):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.tokens, self.elapsed_s, self.best = state["tokens"], state["elapsed_s"], state["best"]
+
+
+def metrics_of(trainer: pl.Trainer) -> Metrics:
+    """Every run has one."""
+    (metrics,) = (callback for callback in trainer.callbacks if isinstance(callback, Metrics))  # type: ignore[attr-defined]
+    return metrics
 
 
 def expert_figures(load: torch.Tensor, balance_loss: torch.Tensor) -> Row:
