@@ -33,7 +33,7 @@ class WandbMirror(RunLogger):
         self.process = subprocess.Popen(
             [sys.executable, "-m", "minimind.tracking.mirror_process", str(run.path)],
             stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "WANDB_SILENT": "true"},
+            env={**os.environ, "OMP_NUM_THREADS": "1", "WANDB_SILENT": "true", "WANDB_ERROR_REPORTING": "false"},
         )  # fmt: skip
         self._send(asdict(self.settings))
 

@@ -191,7 +191,7 @@ def stopping(runner: Runner) -> Story:
     return runner.often("stopping", [(14, signal.SIGKILL), None, None], *arguments)
 
 
-STORIES = [whole, interrupted, bereft, unwritable, many, stopping]
+STORIES = [interrupted, many, stopping, whole, bereft, unwritable]  # the longest first
 
 
 @pytest.fixture(scope="session")
