@@ -38,3 +38,9 @@ def test_the_loop_beside_lightnings() -> None:
         low, median, high = found[name]
         assert 0 < low <= median <= high
     assert isinstance(found["overhead_ratio"], float)
+
+
+def test_the_loggers() -> None:
+    found = last_line("loggers.py", "--rows", "20", "--steps", "1")
+    assert {"metrics.jsonl", "csv", "tensorboard", "wandb", "memory", "watch=all"} <= set(found["figures"])
+    assert all(figure["row_ms"] > 0 for figure in found["figures"].values())

@@ -159,7 +159,8 @@ def interrupted(runner: Runner) -> Story:
 
 def bereft(runner: Runner) -> Story:
     """W&B's own service is killed in mid-run."""
-    chosen = [*runner.small, *LONG, "run.name=bereft", "run.tag=bereft"]
+    beside = ["callbacks=[default,samples,memory]", "callbacks.samples.every_steps=10", "logger.watch=all"]
+    chosen = [*runner.small, *LONG, *beside, "run.name=bereft", "run.tag=bereft"]
     process = runner.start(chosen)
     runner.wait_for(process, lambda: (service_of(process.pid) or 0) and runner.step_of("bereft") > 0)
     os.kill(service_of(process.pid), signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""What callbacks add to a run, and that they take nothing from it."""
+"""What callbacks add to a run."""
 
 import re
 from pathlib import Path

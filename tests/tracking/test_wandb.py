@@ -119,6 +119,7 @@ def test_sync_makes_one_clean_run(story, wandb_log) -> None:
 
 @of("bereft")
 def test_the_service_killed_stops_nothing(story, stories) -> None:
+    """Nor do samples on the way and watching change a figure: this run has both, the other one neither."""
     assert story.codes == [0], story.messages
     assert story.messages[0].count("W&B: the mirror has stopped") == 1
     assert same_figures(story.folder, stories["interrupted"].result().folder)
