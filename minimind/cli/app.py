@@ -9,6 +9,7 @@ from typing import Any
 
 from minimind.utils.errors import ConfigError, UserError
 from minimind.utils.paths import conf_dir
+from minimind.utils.ranks import is_main_process
 
 FINISHED, FAILED, BAD_INPUT, PREEMPTED = 0, 1, 2, 75
 
@@ -26,13 +27,9 @@ def guarded(action: Callable[[], int | None]) -> int:
     """Runs it; a user's mistake becomes a message and exit code 2, never a traceback."""
     try:
         return action() or FINISHED
-    except ConfigError as error:
-        problems = error.problems
-        head = "The configuration cannot be used:" if len(problems) == 1 else f"{len(problems)} things must be changed:"
-        print("\n  - ".join([head, *problems]), file=sys.stderr)
-        return BAD_INPUT
     except UserError as error:
-        print(error, file=sys.stderr)
+        if is_main_process() or not isinstance(error, ConfigError):  # every process finds the same configuration wrong
+            print(explain(error), file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
         print("\nInterrupted; nothing was changed since the last checkpoint.", file=sys.stderr)
@@ -43,6 +40,14 @@ def guarded(action: Callable[[], int | None]) -> int:
     except Exception:
         traceback.print_exc()
         return FAILED
+
+
+def explain(error: UserError) -> str:
+    if not isinstance(error, ConfigError):
+        return str(error)
+    problems = error.problems
+    head = "The configuration cannot be used:" if len(problems) == 1 else f"{len(problems)} things must be changed:"
+    return "\n  - ".join([head, *problems])
 
 
 def _compose_and_run(config_name: str, task: Callable[..., int | None]) -> int | None:

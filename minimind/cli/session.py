@@ -15,7 +15,7 @@ from minimind.config.build import (
     build_trainer,
     check_tokenizer,
     factories,
-    resolve_auto,
+    stored_or_resolved,
 )
 from minimind.config.schema import TrainConfig
 from minimind.data.corpora import STDLIB_PROMPTS
@@ -23,11 +23,13 @@ from minimind.data.prepare import TRAIN, VALIDATION, PreparedData, prepare
 from minimind.evaluation.compressors import compressors_on
 from minimind.generation.sampler import Sampler
 from minimind.generation.sampling import SamplingConfig
+from minimind.parallel.collectives import from_main, main_first
 from minimind.report.loss_plot import plot_loss
 from minimind.report.summary import print_summary
 from minimind.runs.folder import FINISHED, RUNNING, RunFolder, checkpoint_of
 from minimind.runs.metrics_file import read_rows, truncate_after
 from minimind.runs.source import git_commit, source_hash, versions
+from minimind.runs.stop import StopRequest
 from minimind.tracking.run_logger import RunLogger
 from minimind.training.callbacks.early_stopping import EarlyStopping
 from minimind.training.callbacks.metrics import Metrics
@@ -36,22 +38,28 @@ from minimind.training.checkpoint import STATE, TOKENIZER, load_weights, newest_
 from minimind.utils.errors import UserError
 from minimind.utils.files import write_json, write_text
 from minimind.utils.paths import find_existing
-from minimind.utils.ranks import is_main_process
+from minimind.utils.ranks import global_rank, is_main_process, world_size
 from minimind.utils.seeding import seed_everything
+
+
+def step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("step_"))
+
 
 PROMPT_TOKENS = 24  # of a held-out document, where the corpus has no prompts of its own
 
 
 class Session:
-    def __init__(self, cfg: TrainConfig, config: dict[str, Any], run: RunFolder) -> None:
-        self.cfg, self.config, self.run = cfg, config, run
-        self.started = time.time()
+    """Every process of a run has one; rank 0 alone writes."""
+
+    def __init__(self, cfg: TrainConfig, config: dict[str, Any], run: RunFolder, stop: StopRequest) -> None:
+        self.cfg, self.config, self.run, self.stop = cfg, config, run, stop
         self.chosen_callbacks = [make() for make in factories(cfg.callbacks, "callbacks")]
         self.logger_factories = factories({k: node for k, node in cfg.logger.items() if k != "watch"}, "logger")
         self.loggers: list[RunLogger] = []
-        self.auto = run.status.get("auto") or resolve_auto(cfg)
+        self.auto = from_main(lambda: stored_or_resolved(cfg, run.status.get("auto", {})))
         torch.set_num_threads(self.auto["num_threads"])
-        self.data: PreparedData = prepare(cfg.data, cfg.tokenizer, Path(cfg.paths.cache))
+        self.data: PreparedData = main_first(lambda: prepare(cfg.data, cfg.tokenizer, Path(cfg.paths.cache)))
         self.tokenizer = self.data.tokenizer
         check_tokenizer(cfg, self.tokenizer)
         self.sampler = Sampler(
@@ -62,6 +70,9 @@ class Session:
 
     def start(self) -> None:
         """Makes the run folder, or looks where an earlier start left off."""
+        self.resume_from = from_main(self._start)
+
+    def _start(self) -> Path | None:
         run, status = self.run, self.run.status
         fingerprint = self.data.fingerprint
         if status and status["data_fingerprint"] != fingerprint and not self.cfg.run.accept_data_change:
@@ -72,7 +83,7 @@ class Session:
         source = source_hash()
         if status and status["source_hash"] != source:
             print("The source code has changed since this run was started.", file=sys.stderr)
-        self.resume_from = newest_readable(run)
+        resume_from = newest_readable(run)
         run.path.mkdir(parents=True, exist_ok=True)
         write_text(run.config, OmegaConf.to_yaml(OmegaConf.create(self.config)))
         self.tokenizer.save(run.path / TOKENIZER)
@@ -81,11 +92,12 @@ class Session:
             versions=versions(), git_commit=git_commit(), source_hash=source, data_fingerprint=fingerprint,
             parameters=self.cfg.model.num_parameters(), active_parameters=self.cfg.model.num_parameters(active=True),
         )  # fmt: skip
-        if self.resume_from is not None:
-            step = int(self.resume_from.name.removeprefix("step_"))
+        if resume_from is not None:
+            step = step_of(resume_from)
             for file in (run.metrics, run.samples, run.histograms):
                 truncate_after(file, step)
             print(f"Resuming {run.path} from step {step}.", file=sys.stderr)
+        return resume_from
 
     def fit(self) -> None:
         """Trains to the last step, validating and saving on the way."""
@@ -95,20 +107,25 @@ class Session:
             load_weights(self.module.model, self.init_from)
         if cfg.trainer.compile:
             self.module.model.compile()
-        self._announce()
+        if is_main_process():
+            self._announce()
         for callback in self.chosen_callbacks:
             if isinstance(callback, Samples):
                 callback.sampler, callback.run = self.sampler, self.run
-        callbacks = build_callbacks(cfg, self.run, self.auto, self.chosen_callbacks)
+        callbacks = build_callbacks(cfg, self.run, self.auto, self.chosen_callbacks, self.stop)
         (self.metrics,) = (callback for callback in callbacks if isinstance(callback, Metrics))
-        self._start_loggers()
+        from_main(self._start_loggers)
         trainer = build_trainer(cfg, self.auto, callbacks, self.loggers)
-        seed_everything(cfg.seed, "training/rank0")
+        self._seed()
         data = build_data(cfg, self.data, self.auto["micro_batch"])
         ckpt_path = None if self.resume_from is None else self.resume_from / STATE
-        trainer.fit(self.module, data, ckpt_path=ckpt_path)
-        if self.metrics.validated_step != trainer.global_step:
-            trainer.validate(self.module, data, verbose=False)
+        self.stop.listen()
+        try:
+            trainer.fit(self.module, data, ckpt_path=ckpt_path)
+            if self.metrics.validated_step != trainer.global_step:
+                trainer.validate(self.module, data, verbose=False)
+        finally:
+            self.stop.deafen()
 
     def finish(self) -> None:
         """Final figures beside two compressors, samples, the plot, and where to go from here."""
@@ -126,7 +143,7 @@ class Session:
             samples = self.sampler(self.module.model, step)
             show_samples(self.run, self.loggers, samples)
         plot_loss(self.run.metrics, self.run.loss_plot, self.run.path.name)
-        summary["command_s"] = round(time.time() - self.started, 1)
+        summary["command_s"] = round(time.time() - self.stop.since, 1)
         write_json(self.run.summary, summary)
         reasons = [callback.reason for callback in self.chosen_callbacks if isinstance(callback, EarlyStopping)]
         self.run.update_status(state=FINISHED, step=step, tokens=summary["tokens"], reason=next(iter(reasons), None))
@@ -138,20 +155,27 @@ class Session:
             logger.finish(exit_code, preempted=preempted)
 
     def _start_loggers(self) -> None:
-        step = 0 if self.resume_from is None else int(self.resume_from.name.removeprefix("step_"))
-        if is_main_process():
-            for make in self.logger_factories:
-                self.loggers.append(make(run=self.run, resume_step=step))
+        step = 0 if self.resume_from is None else step_of(self.resume_from)
+        for make in self.logger_factories:
+            self.loggers.append(make(run=self.run, resume_step=step))
+
+    def _seed(self) -> None:
+        """A resumed rank gets its generators back from the checkpoint; one that was not there then has a new stream."""
+        stream = f"training/rank{global_rank()}"
+        if self.resume_from is not None:
+            stream += f"/from{step_of(self.resume_from)}"
+        seed_everything(self.cfg.seed, stream)
 
     def _announce(self) -> None:
         model, auto = self.cfg.model, self.auto
         total, active = model.num_parameters(), model.num_parameters(active=True)
         size = f"{total / 1e6:.2f}M parameters" + (f", {active / 1e6:.2f}M active" if active != total else "")
         tokens = sum(len(stream) for stream in self.data.streams(TRAIN))
+        processes = f"{world_size()} processes, each: " if world_size() > 1 else ""
         epochs = self.cfg.trainer.max_steps * self.cfg.trainer.batch_tokens / tokens
         print(
             f"{self.run.path.name}: {size}; {tokens / 1e6:.2f}M training tokens, {epochs:.2f} epochs; "
-            f"{auto['accelerator']}, {auto['precision']}, {auto['num_threads']} threads",
+            f"{processes}{auto['accelerator']}, {auto['precision']}, {auto['num_threads']} threads",
             file=sys.stderr,
         )
 

@@ -14,11 +14,13 @@ from minimind.data.datamodule import DataModule
 from minimind.data.prepare import PreparedData
 from minimind.evaluation.text_loss import padded_token_bytes
 from minimind.model.transformer import MiniMind
+from minimind.parallel.ddp import ddp_strategy
 from minimind.runs.folder import RunFolder
+from minimind.runs.stop import StopRequest
 from minimind.tokenizer.bpe import BPE
 from minimind.training.callbacks.checkpointing import Checkpointing
 from minimind.training.callbacks.metrics import Metrics
-from minimind.training.callbacks.preemption import Preemption
+from minimind.training.callbacks.preemption import Preemption, without_lightnings_signals
 from minimind.training.callbacks.watch import Watch
 from minimind.training.module import TrainingModule
 from minimind.utils.errors import ConfigError
@@ -39,15 +41,27 @@ def resolve_auto(cfg: TrainConfig) -> dict[str, Any]:
         raise ConfigError(["`trainer.accelerator` must name a device that is here, but cuda is not; use cpu or auto."])
     if device.type == "cpu" and cfg.trainer.precision == "16-mixed":
         raise ConfigError(["`trainer.precision` must not be 16-mixed on a CPU (torch computes bf16); use bf16-mixed."])
-    rows = cfg.trainer.batch_tokens // cfg.data.sequence_length // cfg.trainer.devices
+    world_size = cfg.trainer.devices * cfg.parallel.num_nodes
+    rows = cfg.trainer.batch_tokens // cfg.data.sequence_length // world_size
     fitting = max(1, TOKENS_A_FORWARD_PASS // cfg.data.sequence_length)
     micro_batch = max(divisor for divisor in range(1, min(rows, fitting) + 1) if rows % divisor == 0)
     return {
         "accelerator": device.type,
         "precision": pick_precision(cfg.trainer.precision, device),
         "micro_batch": cfg.trainer.micro_batch or micro_batch,
-        "num_threads": cfg.trainer.num_threads or torch.get_num_threads(),
+        "num_threads": cfg.trainer.num_threads or max(1, torch.get_num_threads() // cfg.trainer.devices),
+        "world_size": world_size,
     }
+
+
+def stored_or_resolved(cfg: TrainConfig, stored: dict[str, Any]) -> dict[str, Any]:
+    """What was resolved at the run's first start; with another number of processes their shares are found anew."""
+    if not stored:
+        return resolve_auto(cfg)
+    now = resolve_auto(cfg)
+    shares = ("micro_batch", "num_threads", "world_size")
+    same = stored.get("world_size") == now["world_size"]
+    return {**now, **{name: value for name, value in stored.items() if same or name not in shares}}
 
 
 def check_tokenizer(cfg: TrainConfig, tokenizer: BPE) -> None:
@@ -83,28 +97,34 @@ def build_data(cfg: TrainConfig, data: PreparedData, micro_batch: int) -> DataMo
 
 
 def build_callbacks(
-    cfg: TrainConfig, run: RunFolder, auto: dict[str, Any], chosen: list[pl.Callback]
+    cfg: TrainConfig, run: RunFolder, auto: dict[str, Any], chosen: list[pl.Callback], stop: StopRequest
 ) -> list[pl.Callback]:
     """Ours that every run needs, in the order they depend on each other, with those of the `callbacks` group."""
+    peak = peak_flops(torch.device(auto["accelerator"]), auto["precision"])
     metrics = Metrics(
         run,
         cfg.trainer,
         flops_per_token=cfg.model.flops_per_token(cfg.data.sequence_length),
-        peak_flops=peak_flops(torch.device(auto["accelerator"]), auto["precision"]),
+        peak_flops=None if peak is None else peak * cfg.trainer.devices * cfg.parallel.num_nodes,
         row_tokens=cfg.trainer.batch_tokens,
     )
     checkpointing = Checkpointing(run, cfg.trainer, metrics)
     watch = [Watch(run, cfg.logger["watch"])] if cfg.logger.get("watch") else []
-    return [metrics, *watch, *chosen, checkpointing, Preemption(checkpointing)]
+    minutes = cfg.run.max_minutes
+    deadline = None if minutes is None else stop.since + 60 * minutes
+    return [metrics, *watch, *chosen, checkpointing, Preemption(checkpointing, stop, deadline)]
 
 
 def build_trainer(
     cfg: TrainConfig, auto: dict[str, Any], callbacks: list[pl.Callback], loggers: list[Any]
 ) -> pl.Trainer:
-    accumulation = cfg.trainer.batch_tokens // (cfg.data.sequence_length * auto["micro_batch"] * cfg.trainer.devices)
-    return pl.Trainer(
+    world_size = cfg.trainer.devices * cfg.parallel.num_nodes
+    accumulation = cfg.trainer.batch_tokens // (cfg.data.sequence_length * auto["micro_batch"] * world_size)
+    trainer = pl.Trainer(
         accelerator=auto["accelerator"],
         devices=cfg.trainer.devices,
+        num_nodes=cfg.parallel.num_nodes,
+        strategy=ddp_strategy() if world_size > 1 else "auto",
         precision=auto["precision"],
         max_epochs=-1,
         max_steps=cfg.trainer.max_steps,
@@ -121,6 +141,8 @@ def build_trainer(
         log_every_n_steps=0,  # nothing goes through Lightning's own logging
         use_distributed_sampler=False,  # Lightning would shuffle; our order is global
     )
+    without_lightnings_signals(trainer)
+    return trainer
 
 
 def factories(group: dict[str, Any], name: str) -> list[Callable[..., Any]]:

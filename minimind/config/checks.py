@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from minimind.config.schema import TrainConfig
+from minimind.parallel.config import Parallelism
 from minimind.tracking.config import problems as tracking_problems
 from minimind.utils.errors import ConfigError
 
@@ -69,15 +70,18 @@ def cross_group_problems(cfg: TrainConfig) -> list[str]:
             f"`tokenizer.vocab_size` must be at most `model.vocab_size` ({cfg.model.vocab_size}), "
             f"but is {cfg.tokenizer.vocab_size}; change either."
         )
-    row_tokens = length * cfg.trainer.devices * (cfg.trainer.micro_batch or 1)
+    world_size = cfg.trainer.devices * cfg.parallel.num_nodes
+    row_tokens = length * world_size * (cfg.trainer.micro_batch or 1)
     if tokens % row_tokens:
         nearest = max(1, round(tokens / row_tokens)) * row_tokens
         found.append(
             f"`trainer.batch_tokens` must be a multiple of data.sequence_length × trainer.devices × "
-            f"trainer.micro_batch ({row_tokens}), but is {tokens}; {nearest} is the nearest."
+            f"parallel.num_nodes × trainer.micro_batch ({row_tokens}), but is {tokens}; {nearest} is the nearest."
         )
-    if cfg.parallel.kind == "single" and cfg.trainer.devices != 1:
-        found.append(f"`trainer.devices` must be 1 with parallel=single, but is {cfg.trainer.devices}.")
+    if cfg.parallel.kind is Parallelism.single:
+        for name, value in (("trainer.devices", cfg.trainer.devices), ("parallel.num_nodes", cfg.parallel.num_nodes)):
+            if value != 1:
+                found.append(f"`{name}` must be 1 with parallel=single, but is {value}; use parallel=ddp.")
     found += tracking_problems(cfg.logger.get("watch"), cfg.model.num_experts)
     if "moe_load" in cfg.callbacks and not cfg.model.num_experts:
         found.append("`callbacks` must not have moe_load for a model without experts; leave it out.")

@@ -5,10 +5,12 @@ import time
 from collections.abc import Iterable, Iterator
 
 import numpy as np
+import torch
 from torch.utils.data import DataLoader, Dataset
 
 from minimind.data.order import windows_at
 from minimind.data.packing import Batch, WindowPacking
+from minimind.runs.stop import leave_signals_to_main
 
 
 class TrainLoader:
@@ -66,6 +68,8 @@ class TrainLoader:
             num_workers=self.num_workers,
             pin_memory=self.pin_memory,
             prefetch_factor=4 if self.num_workers else None,
+            worker_init_fn=leave_signals_to_main,
+            generator=torch.Generator(),  # else the number of workers would move the global stream, and dropout
         )
 
     def batch(self, position: int) -> Batch:

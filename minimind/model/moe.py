@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minimind.model.config import BalanceLoss, Dispatch, ModelConfig, RouterScore
-from minimind.model.grouped_matmul import grouped_matmul
+from minimind.model.grouped_linear import grouped_linear, run_multiple
 from minimind.model.mlp import ACTIVATIONS, MLP
 from minimind.model.precision import for_matmul
 
@@ -108,12 +108,19 @@ def grouped_dispatch(experts: Experts, tokens: Tensor, indices: Tensor, weights:
     order = indices.flatten().argsort(stable=True)  # (B·T·A,) which choice stands where after sorting
     ids = torch.arange(experts.num_experts, device=indices.device)
     load = (indices.reshape(-1, 1) == ids).sum(dim=0)  # (E,) rows of each expert
-    ends = load.cumsum(0).to(torch.int32)  # (E,) where each expert's run of rows ends
     source = order // num_active  # the token behind each choice
-    grouped = for_matmul(tokens)[source]  # (B·T·A, D)
-    gate_up, down = experts.gate_up_proj.to(grouped.dtype), experts.down_proj.to(grouped.dtype)
-    hidden = experts.activate(grouped_matmul(grouped, gate_up.transpose(1, 2), ends))
-    results = grouped_matmul(hidden, down.transpose(1, 2), ends)  # (B·T·A, D)
+    x = for_matmul(tokens)
+    multiple = run_multiple(x)
+    runs = (load + multiple - 1) // multiple * multiple  # (E,) the same, with empty rows to fill up
+    ends = runs.cumsum(0)  # (E,) where each expert's run of rows ends
+    shift = (ends - runs) - (load.cumsum(0) - load)  # (E,) how far the empty rows before it move an expert's rows
+    place = torch.arange(len(order), device=order.device) + shift[indices.flatten()[order]]  # (B·T·A,)
+    num_rows = len(order) + experts.num_experts * (multiple - 1)
+    grouped = x.new_zeros(num_rows, x.shape[1]).index_copy(0, place, x[source])  # (R, D)
+    ends = ends.to(torch.int32)
+    gate_up, down = experts.gate_up_proj.to(x.dtype), experts.down_proj.to(x.dtype)
+    hidden = experts.activate(grouped_linear(grouped, gate_up, ends))
+    results = grouped_linear(hidden, down, ends)[place]  # (B·T·A, D)
     weighted = results * weights.flatten()[order, None].to(results.dtype)
     return torch.zeros_like(tokens).index_add(0, source, weighted.to(tokens.dtype))
 

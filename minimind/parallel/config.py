@@ -1,14 +1,15 @@
 """Which layout of processes."""
 
 from dataclasses import dataclass
+from enum import Enum
 
-from minimind.utils.errors import ConfigError
+
+class Parallelism(Enum):
+    single = "single"
+    ddp = "ddp"  # every process holds the whole model and takes a share of the batch
 
 
 @dataclass
 class ParallelConfig:
-    kind: str = "single"
-
-    def __post_init__(self) -> None:
-        if self.kind != "single":
-            raise ConfigError([f"`parallel.kind` must be single, but is {self.kind}."])
+    kind: Parallelism = Parallelism.single
+    num_nodes: int = 1  # machines; more than one are started by torchrun or srun

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from minimind.utils.errors import ConfigError
+
 
 @dataclass
 class RunConfig:
@@ -11,6 +13,12 @@ class RunConfig:
     resume: str = "auto"  # auto, must, never, or a run folder
     accept_data_change: bool = False
     command: str | None = None  # what was typed; filled in, for the record
+    max_minutes: float | None = None  # of this start; then a checkpoint, and the end as if by a signal
+    requeue: bool = False  # under SLURM: the job goes back into the queue after SIGUSR1 or max_minutes
+
+    def __post_init__(self) -> None:
+        if self.max_minutes is not None and self.max_minutes <= 0:
+            raise ConfigError([f"`run.max_minutes` must be above 0 (or null: no limit), but is {self.max_minutes}."])
 
 
 @dataclass

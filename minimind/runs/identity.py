@@ -32,6 +32,8 @@ NOT_HASHED = (
     "run.resume",
     "run.accept_data_change",
     "run.command",
+    "run.max_minutes",
+    "run.requeue",
     "trainer.micro_batch",
     "trainer.accelerator",
     "trainer.devices",

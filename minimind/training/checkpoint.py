@@ -26,12 +26,13 @@ STATE, CONFIG, TOKENIZER = "state.pt", "config.yaml", "tokenizer.json"
 
 
 def save_checkpoint(trainer: "pl.Trainer", run: RunFolder) -> Path:
-    """Saves the run as it stands between two optimizer steps."""
+    """Saves the run as it stands between two optimizer steps; called by every rank, written by the first."""
     step = trainer.global_step
     final = run.checkpoints / f"step_{step:08d}"
-    if (final / COMPLETE).is_file():
-        return final
     temporary = run.checkpoints / f".{final.name}.tmp"
+    if not trainer.is_global_zero:
+        trainer.save_checkpoint(temporary / STATE, weights_only=False)  # gives its share of what differs by rank
+        return final
     for leftover in (temporary, final):
         shutil.rmtree(leftover, ignore_errors=True)
     temporary.mkdir(parents=True)

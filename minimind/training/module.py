@@ -18,6 +18,7 @@ from minimind.objectives.protocol import Loss, Objective
 from minimind.optim.build import build_optimizer
 from minimind.optim.config import OptimConfig, ScheduleConfig
 from minimind.optim.schedules import learning_rate_factor
+from minimind.parallel.collectives import sum_over_ranks
 
 OBJECTIVES: dict[str, Objective] = {"pretrain": pretrain}
 
@@ -113,7 +114,7 @@ class TrainingModule(pl.LightningModule):
 
     def _over_ranks(self, value: Tensor | None) -> Tensor:
         assert value is not None, "no training step since the last optimizer step"
-        return value if self.trainer.world_size == 1 else self.trainer.strategy.reduce(value, reduce_op="sum")
+        return sum_over_ranks(value)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         logits = self.model(batch.input_ids).logits

@@ -1,10 +1,14 @@
-"""Which process of the run this is, from the variables torchrun and srun set."""
+"""Which process of the run this is, from the variables a tree of processes carries (torchrun's names)."""
 
 import os
 
 
 def global_rank() -> int:
-    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
+    return int(os.environ.get("RANK", "0"))
+
+
+def world_size() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def is_main_process() -> bool:

@@ -7,7 +7,7 @@ from transformers import Qwen3MoeConfig
 from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeSparseMoeBlock
 
 from minimind.model.config import Dispatch, ModelConfig
-from minimind.model.grouped_matmul import opaque_grouped_mm
+from minimind.model.grouped_linear import grouped_linear
 from minimind.model.moe import DISPATCHERS, Experts, MoE, Router, Routing, single_dispatch
 from minimind.model.moe_losses import expert_load, updated_bias
 
@@ -92,20 +92,35 @@ def test_the_lighter_path_of_one_token_gives_the_same() -> None:
     torch.testing.assert_close(moe(token)[0], moe(token.expand(1, 2, -1))[0][:, :1])
 
 
-def test_the_opaque_matmul_of_compiled_float32_has_the_right_gradients() -> None:
-    rows = torch.randn(6, 8, requires_grad=True)
-    matrices = torch.randn(3, 8, 16, requires_grad=True)
-    ends = torch.tensor([2, 2, 6], dtype=torch.int32)  # the second run is empty
-    expected = torch.cat((rows[:2] @ matrices[0], rows[2:] @ matrices[2]))
-    out = opaque_grouped_mm(rows, matrices, ends)
+def test_the_grouped_layer_is_a_linear_layer_for_each_run() -> None:
+    rows = torch.randn(8, 8, requires_grad=True)
+    weight = torch.randn(3, 16, 8, requires_grad=True)
+    ends = torch.tensor([2, 2, 6], dtype=torch.int32)  # the second run is empty, the last two rows belong to none
+    expected = torch.cat((rows[:2] @ weight[0].T, rows[2:6] @ weight[2].T))
+    out = grouped_linear(rows, weight, ends)[:6]
     torch.testing.assert_close(out, expected)
     direction = torch.randn_like(out)
-    for found, right in zip(
-        torch.autograd.grad(out, (rows, matrices), direction),
-        torch.autograd.grad(expected, (rows, matrices), direction),
-        strict=True,
-    ):
-        torch.testing.assert_close(found, right)
+    found = torch.autograd.grad(out, (rows, weight), direction)
+    right = torch.autograd.grad(expected, (rows, weight), direction)
+    torch.testing.assert_close(found[0][:6], right[0][:6])
+    torch.testing.assert_close(found[1], right[1])
+
+
+def test_runs_rounded_up_for_bf16_change_nothing() -> None:
+    moe = randomised(MoE(config(moe_dispatch="grouped")))
+    x = torch.randn(2, 9, 16)
+    results = []
+    for dispatch in (Dispatch.grouped, Dispatch.dense):
+        moe.experts.dispatch = DISPATCHERS[dispatch]
+        moe.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            out, _ = moe(x)
+        out.float().square().sum().backward()
+        gradients = {name: p.grad for name, p in moe.experts.named_parameters()}
+        assert all(gradient.isfinite().all() for gradient in gradients.values())
+        results.append((out.float(), *gradients.values()))
+    for grouped, dense in zip(*results, strict=True):
+        torch.testing.assert_close(grouped, dense, rtol=0.05, atol=0.05 * dense.abs().max().item())
 
 
 def test_shared_experts_see_every_token_and_are_one_wide_mlp() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 
+from minimind.parallel.collectives import gathered
 from minimind.runs.folder import RunFolder
 from minimind.training.callbacks.metrics import Metrics
 from minimind.training.checkpoint import (
@@ -26,13 +27,14 @@ class Checkpointing(pl.Callback):
         self.cfg = cfg
         self.metrics = metrics
         self.last_step = -1
-        self.random_state: dict[str, Any] | None = None
+        self.saved_step = -1
+        self.random_states: list[dict[str, Any]] = []  # by rank
         self.loaded: dict[str, Any] | None = None
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.last_step = trainer.global_step
-        if self.random_state is not None:
-            restore_random_state(self.random_state)
+        if trainer.global_rank < len(self.random_states):  # a rank more than before keeps its stream of this start
+            restore_random_state(self.random_states[trainer.global_rank])
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
         step = trainer.global_step
@@ -53,6 +55,10 @@ class Checkpointing(pl.Callback):
 
     def save(self, trainer: pl.Trainer) -> str:
         """Saves now, between two optimizer steps; returns the checkpoint's name."""
+        step = trainer.global_step
+        if self.saved_step == step:
+            return f"step_{step:08d}"
+        self.saved_step = step
         start = time.perf_counter()
         folder = save_checkpoint(trainer, self.run)
         self.metrics.checkpoint_stall_s += time.perf_counter() - start
@@ -69,10 +75,10 @@ class Checkpointing(pl.Callback):
 
     def on_save_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         optimizer_by_name(checkpoint)
-        checkpoint["random_state"] = random_state()
+        checkpoint["random_state"] = gathered(random_state())
 
     def on_load_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
-        self.random_state = checkpoint["random_state"]
+        self.random_states = checkpoint["random_state"]
         self.loaded = checkpoint
 
     def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:

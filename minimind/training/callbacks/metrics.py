@@ -7,14 +7,17 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
+from minimind.parallel.collectives import largest_over_ranks, sums_over_ranks
 from minimind.runs.folder import RunFolder
 from minimind.runs.metrics_file import append_row
 from minimind.training.config import TrainerConfig, is_due
 from minimind.training.module import TrainingModule
+from minimind.utils.errors import UserError
 
 Row = dict[str, Any]
 Sums = dict[str, torch.Tensor]  # what the module has added up since the last log point
 Source = Callable[[pl.Trainer, TrainingModule, Sums], Row]
+ALIKE = ("grad_norm", "steps")  # what every rank has already for all of them
 
 
 class Metrics(pl.Callback):
@@ -42,6 +45,11 @@ class Metrics(pl.Callback):
         self.mark = time.perf_counter()
         self.waited = _waited(trainer)
         self.last_step = trainer.global_step
+        if largest_over_ranks(int(sum(trainer.num_val_batches) == 0)):  # Lightning would leave its validation out
+            raise UserError(
+                f"The held-out text must have a window for each of the {trainer.world_size} processes, but has fewer; "
+                "use fewer processes, a shorter data.sequence_length or more held-out text."
+            )
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
         step = trainer.global_step
@@ -75,8 +83,10 @@ class Metrics(pl.Callback):
         self.mark = getattr(self, "mark", time.perf_counter()) + seconds
 
     def _train_row(self, trainer: pl.Trainer, module: TrainingModule) -> Row:
-        sums = module.window.take()
-        steps, tokens = sums["steps"].item(), int(sums["tokens"].item()) * trainer.world_size
+        window = module.window.take()
+        alike = {name: window.pop(name) for name in ALIKE}
+        sums = {**sums_over_ranks(window), **alike}
+        steps, tokens = sums["steps"].item(), int(sums["tokens"].item())
         now = time.perf_counter()
         span, self.mark = now - self.mark, now
         waited, self.waited = _waited(trainer) - self.waited, _waited(trainer)

@@ -1,52 +1,70 @@
-"""Ends a run well when it is asked to stop: a flag now, a checkpoint at the next optimizer step, then out."""
+"""Ends a run well when it is asked to stop: a flag now, a checkpoint at an optimizer step soon, then out."""
 
 import signal
-import sys
-from types import FrameType
+import time
 from typing import Any
 
 import lightning.pytorch as pl
 
+from minimind.parallel.collectives import largest_over_ranks
+from minimind.runs.stop import StopRequest
 from minimind.training.callbacks.checkpointing import Checkpointing
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # the last is SLURM's early warning
+OUT_OF_TIME = 1000  # above every signal's number
+AGREE_EVERY_STEPS = 4  # with several processes: the least of them may know of a signal that the others did not get
 
 
 class Preempted(Exception):
-    """Training stopped where it can go on; the checkpoint is saved."""
+    """Training stopped where it can go on; the checkpoint is saved.
+
+    Args:
+        reason: the signal's name, or the setting that asked for it.
+    """
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(reason)
 
 
 class Preemption(pl.Callback):
-    """Nothing is saved inside a signal handler. A second SIGINT ends at once."""
+    """Stops at the same step on every rank, whichever of them was asked.
 
-    def __init__(self, checkpointing: Checkpointing) -> None:
+    Args:
+        deadline: the time (as of `time.time`) from which on to stop, None for no limit.
+    """
+
+    def __init__(self, checkpointing: Checkpointing, stop: StopRequest, deadline: float | None) -> None:
         self.checkpointing = checkpointing
-        self.received: int | None = None
-        self.before: dict[int, Any] = {}
+        self.stop = stop
+        self.deadline = deadline
         self.last_step = -1
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.last_step = trainer.global_step
-        for number in SIGNALS:
-            self.before[number] = signal.signal(number, self._receive)
-
-    def _receive(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and self.received == signal.SIGINT:
-            raise KeyboardInterrupt
-        if self.received is None:
-            print(
-                f"\n{signal.Signals(number).name}: saving a checkpoint at the next step.", file=sys.stderr, flush=True
-            )
-        self.received = number
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
         step = trainer.global_step
         boundary, self.last_step = step != self.last_step, step
-        if boundary and self.received is not None and step < trainer.max_steps:
+        if not boundary or step >= trainer.max_steps:
+            return
+        if trainer.world_size > 1 and step % AGREE_EVERY_STEPS:
+            return
+        if asked := largest_over_ranks(self._asked()):
             self.checkpointing.save(trainer)
-            raise Preempted(signal.Signals(self.received).name)
+            raise Preempted("run.max_minutes" if asked == OUT_OF_TIME else signal.Signals(asked).name)
 
-    def teardown(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-        self.before = {}
+    def _asked(self) -> int:
+        if self.deadline is not None and time.time() >= self.deadline:
+            return OUT_OF_TIME
+        return self.stop.received
+
+
+def without_lightnings_signals(trainer: pl.Trainer) -> None:
+    """Takes out Lightning's signal handling, which ours replaces.
+
+    Its SIGTERM handler is a collective inside a signal handler and ends with exit code 0 (Lightning #21406, #21623),
+    its SLURM handler saves inside a signal handler, and each micro-batch of several processes pays for a broadcast
+    and a wait (#21487).
+    """
+    setattr(trainer._signal_connector, "register_signal_handlers", lambda: None)  # noqa: B010 mypy takes it for a method
+    setattr(trainer.fit_loop.epoch_loop, "_broadcast_sigterm_tensor", lambda: None)  # noqa: B010

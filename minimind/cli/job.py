@@ -1,0 +1,31 @@
+"""One job of a multirun: a child process that gets the signals sent to us, and time to obey them."""
+
+import signal
+import subprocess
+import threading
+from types import FrameType
+
+from minimind.cli.app import FAILED, PREEMPTED
+from minimind.runs.stop import SIGNALS
+
+_received: list[int] = []  # once asked to stop, no further job is begun
+
+
+def run_job(command: list[str]) -> int:
+    """The exit code of `command`, which has a session of its own: a Ctrl-C reaches it once, through us."""
+    if _received:
+        return PREEMPTED
+    process = subprocess.Popen(command, start_new_session=True)
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        _received.append(number)
+        process.send_signal(number)
+
+    listening = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, forward) for number in SIGNALS} if listening else {}
+    try:
+        code = process.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return code if code >= 0 else FAILED

@@ -1,0 +1,194 @@
+"""A run in its processes: this one alone, one rank of a tree it was started in, or the parent of a tree of its own."""
+
+import signal
+import sys
+import traceback
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from minimind.cli.admission import Plan, admit, plan
+from minimind.cli.app import BAD_INPUT, FAILED, FINISHED, PREEMPTED, explain
+from minimind.runs.folder import FAILED as STATE_FAILED
+from minimind.runs.folder import FINISHED as STATE_FINISHED
+from minimind.runs.folder import PREEMPTED as STATE_PREEMPTED
+from minimind.runs.folder import RunFolder
+from minimind.runs.lock import run_lock
+from minimind.runs.stop import StopRequest
+from minimind.utils.errors import ConfigError, UserError
+from minimind.utils.ranks import is_main_process
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from minimind.parallel.launch import Outcome
+
+WORKER = "--worker"
+REQUEUED_AFTER = ("SIGUSR1", "run.max_minutes")  # not after SIGTERM: a job that was cancelled would come back
+LINES_SHOWN = 30  # of a traceback; the whole is in the run folder
+
+
+def run(composed: "DictConfig") -> int:
+    """The exit code of a run, in whatever processes it is done."""
+    stop = StopRequest()
+    joined = take_layout_of_tree(composed)
+    planned = plan(composed)
+    if planned.cfg.trainer.devices > 1 and not joined:
+        return lead(composed, planned, stop)
+    from minimind.parallel.collectives import from_main, join
+
+    join(planned.cfg.trainer.accelerator)
+    code = from_main(lambda: admit(planned))
+    if code is not None:
+        return code
+    with ExitStack() as held:
+        from_main(lambda: held.enter_context(run_lock(planned.folder.lock)))
+        try:
+            return train(planned, stop)
+        except UserError:
+            raise
+        except Exception as error:
+            _fail(planned.folder, f"{type(error).__name__}: {error}", traceback.format_exc())
+            return FAILED
+
+
+def take_layout_of_tree(composed: "DictConfig") -> bool:
+    """Whether torchrun or srun has started this process, and then their numbers in the configuration.
+
+    Raises:
+        ConfigError: the configuration asks for others.
+    """
+    from minimind.parallel.environment import joined_tree
+
+    tree, devices = joined_tree(), composed.trainer.devices
+    if tree is None:
+        if composed.parallel.num_nodes > 1:
+            raise ConfigError([
+                f"`parallel.num_nodes` must be 1 where train.py starts the processes, but is "
+                f"{composed.parallel.num_nodes}; start them with torchrun or srun on every node."
+            ])  # fmt: skip
+        return False
+    if devices not in (1, tree.per_node):
+        raise ConfigError([
+            f"`trainer.devices` must be the number of processes started on each node ({tree.per_node}), but is "
+            f"{devices}; leave it out."
+        ])  # fmt: skip
+    composed.parallel.kind = "ddp"
+    composed.trainer.devices, composed.parallel.num_nodes = tree.per_node, tree.num_nodes
+    return True
+
+
+def train(planned: Plan, stop: StopRequest) -> int:
+    """Prepared data to last figure, as one rank sees it; the exit code of the run."""
+    from minimind.cli.quiet import quiet_libraries
+    from minimind.parallel.collectives import leave, wait_for_all
+
+    quiet_libraries()
+    from minimind.cli.session import Session
+    from minimind.training.callbacks.preemption import Preempted
+
+    session = Session(*planned, stop)
+    code = FAILED
+    try:
+        session.start()
+        session.fit()
+        leave()
+        if is_main_process():
+            session.finish()
+        code = FINISHED
+    except Preempted as preempted:
+        code = PREEMPTED
+        if is_main_process():
+            _preempted(planned, preempted.reason)
+        wait_for_all()  # a launcher ends the others as soon as one has left
+        leave()
+    finally:
+        session.close(code, preempted=code == PREEMPTED)
+    return code
+
+
+def _preempted(planned: Plan, reason: str) -> None:
+    from minimind.parallel.slurm import requeue
+
+    path = planned.folder.path
+    planned.folder.update_status(state=STATE_PREEMPTED, reason=reason)
+    print(f"Stopped by {reason} with a checkpoint in {path}. Run the same command to go on.", file=sys.stderr)
+    if planned.cfg.run.requeue and reason in REQUEUED_AFTER:
+        requeue()
+
+
+def _fail(folder: RunFolder, reason: str, text: str) -> None:
+    """Says what happened: its end on the terminal, all of it in the folder, where there is one."""
+    print("".join(f"{line}\n" for line in text.splitlines()[-LINES_SHOWN:]), end="", file=sys.stderr)
+    if folder.status:
+        folder.update_status(state=STATE_FAILED, reason=reason)
+        (folder.path / "traceback.txt").write_text(f"{text}\n{reason}\n", encoding="utf-8")
+        print(f"Failed ({reason.splitlines()[0]}); the whole is in {folder.path / 'traceback.txt'}.", file=sys.stderr)
+
+
+def lead(composed: "DictConfig", planned: Plan, stop: StopRequest) -> int:
+    """Prepares, so that the ranks only find it, holds the lock for them, starts them, and gives their exit code."""
+    from omegaconf import OmegaConf
+
+    cfg, _, folder = planned
+    code = admit(planned)
+    if code is not None:
+        return code
+    with run_lock(folder.lock):
+        from minimind.data.prepare import prepare
+        from minimind.parallel.launch import run_tree
+
+        prepare(cfg.data, cfg.tokenizer, Path(cfg.paths.cache))
+        before = folder.status.get("updated")
+        command = [sys.executable, "-m", "minimind.cli.train", WORKER]
+        frozen = OmegaConf.to_yaml(composed, resolve=True)
+        outcome = run_tree(frozen, stop.since, cfg.trainer.devices, command)
+        return _verdict(folder, outcome, before)
+
+
+def _verdict(folder: RunFolder, outcome: "Outcome", before: float | None) -> int:
+    """Workers that were preempted end with 0, lest the agent takes it for a failure: status.json tells."""
+    death, status = outcome.death, folder.status
+    if death is not None and death.code == BAD_INPUT:
+        print(death.text, file=sys.stderr)
+        return BAD_INPUT
+    if death is not None and not outcome.signal:
+        _fail(folder, death.reason, death.text)
+        return FAILED
+    state = status.get("state") if status.get("updated") != before else None
+    if state == STATE_FINISHED:
+        return FINISHED
+    if state == STATE_PREEMPTED:
+        return PREEMPTED
+    if outcome.signal:
+        name = signal.Signals(outcome.signal).name
+        if status and status["state"] != STATE_FINISHED:
+            folder.update_status(state=STATE_PREEMPTED, reason=name)
+        print(f"Stopped by {name} before a step was done. Run the same command to go on.", file=sys.stderr)
+        return PREEMPTED
+    _fail(folder, "the processes ended without finishing", "")
+    return FAILED
+
+
+def work(path: Path) -> int:
+    """One rank of a tree of our own; see `lead`."""
+    from minimind.parallel.worker import TreeFolder, Worker
+
+    folder = TreeFolder(path)
+    worker, stop = Worker(folder), StopRequest(folder.since)
+    stop.listen()
+    try:
+        from minimind.config.schema import load_stored
+        from minimind.parallel.collectives import join
+
+        planned = plan(load_stored(folder.config))
+        join(planned.cfg.trainer.accelerator)
+        train(planned, stop)
+    except UserError as error:
+        worker.fail(error, BAD_INPUT, explain(error))
+    except KeyboardInterrupt as error:
+        worker.fail(error, PREEMPTED)
+    except BaseException as error:
+        worker.fail(error, FAILED)
+    worker.depart()
+    return FINISHED

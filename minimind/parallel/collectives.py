@@ -1,0 +1,141 @@
+"""What the processes of a run say to each other; with one process every function is the obvious thing."""
+
+import contextlib
+import itertools
+import os
+import pickle
+from collections.abc import Callable
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from minimind.utils.errors import ConfigError, UserError
+from minimind.utils.ranks import global_rank, is_main_process, world_size
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+T = TypeVar("T")
+MEETING = timedelta(minutes=10)  # for all processes to have started
+PATIENCE = timedelta(hours=24)  # for what one does while the others wait, such as preparing a large corpus
+FAREWELL = timedelta(seconds=10)
+_board: list[Any] = []  # the store of the tree, once joined
+_answers = itertools.count()
+
+
+def join(accelerator: str) -> None:
+    """Meets the other processes of the tree; what lies on the CPU travels over gloo, what on a GPU over NCCL.
+
+    Raises:
+        UserError: some do not come.
+    """
+    import torch
+    from torch import distributed
+
+    if world_size() == 1 or distributed.is_initialized():
+        return
+    on_gpu = accelerator in ("auto", "cuda") and torch.cuda.is_available()
+    try:
+        store, rank, size = next(distributed.rendezvous("env://", timeout=MEETING))
+        store.set(f"minimind/here/{rank}", b"")
+        store.wait([f"minimind/here/{other}" for other in range(size)], MEETING)
+    except (distributed.DistError, TimeoutError) as error:
+        raise UserError(
+            f"All {world_size()} processes must meet within {MEETING.seconds // 60} minutes, but did not; start them "
+            f"together, with torchrun or srun, or let train.py start them (parallel=ddp trainer.devices=N). ({error})"
+        ) from None
+    if on_gpu:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    distributed.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", store=store, rank=rank, world_size=size)
+    _board.append(store)
+
+
+def leave() -> None:
+    from torch import distributed
+
+    if world_size() > 1 and distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+def from_main(action: Callable[[], T]) -> T:
+    """What rank 0 finds, on every rank; its error is everyone's, so that nobody waits for it.
+
+    The others wait at the tree's key-value store, whose patience is longer than a collective's.
+    """
+    if world_size() == 1:
+        return action()
+    from torch import distributed
+
+    key = f"minimind/answer/{next(_answers)}"
+    (store,) = _board
+    if is_main_process():
+        try:
+            answer = action()
+            store.set(key, pickle.dumps((answer, "", False)))
+        except Exception as error:
+            store.set(key, pickle.dumps((None, f"{type(error).__name__}: {error}", isinstance(error, UserError))))
+            with contextlib.suppress(distributed.DistError):  # the store may be rank 0's own, and go with it
+                store.wait([f"{key}/read/{other}" for other in range(1, world_size())], FAREWELL)
+            raise
+        return answer
+    store.wait([key], PATIENCE)
+    answer, problem, by_user = pickle.loads(store.get(key))
+    store.set(f"{key}/read/{global_rank()}", b"")
+    if problem:
+        # a ConfigError is shown by rank 0 alone
+        raise ConfigError([problem]) if by_user else RuntimeError(f"rank 0 failed: {problem}")
+    return answer
+
+
+def main_first(action: Callable[[], T]) -> T:
+    """Rank 0 makes what the others then find."""
+    done: list[T] = []
+    from_main(lambda: done.append(action()))
+    return done[0] if done else action()
+
+
+def gathered(value: T) -> list[T]:
+    """The value of every rank, in their order, on every rank."""
+    if world_size() == 1:
+        return [value]
+    from torch import distributed
+
+    values: list[Any] = [None] * world_size()
+    distributed.all_gather_object(values, value)
+    return values
+
+
+def sum_over_ranks(value: "Tensor") -> "Tensor":
+    if world_size() == 1:
+        return value
+    from torch import distributed
+
+    total = value.clone()
+    distributed.all_reduce(total)
+    return total
+
+
+def sums_over_ranks(values: "dict[str, Tensor]") -> "dict[str, Tensor]":
+    """Each of them summed over the ranks, float64, in one collective."""
+    if world_size() == 1 or not values:
+        return values
+    import torch
+
+    total = sum_over_ranks(torch.cat([value.double().flatten() for value in values.values()]))
+    pieces = total.split([value.numel() for value in values.values()])
+    return {name: piece.view_as(value) for (name, value), piece in zip(values.items(), pieces, strict=True)}
+
+
+def largest_over_ranks(number: int) -> int:
+    """Travels between the processors only: no GPU waits for it."""
+    if world_size() == 1:
+        return number
+    import torch
+    from torch import distributed
+
+    largest = torch.tensor(number)
+    distributed.all_reduce(largest, op=distributed.ReduceOp.MAX)
+    return int(largest)
+
+
+def wait_for_all() -> None:
+    largest_over_ranks(0)

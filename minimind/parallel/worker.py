@@ -1,0 +1,103 @@
+"""One rank of a tree that `launch` started: what it leaves for the parent, and how it notices that it is alone."""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+from typing import Any, NoReturn
+
+from minimind.utils.files import read_json, write_json
+from minimind.utils.ranks import global_rank, is_main_process
+
+GLANCE_S = 0.5  # between two looks at parent and peers
+GRACE_S = 3.0  # for a rank to say itself what it died of when a peer is gone
+CONFIG, STARTED = "config.yaml", "started.json"
+
+
+class TreeFolder:
+    """Where parent and ranks leave word for each other while the tree stands."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def write(self, config_yaml: str, since: float) -> None:
+        self.config.write_text(config_yaml, encoding="utf-8")
+        write_json(self.path / STARTED, since)
+
+    @property
+    def config(self) -> Path:
+        return self.path / CONFIG
+
+    @property
+    def since(self) -> float:
+        """When the run was started, as of `time.time`."""
+        return read_json(self.path / STARTED)
+
+    def presence(self, rank: int) -> Path:
+        return self.path / f"rank{rank}.pid"
+
+    def failure(self, rank: int) -> Path:
+        return self.path / f"rank{rank}.failure.json"
+
+    def log(self, rank: int) -> Path:
+        """What a rank other than the first says; the terminal is the first's."""
+        return self.path / f"rank{rank}.log"
+
+    def failures(self) -> list[dict[str, Any]]:
+        return [read_json(path) for path in self.path.glob("rank*.failure.json")]
+
+    def peer_has_died(self) -> bool:
+        """A rank that ends well takes its presence away before."""
+        for path in self.path.glob("rank*.pid"):
+            with contextlib.suppress(FileNotFoundError):  # it left just now
+                if not _alive(int(path.read_text() or 0)):
+                    return True
+        return False
+
+
+class Worker:
+    """Watches from a thread, which a main thread stuck in a collective cannot stop."""
+
+    def __init__(self, folder: TreeFolder) -> None:
+        self.folder = folder
+        self.parent = os.getppid()
+        if not is_main_process():
+            with folder.log(global_rank()).open("w") as log:
+                os.dup2(log.fileno(), sys.stdout.fileno())
+                os.dup2(log.fileno(), sys.stderr.fileno())
+        folder.presence(global_rank()).write_text(str(os.getpid()))
+        threading.Thread(target=self._watch, daemon=True, name="tree-watch").start()
+
+    def _watch(self) -> None:
+        while os.getppid() == self.parent and self.folder.path.is_dir():
+            if self.folder.peer_has_died():
+                time.sleep(GRACE_S)
+                os._exit(1)
+            time.sleep(GLANCE_S)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def depart(self) -> None:
+        """Before a good end."""
+        self.folder.presence(global_rank()).unlink(missing_ok=True)
+
+    def fail(self, error: BaseException, code: int, text: str | None = None) -> NoReturn:
+        """Leaves word of it and ends, without a farewell to peers that may be stuck."""
+        write_json(self.folder.failure(global_rank()), {
+            "rank": global_rank(), "time": time.time(), "code": code, "reason": f"{type(error).__name__}: {error}",
+            "text": text if text is not None else "".join(traceback.format_exception(error)),
+        })  # fmt: skip
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True

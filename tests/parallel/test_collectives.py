@@ -1,0 +1,67 @@
+"""What the ranks tell each other, forked and over gloo."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from minimind.parallel.collectives import from_main, gathered, largest_over_ranks, main_first, sums_over_ranks
+from minimind.utils.errors import ConfigError, UserError
+from minimind.utils.ranks import global_rank
+
+
+def talk(folder: Path) -> dict[str, Any]:
+    rank = global_rank()
+
+    def write_or_find() -> str:
+        path = folder / "made"
+        if rank == 0:
+            path.write_text("by rank 0")
+        return path.read_text()
+
+    def refuse() -> None:
+        raise UserError("no such corpus")
+
+    def fail() -> None:
+        raise ZeroDivisionError("a bug")
+
+    said: dict[str, Any] = {"from_main": from_main(lambda: rank), "main_first": main_first(write_or_find)}
+    for action in (refuse, fail):
+        try:
+            from_main(action)
+        except Exception as error:
+            said[action.__name__] = (type(error), str(error))
+    said["gathered"] = gathered({"rank": rank})
+    said["largest"] = largest_over_ranks(5 - rank)
+    sums = sums_over_ranks({"count": torch.tensor(2**40 + rank), "load": torch.full((2, 3), float(rank))})
+    said["sums"] = {name: value.tolist() for name, value in sums.items()}
+    return said
+
+
+def test_ranks_agree(run_ranks: Callable[..., list[Any]], tmp_path: Path) -> None:
+    first, *others = run_ranks(3, talk, tmp_path, tmp_path)
+    assert first.pop("refuse") == (UserError, "no such corpus")
+    assert first.pop("fail") == (ZeroDivisionError, "a bug")
+    for other in others:
+        assert other.pop("refuse") == (ConfigError, "UserError: no such corpus")  # which rank 0 alone shows
+        assert other.pop("fail") == (RuntimeError, "rank 0 failed: ZeroDivisionError: a bug")
+        assert other == first
+    assert first == {
+        "from_main": 0, "main_first": "by rank 0", "gathered": [{"rank": rank} for rank in range(3)], "largest": 5,
+        "sums": {"count": 3 * 2**40 + 3, "load": [[3.0] * 3] * 2},
+    }  # fmt: skip
+
+
+def test_one_process_needs_no_other() -> None:
+    tensor = torch.ones(2)
+    assert from_main(lambda: 7) == main_first(lambda: 7) == largest_over_ranks(7) == 7
+    assert gathered(7) == [7]
+    assert sums_over_ranks({"a": tensor})["a"] is tensor
+    with pytest.raises(UserError):
+        from_main(refuse_alone)
+
+
+def refuse_alone() -> None:
+    raise UserError("no")

@@ -1,0 +1,64 @@
+"""In which tree a process finds itself, from the variables of torchrun and srun."""
+
+import pytest
+
+from minimind.parallel.environment import Tree, joined_tree
+from minimind.parallel.slurm import job_id, requeue
+from minimind.utils.ranks import global_rank
+
+SRUN = {"SLURM_NTASKS": "8", "SLURM_NNODES": "2", "SLURM_PROCID": "5", "SLURM_LOCALID": "1", "SLURM_NODEID": "1",
+        "SLURM_JOB_ID": "77", "SLURM_STEP_ID": "0", "SLURM_NODELIST": "gpu[03-04]"}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    environment: dict[str, str] = {}
+    monkeypatch.setattr("os.environ", environment)
+
+
+def given(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) -> dict[str, str]:
+    environment = dict(variables)
+    monkeypatch.setattr("os.environ", environment)
+    return environment
+
+
+def test_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert joined_tree() is None
+    given(monkeypatch, {"SLURM_NTASKS": "1", "SLURM_PROCID": "0"})  # a batch script of one task
+    assert joined_tree() is None
+    given(monkeypatch, {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"})
+    assert joined_tree() is None
+
+
+def test_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
+    given(monkeypatch, {**SRUN, "RANK": "3", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"})  # inside a SLURM job, too
+    assert joined_tree() == Tree(4, 2)
+    assert Tree(4, 2).num_nodes == 2
+    assert global_rank() == 3
+
+
+def test_srun(monkeypatch: pytest.MonkeyPatch) -> None:
+    environment = given(monkeypatch, SRUN)
+    assert joined_tree() == Tree(8, 4)
+    assert global_rank() == 5
+    assert (environment["MASTER_ADDR"], environment["LOCAL_RANK"], environment["GROUP_RANK"]) == ("gpu03", "1", "1")
+
+
+def test_steps_of_one_job_have_ports_of_their_own_and_ranks_of_one_step_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def port(**changes: str) -> str:
+        environment = given(monkeypatch, {**SRUN, **changes})
+        joined_tree()
+        return environment["MASTER_PORT"]
+
+    assert port() == port(SLURM_PROCID="0", SLURM_LOCALID="0", SLURM_NODEID="0")
+    assert len({port(SLURM_STEP_ID=str(step)) for step in range(8)}) == 8
+    assert port(MASTER_PORT="1234") == "1234"
+
+
+def test_requeueing_says_when_it_cannot(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    assert job_id() is None
+    given(monkeypatch, {"SLURM_JOB_ID": "77", "PATH": "/nowhere"})
+    requeue()
+    assert "do it by hand: scontrol requeue 77" in capfd.readouterr().err
