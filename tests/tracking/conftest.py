@@ -96,7 +96,7 @@ class Runner:
 
     def often(self, name: str, ends: list[tuple[int, int] | None], *arguments: str, sync_after: int = -1) -> Story:
         """Starts the same command again and again; each time, a signal at a step, or None: let it be."""
-        chosen = [*self.small, *arguments, f"run.name={name}"]
+        chosen = [*self.small, *arguments, f"run.name=story_{name}"]
         story = Story(self.root / "runs" / name, [], [], [])
         for number, end in enumerate(ends):
             process = self.start(chosen)
@@ -106,7 +106,7 @@ class Runner:
                 process.send_signal(number_of_signal)
             story.messages.append(process.communicate(timeout=120)[1])
             story.codes.append(process.returncode)
-            (story.folder,) = self.root.glob(f"runs/{name}-????????")
+            (story.folder,) = self.root.glob(f"runs/story_{name}-????????")
             if number == sync_after:
                 assert "Not uploaded (no API key)" in self.sync(story.folder)
                 (clean,) = story.folder.glob("wandb_sync/wandb/offline-run-*")
@@ -114,7 +114,7 @@ class Runner:
         return story
 
     def step_of(self, name: str) -> int:
-        rows = [row for path in self.root.glob(f"runs/{name}-*/metrics.jsonl") for row in read_rows(path)]
+        rows = [row for path in self.root.glob(f"runs/story_{name}-*/metrics.jsonl") for row in read_rows(path)]
         return rows[-1]["step"] if rows else 0
 
     def wait_for(self, process: "subprocess.Popen[str]", happens) -> None:
@@ -160,12 +160,12 @@ def interrupted(runner: Runner) -> Story:
 def bereft(runner: Runner) -> Story:
     """W&B's own service is killed in mid-run."""
     beside = ["callbacks=[default,samples,memory]", "callbacks.samples.every_steps=10", "logger.watch=all"]
-    chosen = [*runner.small, *LONG, *beside, "run.name=bereft", "run.tag=bereft"]
+    chosen = [*runner.small, *LONG, *beside, "run.name=story_bereft", "run.tag=bereft"]
     process = runner.start(chosen)
     runner.wait_for(process, lambda: (service_of(process.pid) or 0) and runner.step_of("bereft") > 0)
     os.kill(service_of(process.pid), signal.SIGKILL)
     messages = process.communicate(timeout=120)[1]
-    (folder,) = runner.root.glob("runs/bereft-????????")
+    (folder,) = runner.root.glob("runs/story_bereft-????????")
     return Story(folder, [process.returncode], [messages], [])
 
 
@@ -179,7 +179,7 @@ def unwritable(runner: Runner) -> Story:
 
 def many(runner: Runner) -> Story:
     return_of = runner.start(
-        ["-m", *runner.small, "trainer.max_steps=4", "run.name=many", "seed=1,2,3", "logger=wandb"]
+        ["-m", *runner.small, "trainer.max_steps=4", "run.name=story_many", "seed=1,2,3", "logger=wandb"]
     )
     messages = return_of.communicate(timeout=200)[1]
     return Story(runner.root / "runs", [return_of.returncode], [messages], [])
@@ -199,7 +199,7 @@ STORIES = [interrupted, many, stopping, whole, bereft, unwritable]  # the longes
 def stories(root: Path, small_arguments: list[str], small_run: Path) -> Iterator[dict[str, "Future[Story]"]]:
     """Two at a time; `small_run` has prepared the data."""
     runner = Runner(root, small_arguments)
-    folder = root / "runs" / f"unwritable-{run_hash(composed([*small_arguments, *UNWRITABLE]))}"
+    folder = root / "runs" / f"story_unwritable-{run_hash(composed([*small_arguments, *UNWRITABLE]))}"
     folder.mkdir(parents=True)
     (folder / "wandb").touch()
     with ThreadPoolExecutor(2) as pool:

@@ -30,7 +30,7 @@ def test_tensorboard_has_the_same_points(story) -> None:
     for name in ("train/loss", "val/loss", "train/tokens_per_second"):
         points = [(event.step, event.value) for event in events.Scalars(name)]
         assert points == [(row["step"], pytest.approx(row[name])) for row in rows if name in row]
-    if story.folder.name.startswith("whole"):
+    if story.folder.name.startswith("story_whole"):
         tags = events.Tags()
         assert "watch/gradients/lm_head.weight" in tags["histograms"]
         assert "sample 1/text_summary" in tags["tensors"]

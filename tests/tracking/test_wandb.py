@@ -71,7 +71,7 @@ def test_a_run_can_be_repeated_from_its_page(story, wandb_log, identity_of) -> N
         assert record[name] == status[name]
     program, script, *overrides = shlex.split(record["command"])
     assert (program, script) == ("python", "train.py")
-    assert story.folder.name == f"whole-{identity_of(overrides)}"
+    assert story.folder.name == f"story_whole-{identity_of(overrides)}"
     kept = {name: value for name, value in config.items() if name not in ("record", "_wandb")}
     assert run_hash({**kept, "paths": {}}).isalnum()  # every setting is there and known
     assert kept["trainer"]["batch_tokens"] == 256
@@ -141,7 +141,7 @@ def same_figures(one: Path, other: Path) -> bool:
 @of("many")
 def test_each_job_of_a_multirun_is_a_run_of_one_group(story, wandb_log) -> None:
     assert story.codes == [0], story.messages
-    folders = sorted(story.folder.glob("many-????????"))
+    folders = sorted(story.folder.glob("story_many-????????"))
     logs = [wandb_log(live_run(folder)) for folder in folders]
     assert len({log.of("run")[0]["run_id"] for log in logs}) == 3
     (group,) = {log.of("run")[0]["run_group"] for log in logs}
