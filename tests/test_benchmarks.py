@@ -1,17 +1,20 @@
 """The benchmarks run, at sizes that say nothing about speed, and their last line has every figure."""
 
+import importlib.util
 import json
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+from minimind.data.config import JsonlConfig
+
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 
 
 def last_line(script: str, *arguments: str) -> dict[str, Any]:
     done = subprocess.run(
-        [sys.executable, str(BENCHMARKS / script), *arguments], capture_output=True, text=True, timeout=120
+        [sys.executable, str(BENCHMARKS / script), *arguments], capture_output=True, text=True, timeout=240
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(done.stdout.splitlines()[-1])
@@ -44,3 +47,23 @@ def test_the_loggers() -> None:
     found = last_line("loggers.py", "--rows", "20", "--steps", "1")
     assert {"metrics.jsonl", "csv", "tensorboard", "wandb", "memory", "watch=all"} <= set(found["figures"])
     assert all(figure["row_ms"] > 0 for figure in found["figures"].values())
+
+
+def test_the_data_on_their_way(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text(
+        '{"step": 1, "elapsed_s": 2.0, "train/data_wait_fraction": 0.01}\n{"step": 1, "elapsed_s": 2.0}\n'
+        '{"step": 2, "elapsed_s": 8.0, "train/data_wait_fraction": 0.002}\n'
+    )
+    found = last_line("data.py", "--tiny", "--rounds", "1", "--run", str(tmp_path))
+    figures = found["figures"]
+    peer, two = figures.pop("beside_litdata"), figures.pop("prepare_two_over_one")
+    assert (two is None) == (not hasattr(JsonlConfig, "prepare_processes"))
+    assert (peer is None) == (importlib.util.find_spec("litdata") is None)
+    assert figures["data_wait"]["value"] == [0.004] * 3
+    assert set(figures) == {
+        "load_warm", "load_cold", "hashing", "seek", "data_wait", "prepare_over_tokenizers", "prepare_memory",
+    }  # fmt: skip
+    for figure in figures.values():
+        low, median, high = figure["value"]
+        assert 0 < low <= median <= high
+    assert {"machine", "cores", "tokens", "rounds", "versions"} <= set(found)

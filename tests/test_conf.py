@@ -21,9 +21,18 @@ from minimind.utils.paths import conf_dir
 NEEDED = {
     "data=text": ["data.files=[a.txt]"],
     "data=jsonl": ["data.files=[a.jsonl]"],
+    "data=parquet": ["data.files=[a.parquet]"],
+    "data=huggingface": ["data.dataset=a"],
+    "data=mixture": ["data.sources={code:{kind:stdlib}}"],
     "tokenizer=file": ["tokenizer.path=t"],
     "callbacks=moe_load": ["model.num_experts=2"],
+    **{
+        f"experiment=minimind3_{name}": ["data.files=[a.jsonl]", "tokenizer.path=t"]
+        for name in ("pretrain", "moe_pretrain", "packed")
+    },
 }
+OPTIONS_OF_MINIMIND = [f"experiment={path.stem}" for path in conf_dir().glob("experiment/minimind3_*.yaml")]
+NEEDED |= {option: ["data.files=[a.jsonl]", "tokenizer.path=t"] for option in OPTIONS_OF_MINIMIND}
 OPTIONS = [f"{path.parent.name}={path.stem}" for path in sorted(conf_dir().glob("*/*.yaml"))]
 
 

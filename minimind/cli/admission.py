@@ -1,5 +1,6 @@
 """What a run is, and whether there is anything to do: before torch is imported, and before anything is written."""
 
+import math
 import os
 import sys
 from pathlib import Path
@@ -56,7 +57,7 @@ def admit(planned: Plan) -> int | None:
     if not status and cfg.run.resume == "must":
         raise UserError(f"{folder.path} must exist with run.resume=must, but does not.")
     if status.get("state") == STATE_FINISHED and (
-        status["step"] >= cfg.trainer.max_steps or _as_it_was_started(config, folder)
+        status["step"] >= _max_steps(cfg, status) or _as_it_was_started(config, folder)
     ):
         return _show_finished(folder)
     return None
@@ -71,6 +72,14 @@ def _as_it_was_started(config: dict[str, Any], folder: RunFolder) -> bool:
 
     stored = OmegaConf.to_container(load_stored(folder.config), resolve=True, enum_to_str=True)
     return run_hash(config) == run_hash(cast(dict[str, Any], stored))
+
+
+def _max_steps(cfg: "TrainConfig", status: dict[str, Any]) -> float:
+    """Where the run ends; of other epochs than it was started with that is known only when the data are there."""
+    if cfg.trainer.max_steps is not None:
+        return cfg.trainer.max_steps
+    auto = status["auto"]
+    return auto["max_steps"] if auto.get("epochs") == cfg.trainer.epochs else math.inf
 
 
 def restarted() -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from minimind.utils.errors import ConfigError, UserError
+from minimind.utils.errors import ConfigError, UserError, suggestion
 from minimind.utils.paths import conf_dir
 from minimind.utils.ranks import is_main_process
 
@@ -105,8 +105,6 @@ def _is_group(name: str) -> bool:
 
 def _readable(error: Exception) -> str:
     """Hydra's and OmegaConf's words without their debugging lines; a name that is not there gets a suggestion."""
-    from minimind.config.checks import suggestion
-
     text = "\n".join(str(e) for e in (error, error.__cause__) if e is not None)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     dropped = ("full_key:", "reference_type=", "object_type=", "To append to your config", "Config search path",

@@ -11,6 +11,9 @@ from minimind.utils.errors import ConfigError, UserError
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+OF_THE_READING = tuple(
+    f"data.{name}=" for name in ("sequence_length", "packing", "document_mask", "verify", "num_workers")
+)  # not of the text
 FROM_THE_CHECKPOINT = ("model", "tokenizer", "objective", "optim", "schedule", "seed")
 
 
@@ -45,7 +48,8 @@ def _offer_settings_of_the_run(arguments: list[str]) -> None:
     store = ConfigStore.instance()
     store.store(group="data", name="from_run", node=stored.data)
     store.store(group="trainer", name="from_run", node=trainer)
-    recipe = {"sequence_length": stored.data.sequence_length}
+    recipe = {key: stored.data[key] for key in ("sequence_length", "document_mask")}
+    recipe["packing"] = stored.data.packing.value
     store.store(group="recipe", name="from_run", node=recipe)
 
 
@@ -62,7 +66,7 @@ def _task(composed: "DictConfig") -> int:
     cfg = OmegaConf.to_object(composed)
     assert isinstance(cfg, EvaluateConfig)
     own_text = not any(
-        override.startswith("data") and not override.startswith(("data.sequence_length=", "data.num_workers="))
+        override.startswith("data") and not override.startswith(OF_THE_READING)
         for override in HydraConfig.get().overrides.task
     )
     checkpoint = checkpoint_of(find_existing(cfg.checkpoint, "checkpoint"))

@@ -16,6 +16,7 @@ A setting is GROUP.NAME=VALUE (trainer.max_steps=2000). A whole group is chosen 
 
 Often used:
   trainer.max_steps     optimizer steps                  trainer.batch_tokens   tokens of one step
+  trainer.epochs=2 trainer.max_steps=null                as many steps as two rounds through the data take
   data.sequence_length  tokens a window                  optim.lr               peak learning rate
   seed                  of everything random             trainer.precision      auto, 32-true, bf16-mixed, …
   run.name, run.tag     label; one more run of the same  run.fresh=true         start again (old folder moved aside)
@@ -43,8 +44,11 @@ PREPARE = """\
 Turn a corpus into a tokenizer and token shards, in the cache that train.py reads; settings as for train.py.
 
   minimind prepare                                        the default corpus
-  minimind prepare data=jsonl data.files='[a.jsonl]' model.vocab_size=6400
+  minimind prepare data=jsonl data.files='[a.jsonl.gz]' model.vocab_size=6400
+  minimind prepare data=jsonl data.files='[a.jsonl]' tokenizer=file tokenizer.path=tokenizer.json
+  minimind prepare data=mixture data.sources='{{a: {{weight: 2, kind: text, files: [a.txt]}}, b: {{kind: stdlib}}}}'
 
+data.prepare_processes=N uses N processes (all cores, if left out). Stopped, it goes on where it was.
 Corpora (data=…): {data}
 """
 

@@ -1,19 +1,67 @@
-"""`minimind inspect`: what a trained model is, in a few lines."""
+"""`minimind inspect`: what a trained model, a folder of token shards or a tokenizer is, in a few lines."""
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from minimind.utils.errors import UserError
 
 if TYPE_CHECKING:
     from minimind.model.config import ModelConfig
 
+SHARD_OPTIONS = ("window", "length", "sequence_length", "batch_tokens", "epochs")
+TOKENIZER_OPTIONS = ("tokens", "first", "corpus")
+
 
 def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = verbs.add_parser("inspect", help="show a model's parameters, shape, context, FLOPs and cache a token")
-    parser.add_argument("run", help="a run folder (its best checkpoint) or a checkpoint folder")
+    parser = verbs.add_parser("inspect", help="show what a trained model, prepared data or a tokenizer is")
+    parser.add_argument("thing", help="a run or checkpoint folder, a folder of token shards, or a tokenizer.json")
+    shards = parser.add_argument_group("token shards")
+    shards.add_argument("--window", type=int, metavar="N", help="show the text of window N")
+    shards.add_argument("--length", type=int, metavar="T", help="tokens of that window (256)")
+    shards.add_argument("--sequence-length", type=int, metavar="T", help="tokens a window in training (512)")
+    shards.add_argument("--batch-tokens", type=int, metavar="B", help="tokens of one step, to count steps")
+    shards.add_argument("--epochs", type=float, metavar="E", help="how many epochs to count (1)")
+    tokenizer = parser.add_argument_group("a tokenizer")
+    tokenizer.add_argument("--tokens", type=int, metavar="COUNT", help="how many tokens to show (48)")
+    tokenizer.add_argument("--first", type=int, metavar="ID", help="show those from ID on; else spread over all")
+    tokenizer.add_argument("--corpus", metavar="FILE", help="its bytes a token on a text, .jsonl or .parquet file")
     parser.set_defaults(action=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from minimind.utils.paths import find_existing
+
+    thing = find_existing(arguments.thing, "What to inspect")
+    if thing.is_file():
+        from minimind.cli.inspect_tokenizer import show
+
+        _refuse(arguments, SHARD_OPTIONS, "token shards")
+        show(thing, count=arguments.tokens, first=arguments.first, corpus=arguments.corpus)
+    elif folders := shard_folders(thing):
+        from minimind.cli.inspect_shards import show_shards
+
+        _refuse(arguments, TOKENIZER_OPTIONS, "a tokenizer")
+        show_shards(thing, folders, arguments)
+    else:
+        _refuse(arguments, SHARD_OPTIONS, "token shards")
+        _refuse(arguments, TOKENIZER_OPTIONS, "a tokenizer")
+        _show_run(thing)
+    return 0
+
+
+def shard_folders(thing: Path) -> list[Path]:
+    """The folders with a manifest: this one, or those of its splits."""
+    return [folder for folder in (thing, thing / "train", thing / "validation") if (folder / "manifest.json").is_file()]
+
+
+def _refuse(arguments: argparse.Namespace, options: tuple[str, ...], what: str) -> None:
+    given = [f"--{option.replace('_', '-')}" for option in options if getattr(arguments, option) is not None]
+    if given:
+        raise UserError(f"{', '.join(given)} must be used with {what} only, but {arguments.thing} is something else.")
+
+
+def _show_run(thing: Path) -> None:
     from omegaconf import OmegaConf
 
     from minimind.config.schema import load_stored
@@ -21,9 +69,8 @@ def run(arguments: argparse.Namespace) -> int:
     from minimind.runs.folder import checkpoint_of
     from minimind.tokenizer.bpe import BPE
     from minimind.training.checkpoint import CONFIG, TOKENIZER
-    from minimind.utils.paths import find_existing
 
-    checkpoint = checkpoint_of(find_existing(arguments.run, "The run"))
+    checkpoint = checkpoint_of(thing)
     stored = load_stored(checkpoint / CONFIG)
     cfg = OmegaConf.to_object(stored.model)
     assert isinstance(cfg, ModelConfig)
@@ -32,7 +79,6 @@ def run(arguments: argparse.Namespace) -> int:
     print(checkpoint)
     for name, text in lines.items():
         print(f"  {name:11} {text}")
-    return 0
 
 
 def describe(cfg: "ModelConfig", sequence_length: int) -> dict[str, str]:

@@ -11,11 +11,13 @@ from rich.console import Console
 from minimind.config.load import load_model
 from minimind.config.schema import EvaluateConfig
 from minimind.data.loader import ValidationLoader
-from minimind.data.packing import validation_packing
+from minimind.data.packing import validation_packing, widen
 from minimind.data.prepare import VALIDATION, prepare_with
+from minimind.data.verify import verify
 from minimind.evaluation.compressors import compressors_on
 from minimind.evaluation.text_loss import TextLoss, padded_token_bytes
 from minimind.objectives.cross_entropy import cross_entropy_sum
+from minimind.objectives.pretrain import logits_of
 from minimind.report.summary import bits_table
 from minimind.runs.folder import RunFolder
 from minimind.training.checkpoint import TOKENIZER
@@ -32,14 +34,15 @@ def measure(cfg: EvaluateConfig, checkpoint: Path, cache: Path, *, all_held_out:
     precision = pick_precision(cfg.trainer.precision, device)
     model, tokenizer = load_model(checkpoint, device)
     data = prepare_with(cfg.data, checkpoint / TOKENIZER, cache, all_held_out=all_held_out)
+    verify(data, tokenizer, cfg.data.verify)
     (stream,) = data.streams(VALIDATION)
-    packing = validation_packing(stream, cfg.data.sequence_length)
+    packing = validation_packing(stream, cfg.data)
     metric = TextLoss(padded_token_bytes(tokenizer, model.config.vocab_size)).to(device)
     start = time.perf_counter()
     with torch.inference_mode(), autocast(precision, device):
-        for batch in ValidationLoader(packing, rows=ROWS):
-            labels = batch.labels.to(device)
-            metric.update(cross_entropy_sum(model(batch.input_ids.to(device)).logits, labels), labels)
+        for rows in ValidationLoader(packing, rows=ROWS):
+            batch = widen(rows.to(device))
+            metric.update(cross_entropy_sum(logits_of(model, batch).logits, batch.labels), batch.labels)
     figures: dict[str, Any] = {f"val/{name}": value for name, value in metric.compute().items()}
     figures |= {"elapsed_s": round(time.perf_counter() - start, 2), "tokens": len(stream) - 1,
                 "bytes": stream.text_bytes, "documents": stream.num_documents, "checkpoint": checkpoint.name,

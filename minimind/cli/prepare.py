@@ -9,24 +9,53 @@ from minimind.cli.help import prepare_help
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+    from minimind.config.schema import TrainConfig
+    from minimind.data.prepare import PreparedData
+
 
 def main() -> int:
     return run_app("train", _task, prepare_help)
 
 
 def _task(composed: "DictConfig") -> None:
-    from minimind.config.checks import to_config
-    from minimind.data.prepare import TRAIN, VALIDATION, prepare
+    from minimind.config.checks import check_tokenizer, to_config
+    from minimind.data.prepare import SPLITS, TRAIN, prepare
     from minimind.utils.paths import default_root
 
     composed.paths.root = composed.paths.root or str(default_root())
     cfg = to_config(composed)
+    check_tokenizer(cfg)
     data = prepare(cfg.data, cfg.tokenizer, Path(cfg.paths.cache))
-    for split in (TRAIN, VALIDATION):
-        for source, stream in zip(data.sources, data.streams(split), strict=True):
-            print(
-                f"{source.name}, {split}: {stream.num_documents:,} documents, {len(stream):,} tokens, "
-                f"{stream.text_bytes:,} bytes, {stream.text_bytes / max(1, len(stream)):.2f} bytes a token"
-            )
+    steps = _steps(cfg, data)
+    total_weight = sum(source.weight for source in data.sources)
     for source in data.sources:
-        print(f"{source.name} is in {source.folder}.")
+        print(source.name)
+        for split in SPLITS:
+            stream = source.stream(split)
+            ratio = stream.text_bytes / max(1, len(stream))
+            figures = f"{stream.num_documents:,} documents, {len(stream):,} tokens, {stream.text_bytes:,} bytes"
+            print(f"  {split:11} {figures}, {ratio:.2f} bytes a token")
+        print(f"  folder      {source.folder}")
+        print(f"  training    {_epochs(cfg, steps, source.weight / total_weight, len(source.stream(TRAIN)))}")
+    print(f"tokenizer\n  {data.tokenizer.vocab_size:,} tokens, {data.tokenizer_path}")
+    print("minimind inspect FOLDER shows more.")
+
+
+def _steps(cfg: "TrainConfig", data: "PreparedData") -> int:
+    if cfg.trainer.max_steps is not None:
+        return cfg.trainer.max_steps
+    from minimind.config.build import steps_of
+
+    assert cfg.trainer.epochs is not None
+    return steps_of(cfg.trainer.epochs, cfg, data)
+
+
+def _epochs(cfg: "TrainConfig", steps: int, share: float, tokens: int) -> str:
+    """What the configured run would take of a source; padding is not counted."""
+    of = "" if share == 1 else f", {share:.1%} of it from here"
+    text = f"{steps:,} steps of {cfg.trainer.batch_tokens:,} tokens{of}"
+    if cfg.trainer.epochs is not None:
+        return f"{text}: {cfg.trainer.epochs:g} epochs"
+    if cfg.data.packing.value == "pad":
+        return text
+    return f"{text}: {share * steps * cfg.trainer.batch_tokens / tokens:.3g} epochs"

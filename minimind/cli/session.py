@@ -13,13 +13,17 @@ from minimind.config.build import (
     build_data,
     build_module,
     build_trainer,
-    check_tokenizer,
     factories,
+    steps_of,
     stored_or_resolved,
+    with_steps,
 )
+from minimind.config.checks import check_tokenizer
 from minimind.config.schema import TrainConfig
 from minimind.data.corpora import STDLIB_PROMPTS
-from minimind.data.prepare import TRAIN, VALIDATION, PreparedData, prepare
+from minimind.data.datamodule import DataModule
+from minimind.data.prepare import VALIDATION, PreparedData, prepare
+from minimind.data.verify import verify
 from minimind.evaluation.compressors import compressors_on
 from minimind.generation.sampler import Sampler
 from minimind.generation.sampling import SamplingConfig
@@ -53,20 +57,32 @@ class Session:
     """Every process of a run has one; rank 0 alone writes."""
 
     def __init__(self, cfg: TrainConfig, config: dict[str, Any], run: RunFolder, stop: StopRequest) -> None:
-        self.cfg, self.config, self.run, self.stop = cfg, config, run, stop
+        self.config, self.run, self.stop = config, run, stop
         self.chosen_callbacks = [make() for make in factories(cfg.callbacks, "callbacks")]
         self.logger_factories = factories({k: node for k, node in cfg.logger.items() if k != "watch"}, "logger")
         self.loggers: list[RunLogger] = []
         self.auto = from_main(lambda: stored_or_resolved(cfg, run.status.get("auto", {})))
         torch.set_num_threads(self.auto["num_threads"])
+        check_tokenizer(cfg)
         self.data: PreparedData = main_first(lambda: prepare(cfg.data, cfg.tokenizer, Path(cfg.paths.cache)))
         self.tokenizer = self.data.tokenizer
-        check_tokenizer(cfg, self.tokenizer)
+        from_main(lambda: verify(self.data, self.tokenizer, cfg.data.verify))
+        self.cfg = with_steps(cfg, self._max_steps(cfg))
         self.sampler = Sampler(
             self.tokenizer, self._prompts(), SamplingConfig(cfg.evaluation.temperature, top_p=cfg.evaluation.top_p),
             cfg.evaluation.max_new_tokens, cfg.seed,
         )  # fmt: skip
         self.init_from = checkpoint_of(find_existing(cfg.init_from, "init_from")) if cfg.init_from else None
+
+    def _max_steps(self, cfg: TrainConfig) -> int:
+        """Those of the configuration, or of its epochs: counted once, and kept like what `auto` meant."""
+        epochs = cfg.trainer.epochs
+        if epochs is None:
+            assert cfg.trainer.max_steps is not None
+            return cfg.trainer.max_steps
+        if self.auto.get("epochs") != epochs:
+            self.auto = {**self.auto, "epochs": epochs, "max_steps": steps_of(epochs, cfg, self.data)}
+        return self.auto["max_steps"]
 
     def start(self) -> None:
         """Makes the run folder, or looks where an earlier start left off."""
@@ -102,13 +118,14 @@ class Session:
     def fit(self) -> None:
         """Trains to the last step, validating and saving on the way."""
         cfg = self.cfg
-        self.module = build_module(cfg, self.tokenizer)
+        self.module = build_module(cfg, self.tokenizer, [source.name for source in self.data.sources])
         if self.init_from is not None and self.resume_from is None:
             load_weights(self.module.model, self.init_from)
         if cfg.trainer.compile:
             self.module.model.compile()
+        data = build_data(cfg, self.data, self.auto["micro_batch"])
         if is_main_process():
-            self._announce()
+            self._announce(data)
         for callback in self.chosen_callbacks:
             if isinstance(callback, Samples):
                 callback.sampler, callback.run = self.sampler, self.run
@@ -117,7 +134,6 @@ class Session:
         from_main(self._start_loggers)
         trainer = build_trainer(cfg, self.auto, callbacks, self.loggers)
         self._seed()
-        data = build_data(cfg, self.data, self.auto["micro_batch"])
         ckpt_path = None if self.resume_from is None else self.resume_from / STATE
         self.stop.listen()
         try:
@@ -166,15 +182,16 @@ class Session:
             stream += f"/from{step_of(self.resume_from)}"
         seed_everything(self.cfg.seed, stream)
 
-    def _announce(self) -> None:
+    def _announce(self, data: DataModule) -> None:
         model, auto = self.cfg.model, self.auto
         total, active = model.num_parameters(), model.num_parameters(active=True)
         size = f"{total / 1e6:.2f}M parameters" + (f", {active / 1e6:.2f}M active" if active != total else "")
-        tokens = sum(len(stream) for stream in self.data.streams(TRAIN))
+        tokens = sum(len(source.packing.stream) for source in data.mixture.sources)
+        rows = sum(source.packing.num_rows for source in data.mixture.sources)
         processes = f"{world_size()} processes, each: " if world_size() > 1 else ""
-        epochs = self.cfg.trainer.max_steps * self.cfg.trainer.batch_tokens / tokens
         print(
-            f"{self.run.path.name}: {size}; {tokens / 1e6:.2f}M training tokens, {epochs:.2f} epochs; "
+            f"{self.run.path.name}: {size}; {tokens / 1e6:.2f}M training tokens in {rows:,} rows, "
+            f"{data.max_steps * data.batch_rows / rows:.2f} epochs in {data.max_steps:,} steps; "
             f"{processes}{auto['accelerator']}, {auto['precision']}, {auto['num_threads']} threads",
             file=sys.stderr,
         )

@@ -1,7 +1,9 @@
 """Configuration → objects."""
 
 import inspect
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import hydra
@@ -11,7 +13,8 @@ from hydra.errors import HydraException
 
 from minimind.config.schema import TrainConfig
 from minimind.data.datamodule import DataModule
-from minimind.data.prepare import PreparedData
+from minimind.data.packing import training_packing
+from minimind.data.prepare import TRAIN, PreparedData
 from minimind.evaluation.text_loss import padded_token_bytes
 from minimind.model.transformer import MiniMind
 from minimind.parallel.ddp import ddp_strategy
@@ -64,15 +67,38 @@ def stored_or_resolved(cfg: TrainConfig, stored: dict[str, Any]) -> dict[str, An
     return {**now, **{name: value for name, value in stored.items() if same or name not in shares}}
 
 
-def check_tokenizer(cfg: TrainConfig, tokenizer: BPE) -> None:
-    if tokenizer.vocab_size > cfg.model.vocab_size:
+def steps_of(epochs: float, cfg: TrainConfig, data: PreparedData) -> int:
+    """Optimizer steps in which each row of the training data has been seen so often.
+
+    Raises:
+        ConfigError: a mixture, of which each source has epochs of its own.
+    """
+    if len(data.sources) > 1:
         raise ConfigError([
-            f"The tokenizer must fit `model.vocab_size` ({cfg.model.vocab_size}), but has {tokenizer.vocab_size} "
-            f"tokens; set model.vocab_size={tokenizer.vocab_size}."
+            "`trainer.epochs` must be null for a mixture, whose sources are gone through at paces of their own; "
+            "say how long with trainer.max_steps."
         ])  # fmt: skip
+    (stream,) = data.streams(TRAIN)
+    batch_rows = cfg.trainer.batch_tokens // cfg.data.sequence_length
+    return math.ceil(epochs * training_packing(stream, cfg.data).num_rows / batch_rows)
 
 
-def build_module(cfg: TrainConfig, tokenizer: BPE) -> TrainingModule:
+def with_steps(cfg: TrainConfig, max_steps: int) -> TrainConfig:
+    """The same where the steps are known: a schedule without a horizon of its own ends with them.
+
+    Raises:
+        ConfigError: the warm-up is longer.
+    """
+    horizon = max_steps if cfg.schedule.horizon_steps is None else cfg.schedule.horizon_steps
+    return replace(
+        cfg,
+        trainer=replace(cfg.trainer, max_steps=max_steps, epochs=None),
+        schedule=replace(cfg.schedule, horizon_steps=horizon),
+    )
+
+
+def build_module(cfg: TrainConfig, tokenizer: BPE, sources: Sequence[str] = ()) -> TrainingModule:
+    """`sources`: names of those that are validated on, in their order."""
     seed_everything(cfg.seed, "init")
     model = MiniMind(cfg.model)
     return TrainingModule(
@@ -82,10 +108,12 @@ def build_module(cfg: TrainConfig, tokenizer: BPE) -> TrainingModule:
         schedule=cfg.schedule,
         gradient_clip=cfg.trainer.gradient_clip,
         token_bytes=padded_token_bytes(tokenizer, cfg.model.vocab_size),
+        sources=sources,
     )
 
 
 def build_data(cfg: TrainConfig, data: PreparedData, micro_batch: int) -> DataModule:
+    assert cfg.trainer.max_steps is not None, "resolved by with_steps"
     return DataModule(
         cfg.data,
         data,
@@ -120,6 +148,7 @@ def build_trainer(
 ) -> pl.Trainer:
     world_size = cfg.trainer.devices * cfg.parallel.num_nodes
     accumulation = cfg.trainer.batch_tokens // (cfg.data.sequence_length * auto["micro_batch"] * world_size)
+    assert cfg.trainer.max_steps is not None, "resolved by with_steps"
     trainer = pl.Trainer(
         accelerator=auto["accelerator"],
         devices=cfg.trainer.devices,

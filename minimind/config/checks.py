@@ -1,6 +1,5 @@
 """Rules between groups of the configuration; a rule within one stands beside its dataclass."""
 
-import difflib
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -10,8 +9,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from minimind.config.schema import TrainConfig
 from minimind.parallel.config import Parallelism
+from minimind.tokenizer.bpe import BPE
 from minimind.tracking.config import problems as tracking_problems
-from minimind.utils.errors import ConfigError
+from minimind.utils.errors import ConfigError, suggestion
+from minimind.utils.paths import find_existing
 
 
 def to_config(composed: DictConfig) -> TrainConfig:
@@ -38,6 +39,22 @@ def to_config(composed: DictConfig) -> TrainConfig:
     return cfg
 
 
+def check_tokenizer(cfg: TrainConfig) -> None:
+    """Before a corpus is prepared with it.
+
+    Raises:
+        UserError: the tokenizer that is named is none, or has more tokens than the model.
+    """
+    if cfg.tokenizer.path is None:
+        return
+    size = BPE.load(find_existing(cfg.tokenizer.path, "tokenizer.path")).vocab_size
+    if size > cfg.model.vocab_size:
+        raise ConfigError([
+            f"The tokenizer must fit `model.vocab_size` ({cfg.model.vocab_size}), but has {size} tokens; "
+            f"set model.vocab_size={size}."
+        ])  # fmt: skip
+
+
 def unknown_keys(node: DictConfig, prefix: str = "") -> Iterator[str]:
     """Keys added with `+` that no dataclass knows: they would be accepted and ignored."""
     known_type = OmegaConf.get_type(node)
@@ -49,11 +66,6 @@ def unknown_keys(node: DictConfig, prefix: str = "") -> Iterator[str]:
             yield f"`{prefix}{key}` is not a setting; {suggestion(key, known)}"
         elif not OmegaConf.is_missing(node, key) and isinstance(node[key], DictConfig):
             yield from unknown_keys(node[key], f"{prefix}{key}.")
-
-
-def suggestion(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    return f"did you mean `{close[0]}`?" if close else f"there are: {', '.join(sorted(known))}."
 
 
 def cross_group_problems(cfg: TrainConfig) -> list[str]:

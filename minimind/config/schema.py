@@ -62,7 +62,10 @@ def register() -> None:
     store.store(name="train_schema", node=TrainConfig)
     store.store(name="evaluate_schema", node=EvaluateConfig)
     for kind, config in CORPUS_CONFIGS.items():
-        store.store(group="data", name=f"{kind}_schema", node=config)
+        node = OmegaConf.structured(config)
+        if kind == "mixture":
+            OmegaConf.set_struct(node.sources, False)  # names are the user's: data.sources.NAME.weight=2 needs no +
+        store.store(group="data", name=f"{kind}_schema", node=node)
 
 
 def load_stored(path: Path) -> DictConfig:

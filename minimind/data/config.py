@@ -1,16 +1,37 @@
 """Where the text comes from, and how it is cut into batches."""
 
-from dataclasses import dataclass, field
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from enum import Enum
+from typing import Any
 
-from minimind.utils.errors import ConfigError
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from minimind.utils.errors import ConfigError, suggestion
+
+
+class Packing(Enum):
+    stream = "stream"  # windows of all documents one after another; every token is a target, nothing is padding
+    pad = "pad"  # one document a row, cut or padded
+
+
+class Verify(Enum):
+    first_use = "first_use"  # the hash of a shard is compared when it is first read
+    full = "full"  # of all shards, before training
 
 
 @dataclass
 class DataConfig:
     kind: str = "???"  # which corpus; set by each YAML of the group
-    sequence_length: int = 512  # tokens of a window that are predicted
+    sequence_length: int = 512  # tokens of a row that are predicted
+    packing: Packing = Packing.stream
+    document_mask: bool = False  # no token sees another document of its window, and positions restart
+    verify: Verify = Verify.first_use
     validation_files: list[str] = field(default_factory=list)  # none named: one file (or record) in twenty
     num_workers: int = 0  # processes that read ahead
+    prepare_processes: int | None = None  # that turn text into shards; None: all cores, for more than a little text
 
     def __post_init__(self) -> None:
         if found := problems(self):
@@ -37,14 +58,55 @@ class TextConfig(DataConfig):
 
 @dataclass
 class JsonlConfig(DataConfig):
-    """Files (or globs) with one JSON object a line."""
+    """Files (or globs) with one JSON object a line; `.gz` and `.zst` are read as they are."""
 
     kind: str = "jsonl"
     files: list[str] = field(default_factory=list)
     text_field: str = "text"
 
 
-CORPUS_CONFIGS: dict[str, type[DataConfig]] = {"stdlib": StdlibConfig, "text": TextConfig, "jsonl": JsonlConfig}
+@dataclass
+class ParquetConfig(DataConfig):
+    """Parquet files (or globs) with text in one column."""
+
+    kind: str = "parquet"
+    files: list[str] = field(default_factory=list)
+    text_field: str = "text"
+
+
+@dataclass
+class HuggingFaceConfig(DataConfig):
+    """A data set of the Hugging Face hub or in a local folder, streamed."""
+
+    kind: str = "huggingface"
+    dataset: str = ""  # its name on the hub, or a folder
+    config: str | None = None  # which of its configurations, where it has several
+    split: str = "train"
+    revision: str | None = None  # of a data set of the hub; None: the newest
+    text_field: str = "text"
+
+
+@dataclass
+class MixtureConfig(DataConfig):
+    """Several corpora, each with a weight: name → {weight, kind, settings of that kind}."""
+
+    kind: str = "mixture"
+    sources: dict[str, Any] = field(default_factory=dict)
+
+    def weighted_sources(self) -> dict[str, tuple[float, DataConfig]]:
+        """Raises: ConfigError, naming every setting that cannot be used."""
+        return {name: _weighted_source(name, options) for name, options in self.sources.items()}
+
+
+CORPUS_CONFIGS: dict[str, type[DataConfig]] = {
+    "stdlib": StdlibConfig,
+    "text": TextConfig,
+    "jsonl": JsonlConfig,
+    "parquet": ParquetConfig,
+    "huggingface": HuggingFaceConfig,
+    "mixture": MixtureConfig,
+}
+EXAMPLE_FILES = {"text": "my/*.txt", "jsonl": "my/*.jsonl", "parquet": "my/*.parquet"}
 
 
 def problems(cfg: DataConfig) -> list[str]:
@@ -53,12 +115,83 @@ def problems(cfg: DataConfig) -> list[str]:
         found.append(f"`data.kind` must be one of {', '.join(CORPUS_CONFIGS)}, but is {cfg.kind}.")
     if cfg.sequence_length < 1:
         found.append(f"`data.sequence_length` must be at least 1, but is {cfg.sequence_length}.")
+    if cfg.document_mask and cfg.packing is Packing.pad:
+        found.append("`data.document_mask` must be false with data.packing=pad: a row holds one document already.")
     if cfg.num_workers < 0:
         found.append(f"`data.num_workers` must be at least 0, but is {cfg.num_workers}.")
-    if isinstance(cfg, TextConfig | JsonlConfig) and not cfg.files:
-        found.append(f"`data.files` must name the text of data={cfg.kind}, such as data.files='[my/*.txt]'.")
+    if cfg.prepare_processes is not None and cfg.prepare_processes < 1:
+        found.append(f"`data.prepare_processes` must be at least 1, but is {cfg.prepare_processes}.")
+    return found + _source_problems(cfg)
+
+
+def _source_problems(cfg: DataConfig) -> list[str]:
+    found = []
+    if isinstance(cfg, TextConfig | JsonlConfig | ParquetConfig) and not cfg.files:
+        example = EXAMPLE_FILES[cfg.kind]
+        found.append(f"`data.files` must name the text of data={cfg.kind}, such as data.files='[{example}]'.")
     if isinstance(cfg, TextConfig) and cfg.separator == "":
         found.append("`data.separator` must not be empty; leave it out to cut at whole lines.")
     if isinstance(cfg, TextConfig) and cfg.block_kb < 1:
         found.append(f"`data.block_kb` must be at least 1, but is {cfg.block_kb}.")
+    if isinstance(cfg, HuggingFaceConfig):
+        if not cfg.dataset:
+            found.append("`data.dataset` must name a data set of the hub or a folder, such as data.dataset=my/folder.")
+        if cfg.validation_files:
+            found.append("`data.validation_files` must be left out with data=huggingface: one record in twenty it is.")
+    if isinstance(cfg, MixtureConfig):
+        found += _mixture_problems(cfg)
     return found
+
+
+def _mixture_problems(cfg: MixtureConfig) -> list[str]:
+    found = []
+    if not cfg.sources:
+        found.append(
+            "`data.sources` must name the corpora of data=mixture, such as "
+            "data.sources='{prose: {weight: 2, kind: text, files: [my/*.txt]}, code: {kind: stdlib}}'."
+        )
+    if cfg.validation_files:
+        found.append("`data.validation_files` must stand in the sources of data=mixture, such as data.sources.NAME.…")
+    for name, options in cfg.sources.items():
+        try:
+            _weighted_source(name, options)
+        except ConfigError as error:
+            found += error.problems
+    return found
+
+
+def source_settings(config: type[DataConfig]) -> list[str]:
+    """The settings that say which text it is, without those that say how it is read in training."""
+    of_training = {item.name for item in fields(DataConfig)} - {"kind", "validation_files"}
+    return [item.name for item in fields(config) if item.name not in of_training]
+
+
+def _weighted_source(name: str, options: Any) -> tuple[float, DataConfig]:
+    where = f"data.sources.{name}"
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", str(name)):
+        raise ConfigError([f"`{where}`: the name must be of letters, digits, - and _, as metrics are named by it."])
+    kinds = [kind for kind in CORPUS_CONFIGS if kind != "mixture"]
+    if not isinstance(options, Mapping) or options.get("kind") not in kinds:
+        kind = options.get("kind") if isinstance(options, Mapping) else options
+        raise ConfigError([f"`{where}.kind` must be one of {', '.join(kinds)}, but is {kind}."])
+    config = CORPUS_CONFIGS[options["kind"]]
+    known = [*source_settings(config), "weight"]
+    found = [f"`{where}.{key}` is not a setting; {suggestion(str(key), known)}" for key in options if key not in known]
+    weight = options.get("weight", 1.0)
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < float("inf"):
+        found.append(f"`{where}.weight` must be a number above 0, but is {weight}.")
+    values = {key: value for key, value in options.items() if key in known and key != "weight"}
+    schema = OmegaConf.structured(config)
+    for key, value in values.items():
+        try:
+            OmegaConf.update(schema, key, value)
+        except OmegaConfBaseException as error:
+            found.append(f"`{where}.{key}`: {str(error).splitlines()[0]}.")
+    try:
+        source = OmegaConf.to_object(schema)
+    except ConfigError as error:
+        found += [problem.replace("data.", f"{where}.") for problem in error.problems]
+    if found:
+        raise ConfigError(found)
+    assert isinstance(source, DataConfig)
+    return float(weight), source

@@ -5,7 +5,8 @@ import torch
 
 from minimind.data.config import DataConfig
 from minimind.data.loader import TrainLoader, ValidationLoader
-from minimind.data.packing import WindowPacking, validation_packing
+from minimind.data.mixture import Mixture, Source
+from minimind.data.packing import Batch, Rows, training_packing, validation_packing, widen
 from minimind.data.prepare import TRAIN, VALIDATION, PreparedData
 from minimind.utils.seeding import stream_seed
 
@@ -15,10 +16,9 @@ class DataModule(pl.LightningDataModule):
                  max_steps: int) -> None:  # fmt: skip
         super().__init__()
         self.cfg = cfg
-        (source,) = data.sources
-        self.train_packing = WindowPacking(source.stream(TRAIN), cfg.sequence_length)
-        self.validation_packing = validation_packing(source.stream(VALIDATION), cfg.sequence_length)
-        self.order_seed = stream_seed(seed, "order")
+        sources = [Source(s.name, s.weight, training_packing(s.stream(TRAIN), cfg)) for s in data.sources]
+        self.mixture = Mixture(sources, stream_seed(seed, "order"))
+        self.validation_packings = [validation_packing(stream, cfg) for stream in data.streams(VALIDATION)]
         self.batch_rows = batch_tokens // cfg.sequence_length
         self.micro_batch = micro_batch
         self.max_steps = max_steps
@@ -27,8 +27,7 @@ class DataModule(pl.LightningDataModule):
         trainer = self._trainer()
         accumulation = self.batch_rows // (self.micro_batch * trainer.world_size)
         return TrainLoader(
-            self.train_packing,
-            seed=self.order_seed,
+            self.mixture,
             batch_rows=self.batch_rows,
             micro_batch=self.micro_batch,
             num_batches=self.max_steps * accumulation,
@@ -38,11 +37,17 @@ class DataModule(pl.LightningDataModule):
             pin_memory=torch.cuda.is_available(),
         )
 
-    def val_dataloader(self) -> ValidationLoader:
+    def val_dataloader(self) -> list[ValidationLoader]:
+        """One for each source, in their order."""
         trainer = self._trainer()
-        return ValidationLoader(
-            self.validation_packing, rows=self.micro_batch, rank=trainer.global_rank, world_size=trainer.world_size
-        )
+        return [
+            ValidationLoader(packing, rows=self.micro_batch, rank=trainer.global_rank, world_size=trainer.world_size)
+            for packing in self.validation_packings
+        ]
+
+    def on_after_batch_transfer(self, batch: Rows, dataloader_idx: int) -> Batch:
+        """What travelled small is widened where it is used."""
+        return widen(batch)
 
     def _trainer(self) -> pl.Trainer:
         if self.trainer is None:

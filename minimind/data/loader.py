@@ -1,4 +1,4 @@
-"""Batches by number: batch k of the run holds the same windows whatever the processes, workers or restarts."""
+"""Batches by number: batch k of the run holds the same rows whatever the processes, workers or restarts."""
 
 import math
 import time
@@ -8,24 +8,25 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from minimind.data.order import windows_at
-from minimind.data.packing import Batch, WindowPacking
+from minimind.data.mixture import Mixture
+from minimind.data.packing import Packing, Rows
 from minimind.runs.stop import leave_signals_to_main
+
+ROWS_AHEAD = 1024  # places in the order found at a time: one by one they would cost as much as a small batch itself
 
 
 class TrainLoader:
     """Micro-batches of this rank, from any position on.
 
-    One optimizer step takes `batch_rows` windows of the global order. Micro-batch j of the step goes, in blocks
+    One optimizer step takes `batch_rows` rows of the global order. Micro-batch j of the step goes, in blocks
     of `micro_batch` rows, to the ranks in turn, so position = step · accumulation + j is all there is to save.
     It has a length (all micro-batches of the run): Lightning would otherwise read one batch ahead of its count.
     """
 
     def __init__(
         self,
-        packing: WindowPacking,
+        mixture: Mixture,
         *,
-        seed: int,
         batch_rows: int,
         micro_batch: int,
         num_batches: int,
@@ -34,8 +35,7 @@ class TrainLoader:
         num_workers: int = 0,
         pin_memory: bool = False,
     ) -> None:
-        self.packing = packing
-        self.seed = seed
+        self.mixture = mixture
         self.micro_batch = micro_batch
         self.num_batches = num_batches
         self.rank, self.world_size = rank, world_size
@@ -44,11 +44,13 @@ class TrainLoader:
         self.pin_memory = pin_memory
         self.position = 0
         self.waited_s = 0.0  # in which the training loop had to wait for a batch
+        self._planned = range(0)  # positions whose rows are known
+        self._sources = self._rows = np.zeros((0, micro_batch), dtype=np.int64)
 
     def __len__(self) -> int:
         return self.num_batches
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Rows]:
         batches = iter(self._batches())
         while self.position < self.num_batches:
             start = time.perf_counter()
@@ -57,7 +59,7 @@ class TrainLoader:
             self.position += 1
             yield batch
 
-    def _batches(self) -> Iterable[Batch]:
+    def _batches(self) -> Iterable[Rows]:
         positions = range(self.position, self.num_batches)
         if not (self.num_workers or self.pin_memory):
             return map(self.batch, positions)
@@ -72,10 +74,23 @@ class TrainLoader:
             generator=torch.Generator(),  # else the number of workers would move the global stream, and dropout
         )
 
-    def batch(self, position: int) -> Batch:
-        first = (position * self.world_size + self.rank) * self.micro_batch
-        indices = np.arange(first, first + self.micro_batch)
-        return self.packing.rows(windows_at(indices, self.packing.num_windows, self.seed))
+    def batch(self, position: int) -> Rows:
+        if position not in self._planned:
+            self._plan(position)
+        place = position - self._planned.start
+        return self.mixture.rows(self._sources[place], self._rows[place])
+
+    def _plan(self, position: int) -> None:
+        """Finds the rows of this position, and of many after it unless it is the first: a seek waits for one batch."""
+        ahead = max(1, ROWS_AHEAD // self.micro_batch) if self._planned else 1
+        self._planned = range(position, position + ahead)
+        first = (np.arange(position, position + ahead) * self.world_size + self.rank) * self.micro_batch
+        self._sources, self._rows = self.mixture.at(first[:, None] + np.arange(self.micro_batch))
+
+    def figures(self) -> dict[str, float]:
+        """What has been taken from each source of a mixture, over all ranks."""
+        taken = self.position * self.world_size * self.micro_batch
+        return self.mixture.figures(taken) if len(self.mixture.sources) > 1 else {}
 
     def state_dict(self) -> dict[str, int]:
         return {"step": self.position // self.accumulation}
@@ -84,28 +99,28 @@ class TrainLoader:
         self.position = state["step"] * self.accumulation
 
 
-class _BatchByNumber(Dataset[Batch]):
+class _BatchByNumber(Dataset[Rows]):
     def __init__(self, loader: TrainLoader) -> None:
         self.loader = loader
 
-    def __getitem__(self, position: int) -> Batch:
+    def __getitem__(self, position: int) -> Rows:
         return self.loader.batch(position)
 
 
 class ValidationLoader:
-    """Every window of a stream once, in order, shared out between the ranks row by row.
+    """Every row of a packing once, in order, shared out between the ranks row by row.
 
     Ranks may get one batch more or less than others: the figures are sums, reduced after the last.
     """
 
-    def __init__(self, packing: WindowPacking, *, rows: int, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(self, packing: Packing, *, rows: int, rank: int = 0, world_size: int = 1) -> None:
         self.packing = packing
-        self.windows = np.arange(rank, packing.num_windows, world_size)
+        self.numbers = np.arange(rank, packing.num_rows, world_size)
         self.rows = rows
 
     def __len__(self) -> int:
-        return math.ceil(len(self.windows) / self.rows)
+        return math.ceil(len(self.numbers) / self.rows)
 
-    def __iter__(self) -> Iterator[Batch]:
-        for start in range(0, len(self.windows), self.rows):
-            yield self.packing.rows(self.windows[start : start + self.rows])
+    def __iter__(self) -> Iterator[Rows]:
+        for start in range(0, len(self.numbers), self.rows):
+            yield self.packing.rows(self.numbers[start : start + self.rows])

@@ -1,28 +1,31 @@
 """Text → tokenizer → token shards, once: kept in a cache folder named by what they are made of."""
 
 import hashlib
-import json
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import os
+import platform
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-from filelock import FileLock
-
-from minimind.data.config import DataConfig
-from minimind.data.corpora import Corpus, Document, build_corpus
-from minimind.data.shards import VERSION, ShardWriter, TokenStream, token_dtype
+from minimind.data.cache import filled_folder, folder_of
+from minimind.data.config import DataConfig, MixtureConfig, source_settings
+from minimind.data.corpora import build_corpus
+from minimind.data.corpus import Corpus
+from minimind.data.encode import Batch, Encoder, batches, encoded
+from minimind.data.shards import VERSION, ShardInfo, ShardWriter, TokenStream, token_dtype
 from minimind.tokenizer.bpe import BPE
 from minimind.tokenizer.config import TokenizerConfig
 from minimind.utils.errors import UserError
-from minimind.utils.files import write_json
+from minimind.utils.files import read_json, write_json
 from minimind.utils.paths import find_existing
 from minimind.utils.progress import progress_bar
 
 TRAIN, VALIDATION = "train", "validation"
-BATCH_BYTES = 1 << 22  # text handed to the tokenizer at a time
+SPLITS = (TRAIN, VALIDATION)
+CHUNK_BYTES = 1 << 27  # raw text of one shard, and what an interruption can cost
+WORTH_PROCESSES = 1 << 26  # bytes of files: below, the tokenizer's own threads are done before workers have started
 
 
 @dataclass(frozen=True)
@@ -53,103 +56,165 @@ class PreparedData:
 
     @property
     def fingerprint(self) -> str:
-        parts = [stream.fingerprint for split in (TRAIN, VALIDATION) for stream in self.streams(split)]
+        parts = [stream.fingerprint for split in SPLITS for stream in self.streams(split)]
         return hashlib.sha256("/".join(parts).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A corpus that is to be prepared."""
+
+    name: str
+    weight: float
+    cfg: DataConfig
+    corpus: Corpus
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The settings that say which text it is; the files it found stand in `made_of`."""
+        return {key: value for key, value in asdict(self.cfg).items() if key in source_settings(type(self.cfg))}
+
+    @property
+    def made_of(self) -> dict[str, Any]:
+        options = {key: value for key, value in self.options.items() if key != "files"}
+        return {"options": options, "files": self.corpus.made_of()}
 
 
 def prepare(data: DataConfig, tokenizer: TokenizerConfig, cache: Path) -> PreparedData:
     """Finds what is prepared already, or prepares it; two processes may ask at the same time.
 
     Raises:
-        UserError: the text cannot be read, or there is too little of it.
+        UserError: the text cannot be read, there is too little of it, or no room for the tokens.
     """
-    corpus = build_corpus(data)
-    source = _source(data, corpus)
+    sources = _sources(data)
     if tokenizer.path is not None:
         tokenizer_path = find_existing(tokenizer.path, "tokenizer.path")
     else:
-        wanted = {"source": source, "vocab_size": tokenizer.vocab_size, "sample_mb": tokenizer.sample_mb}
-        with _cached(cache / "tokenizers", wanted) as (folder, is_new):
-            if is_new:
-                _train_tokenizer(corpus, tokenizer, folder / "tokenizer.json")
-        tokenizer_path = _folder_of(cache / "tokenizers", wanted) / "tokenizer.json"
-    return prepare_with(data, tokenizer_path, cache)
+        tokenizer_path = _trained_tokenizer(sources, tokenizer, cache / "tokenizers")
+    return _prepared(sources, tokenizer_path, cache, data.prepare_processes, all_held_out=False)
 
 
 def prepare_with(data: DataConfig, tokenizer_path: Path, cache: Path, *, all_held_out: bool = False) -> PreparedData:
     """The same with a tokenizer that is there; `all_held_out` for a corpus that is only evaluated on."""
-    corpus = build_corpus(data)
+    return _prepared(_sources(data), tokenizer_path, cache, data.prepare_processes, all_held_out)
+
+
+def _sources(data: DataConfig) -> list[_Source]:
+    if not isinstance(data, MixtureConfig):
+        return [_Source(data.kind, 1.0, data, build_corpus(data))]
+    return [_Source(name, weight, cfg, build_corpus(cfg)) for name, (weight, cfg) in data.weighted_sources().items()]
+
+
+def _trained_tokenizer(sources: list[_Source], cfg: TokenizerConfig, parent: Path) -> Path:
+    """One tokenizer for all sources, of a sample in proportion to their weights."""
+    shares = {source.name: source.weight / sum(s.weight for s in sources) for source in sources}
+    made_of = {
+        "sources": [(shares[source.name], source.made_of) for source in sources],
+        "vocab_size": cfg.vocab_size,
+        "sample_mb": cfg.sample_mb,
+    }
+    with filled_folder(parent, made_of) as folder:
+        if folder is not None:
+            sample = (
+                text for source in sources for text in _sample(source, int(cfg.sample_mb * 1e6 * shares[source.name]))
+            )
+            BPE.train(sample, cfg.vocab_size).save(folder / "tokenizer.json")
+    return folder_of(parent, made_of) / "tokenizer.json"
+
+
+def _sample(source: _Source, wanted_bytes: int) -> Iterator[str]:
+    """Training documents from the beginning of the corpus."""
+    left = wanted_bytes
+    total = wanted_bytes if source.corpus.size is None else min(source.corpus.size, wanted_bytes)
+    with progress_bar(f"Training the tokenizer ({source.name})", total) as advance:
+        for block in source.corpus.blocks():
+            before = left
+            for document in source.corpus.documents(block):
+                if left > 0 and not document.held_out:
+                    yield document.text
+                    left -= len(document.text.encode())
+            advance(before - left)
+            if left <= 0:
+                return
+
+
+def _prepared(
+    sources: list[_Source], tokenizer_path: Path, cache: Path, processes: int | None, all_held_out: bool
+) -> PreparedData:
     bpe = BPE.load(tokenizer_path)
-    wanted = {"source": _source(data, corpus), "tokenizer": bpe.hash, "all_held_out": all_held_out, "version": VERSION}
-    with _cached(cache / "shards", wanted) as (folder, is_new):
-        if is_new:
-            _write_shards(corpus, bpe, folder, all_held_out)
-            bpe.save(folder / "tokenizer.json")
-    final = _folder_of(cache / "shards", wanted)
-    return PreparedData([PreparedSource(data.kind, 1.0, final)], final / "tokenizer.json")
-
-
-def _source(data: DataConfig, corpus: Corpus) -> dict:
-    """What the text is made of: options, and the files with size and time of change."""
-    options = {k: v for k, v in asdict(data).items() if k not in ("sequence_length", "num_workers", "files")}
-    files = [(str(file), (stat := file.stat()).st_size, stat.st_mtime_ns) for file in corpus.files]
-    return {"options": options, "files": files}
-
-
-def _folder_of(parent: Path, wanted: dict) -> Path:
-    key = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:16]
-    return parent / key
-
-
-@contextmanager
-def _cached(parent: Path, wanted: dict) -> Iterator[tuple[Path, bool]]:
-    """Yields (folder, whether it must be filled); a new folder appears under its name when the block ends well."""
-    final = _folder_of(parent, wanted)
-    parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{final}.lock"):
-        if final.is_dir():
-            yield final, False
-            return
-        temporary = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=parent))
+    done = []
+    for source in sources:
         try:
-            yield temporary, True
-            write_json(temporary / "made_of.json", wanted)
-            temporary.rename(final)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            folder = _prepared_folder(source, bpe, cache / "shards", processes, all_held_out)
+        except UserError as error:
+            raise error if len(sources) == 1 else UserError(f"Source {source.name}: {error}") from None
+        done.append(PreparedSource(source.name, source.weight, folder))
+    return PreparedData(done, done[0].folder / "tokenizer.json")
 
 
-def _documents(corpus: Corpus, advance: Callable[[int], None]) -> Iterator[Document]:
-    for file in corpus.files:
-        yield from corpus.documents(file)
-        advance(file.stat().st_size)
+def _prepared_folder(source: _Source, bpe: BPE, parent: Path, processes: int | None, all_held_out: bool) -> Path:
+    made_of = {"source": source.made_of, "tokenizer": bpe.hash, "all_held_out": all_held_out,
+               "chunk_bytes": CHUNK_BYTES, "version": VERSION}  # fmt: skip
+    with filled_folder(parent, made_of) as folder:
+        if folder is not None:
+            size = source.corpus.size
+            if processes is None and (size is None or size >= WORTH_PROCESSES):
+                processes = len(os.sched_getaffinity(0))
+            encoder = Encoder(source.corpus, bpe, token_dtype(bpe.vocab_size), all_held_out)
+            writers = _write_shards(encoder, folder, processes)
+            _check_not_empty(writers, all_held_out)
+            for split, writer in writers.items():
+                writer.close(bpe.hash, split=split, options=source.options, versions=_versions())
+            bpe.save(folder / "tokenizer.json")
+            for record in folder.glob("chunk_*.json"):
+                record.unlink()
+    return folder_of(parent, made_of)
 
 
-def _train_tokenizer(corpus: Corpus, cfg: TokenizerConfig, path: Path) -> None:
-    def sample() -> Iterator[str]:
-        left = cfg.sample_mb * 1_000_000
-        for document in _documents(corpus, advance):
-            if not document.held_out:
-                yield document.text
-                left -= len(document.text)
-                if left <= 0:
-                    return
+def _write_shards(encoder: Encoder, folder: Path, processes: int | None) -> dict[str, ShardWriter]:
+    """Fills the folder from where an earlier attempt left off, one chunk after another."""
+    writers = {split: ShardWriter(folder / split, encoder.dtype) for split in SPLITS}
+    finished = _finished_chunks(folder, writers)
+    with progress_bar("Writing token shards", encoder.corpus.size) as advance:
 
-    with progress_bar("Training the tokenizer", sum(file.stat().st_size for file in corpus.files)) as advance:
-        bpe = BPE.train(sample(), cfg.vocab_size)
-    bpe.save(path)
+        def unfinished() -> Iterator[Batch]:
+            for batch in batches(encoder.corpus, CHUNK_BYTES):
+                if batch.chunk >= finished:
+                    yield batch
+                else:
+                    advance(batch.read)
+
+        for batch, tokens in encoded(encoder, unfinished(), processes):
+            for writer, of_split in zip(writers.values(), tokens, strict=True):
+                if len(of_split.lengths):
+                    writer.add(of_split.ids, of_split.text_bytes, of_split.lengths)
+            if batch.ends_chunk:
+                _finish_chunk(folder, batch.chunk, writers)
+            advance(batch.read)
+    for writer in writers.values():
+        writer.cut()
+    return writers
 
 
-def _write_shards(corpus: Corpus, bpe: BPE, folder: Path, all_held_out: bool) -> None:
-    dtype = token_dtype(bpe.vocab_size)
-    writers = {split: ShardWriter(folder / split, dtype) for split in (TRAIN, VALIDATION)}
-    with progress_bar("Writing token shards", sum(file.stat().st_size for file in corpus.files)) as advance:
-        for batch in _batches(_documents(corpus, advance)):
-            for document, tokens in zip(batch, bpe.encode_batch([d.text for d in batch]), strict=True):
-                split = VALIDATION if all_held_out or document.held_out else TRAIN
-                writers[split].add([*tokens, bpe.end_of_text], len(document.text.encode()))
+def _finish_chunk(folder: Path, chunk: int, writers: dict[str, ShardWriter]) -> None:
+    """Its shards, and then the record that says so: what has no record is written again."""
+    before = {split: len(writer.shards) for split, writer in writers.items()}
+    for writer in writers.values():
+        writer.cut()
+    shards = {split: [asdict(shard) for shard in writer.shards[before[split] :]] for split, writer in writers.items()}
+    write_json(folder / f"chunk_{chunk:05d}.json", shards)
+
+
+def _finished_chunks(folder: Path, writers: dict[str, ShardWriter]) -> int:
+    records = sorted(folder.glob("chunk_*.json"))
+    for record in records:
+        for split, shards in read_json(record).items():
+            writers[split].shards += [ShardInfo(**shard) for shard in shards]
+    return len(records)
+
+
+def _check_not_empty(writers: dict[str, ShardWriter], all_held_out: bool) -> None:
     for split, writer in writers.items():
-        writer.close(bpe.hash)
         if not writer.shards and not (all_held_out and split == TRAIN):
             held_out = "held-out " if split == VALIDATION else ""
             raise UserError(
@@ -158,16 +223,5 @@ def _write_shards(corpus: Corpus, bpe: BPE, folder: Path, all_held_out: bool) ->
             )
 
 
-def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
-    batch: list[Document] = []
-    size = 0
-    for document in documents:
-        if not document.text:
-            continue
-        batch.append(document)
-        size += len(document.text)
-        if size >= BATCH_BYTES:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in ("minimind", "tokenizers")} | {"python": platform.python_version()}

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from minimind.data.packing import IGNORED, Batch
+from minimind.data.packing import IGNORED, Batch, positions_within
 from minimind.model.config import BalanceLoss, ModelConfig
 from minimind.model.moe import Routing
 from minimind.model.moe_losses import (
@@ -13,7 +13,7 @@ from minimind.model.moe_losses import (
     router_z_loss,
     sequence_balance_loss,
 )
-from minimind.model.transformer import MiniMind
+from minimind.model.transformer import MiniMind, Output
 from minimind.objectives.cross_entropy import cross_entropy_sum
 from minimind.objectives.protocol import ExpertUse, Loss
 
@@ -24,8 +24,16 @@ BALANCE_LOSSES = {
 }
 
 
+def logits_of(model: MiniMind, batch: Batch) -> Output:
+    """What the model makes of a batch; where it has documents, each as if it stood alone."""
+    if batch.document_ids is None:
+        return model(batch.input_ids)
+    position_ids = positions_within(batch.document_ids)
+    return model(batch.input_ids, document_ids=batch.document_ids, position_ids=position_ids)
+
+
 def pretrain(model: MiniMind, batch: Batch) -> Loss:
-    logits, routings = model(batch.input_ids)
+    logits, routings = logits_of(model, batch)
     loss = cross_entropy_sum(logits, batch.labels)
     real = batch.labels != IGNORED  # (B, T)
     num_tokens = real.sum()

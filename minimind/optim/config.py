@@ -23,7 +23,7 @@ class OptimConfig:
 class ScheduleConfig:
     kind: str = "cosine"
     warmup_steps: int = 0
-    horizon_steps: int = 1000  # where the schedule ends; training may stop before
+    horizon_steps: int | None = None  # where the schedule ends; training may stop before. None: where training ends
     final_ratio: float = 0.1  # of the peak learning rate
 
     def __post_init__(self) -> None:
@@ -46,7 +46,7 @@ def optim_problems(cfg: OptimConfig) -> list[str]:
 
 def schedule_problems(cfg: ScheduleConfig) -> list[str]:
     found = []
-    if not 0 <= cfg.warmup_steps <= cfg.horizon_steps:
+    if cfg.warmup_steps < 0 or (cfg.horizon_steps is not None and cfg.warmup_steps > cfg.horizon_steps):
         found.append(
             f"`schedule.warmup_steps` must be between 0 and `schedule.horizon_steps` ({cfg.horizon_steps}), "
             f"but is {cfg.warmup_steps}."

@@ -7,6 +7,8 @@ from minimind.optim.config import ScheduleConfig
 
 def cosine(cfg: ScheduleConfig, step: int) -> float:
     """Linear warm-up, then half a cosine down to `final_ratio` at the horizon (Loshchilov & Hutter 2017)."""
+    if cfg.horizon_steps is None:
+        raise ValueError("A schedule needs its horizon in steps; a run's is known when its data are prepared.")
     if step < cfg.warmup_steps:
         return (step + 1) / cfg.warmup_steps
     progress = (step - cfg.warmup_steps) / max(1, cfg.horizon_steps - cfg.warmup_steps)

@@ -16,6 +16,7 @@ HASHED = (
     "init_from",
     "run.tag",
     "trainer.max_steps",
+    "trainer.epochs",
     "trainer.batch_tokens",
     "trainer.precision",
     "trainer.gradient_clip",
@@ -27,6 +28,8 @@ HASHED = (
 NOT_HASHED = (
     "recipe",  # what of it is used stands in the groups that refer to it
     "data.num_workers",
+    "data.prepare_processes",
+    "data.verify",
     "run.name",
     "run.fresh",
     "run.resume",

@@ -1,19 +1,27 @@
 """Byte-level BPE (Sennrich et al. 2016, over UTF-8 bytes): train, encode, decode, bytes of each token."""
 
 import hashlib
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Encoding, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from minimind.utils.errors import UserError
 from minimind.utils.files import write_text
 
 END_OF_TEXT = "<|endoftext|>"  # ends a document; also stands for padding
 SPECIAL_TOKENS = (END_OF_TEXT, "<|im_start|>", "<|im_end|>")
+
+
+# A byte that prints stands for itself, the others for characters from U+0100 on (Radford et al. 2019, "Language Models
+# are Unsupervised Multitask Learners", section 2.2, and its published code): so tokens are readable strings.
+_PRINTED = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+_BYTE_OF_SYMBOL = {chr(byte): byte for byte in _PRINTED}
+_BYTE_OF_SYMBOL |= {chr(0x100 + n): byte for n, byte in enumerate(sorted(set(range(256)) - set(_PRINTED)))}
 
 
 class BPE:
@@ -25,6 +33,7 @@ class BPE:
             raise UserError(f"A tokenizer must have the token {END_OF_TEXT}, but this one has not; add it.")
         self.tokenizer = tokenizer
         self.end_of_text = end_of_text
+        self._added = tokenizer.get_added_tokens_decoder()
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int) -> "BPE":
@@ -44,11 +53,15 @@ class BPE:
     def load(cls, path: Path) -> "BPE":
         """Raises: UserError, if the file is no tokenizer."""
         try:
-            return cls(Tokenizer.from_file(str(path)))
+            bpe = cls(Tokenizer.from_file(str(path)))
         except UserError:
             raise
         except Exception as error:  # the library raises a bare Exception for all that can be wrong with the file
             raise UserError(f"{path} must be a tokenizer.json of Hugging Face's tokenizers, but: {error}") from None
+        symbols = {s for t, i in bpe.tokenizer.get_vocab().items() if i not in bpe._added for s in t}
+        if strange := sorted(symbols - set(_BYTE_OF_SYMBOL)):
+            raise UserError(f"{path} must be a byte-level tokenizer, but has tokens with {''.join(strange[:10])!r}.")
+        return bpe
 
     def save(self, path: Path) -> None:
         write_text(path, self.tokenizer.to_str())
@@ -64,19 +77,45 @@ class BPE:
     @cached_property
     def token_bytes(self) -> NDArray[np.int64]:
         """UTF-8 bytes that each token stands for, (V,); a special token stands for none."""
-        special = self.tokenizer.get_added_tokens_decoder()
         lengths = np.zeros(self.vocab_size, dtype=np.int64)
-        for token, index in self.tokenizer.get_vocab().items():
-            lengths[index] = 0 if index in special else len(token)  # one symbol a byte in the byte-level alphabet
+        for index in self.tokenizer.get_vocab().values():
+            lengths[index] = 0 if self.is_special(index) else len(self.bytes_of(index))
         return lengths
+
+    def is_added(self, index: int) -> bool:
+        """Whether it was not learnt but named: special, or such as <think>, which is found in text."""
+        return index in self._added
+
+    def is_special(self, index: int) -> bool:
+        return index in self._added and self._added[index].special
+
+    def bytes_of(self, index: int) -> bytes:
+        """What a token stands for; of a special token its name."""
+        if index in self._added:
+            return self._added[index].content.encode()
+        return bytes(_BYTE_OF_SYMBOL[symbol] for symbol in self.tokenizer.id_to_token(index) or "")
 
     def encode(self, text: str) -> list[int]:
         """Text that looks like a special token is read as ordinary text."""
         return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        return [encoding.ids for encoding in self._encodings(texts)]
+
+    def encode_documents(self, texts: Sequence[str], dtype: np.dtype) -> tuple[NDArray, NDArray[np.int64]]:
+        """Tokens of all documents in a row, each followed by its <|endoftext|>; and how many each has."""
+        lengths = np.empty(len(texts), dtype=np.int64)
+        tokens = array(dtype.char)
+        for document, encoding in enumerate(self._encodings(texts)):
+            ids = encoding.ids
+            ids.append(self.end_of_text)
+            tokens.fromlist(ids)  # the fastest way from the library's lists, and keeps one of them at a time
+            lengths[document] = len(ids)
+        return np.frombuffer(tokens, dtype=tokens.typecode), lengths
+
+    def _encodings(self, texts: Sequence[str]) -> list[Encoding]:
         self.tokenizer.encode_special_tokens = True
-        return [encoding.ids for encoding in self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+        return self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
 
     def decode(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode(list(ids), skip_special_tokens=True)

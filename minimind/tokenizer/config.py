@@ -20,6 +20,8 @@ def problems(cfg: TokenizerConfig) -> list[str]:
     found = []
     if cfg.vocab_size < 259:
         found.append(f"`tokenizer.vocab_size` must be at least 259 (256 bytes, 3 special), but is {cfg.vocab_size}.")
+    if cfg.path == "":
+        found.append("`tokenizer.path` must name a tokenizer.json, such as tokenizer.path=my/tokenizer.json.")
     if cfg.sample_mb < 1:
         found.append(f"`tokenizer.sample_mb` must be at least 1, but is {cfg.sample_mb}.")
     return found

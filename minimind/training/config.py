@@ -14,6 +14,8 @@ class RecipeConfig:
     max_steps: int = 10000
     batch_tokens: int = 131072
     sequence_length: int = 512
+    packing: str = "stream"
+    document_mask: bool = False
     lr: float = 5e-4
     embedding_lr_ratio: float = 1.0
     beta2: float = 0.95
@@ -24,7 +26,8 @@ class RecipeConfig:
 
 @dataclass
 class TrainerConfig:
-    max_steps: int = 1000  # optimizer steps
+    max_steps: int | None = 1000  # optimizer steps; None: as many as `epochs` take
+    epochs: float | None = None  # times each row of the training data is seen; None: as many as `max_steps` make
     batch_tokens: int = 32768  # of one optimizer step, over all devices and micro-batches
     micro_batch: int | None = None  # rows of one forward pass on one device; None: as many as fit a fixed budget
     precision: str = "auto"  # bf16-mixed where the device computes it, else 32-true
@@ -46,7 +49,16 @@ class TrainerConfig:
 
 def problems(cfg: TrainerConfig) -> list[str]:
     found = []
-    for name in ("max_steps", "batch_tokens", "devices", "log_every_steps", "validate_every_steps",
+    if (cfg.max_steps is None) == (cfg.epochs is None):
+        found.append(
+            "`trainer.max_steps` or `trainer.epochs` must say how long to train, and the other be null, "
+            f"but they are {cfg.max_steps} and {cfg.epochs}; type trainer.epochs=null or trainer.max_steps=null."
+        )
+    if cfg.epochs is not None and cfg.epochs <= 0:
+        found.append(f"`trainer.epochs` must be above 0, but is {cfg.epochs}.")
+    if cfg.max_steps is not None and cfg.max_steps < 1:
+        found.append(f"`trainer.max_steps` must be at least 1, but is {cfg.max_steps}.")
+    for name in ("batch_tokens", "devices", "log_every_steps", "validate_every_steps",
                  "checkpoint_every_steps", "keep_checkpoints"):  # fmt: skip
         if getattr(cfg, name) < 1:
             found.append(f"`trainer.{name}` must be at least 1, but is {getattr(cfg, name)}.")
@@ -65,6 +77,6 @@ def problems(cfg: TrainerConfig) -> list[str]:
     return found
 
 
-def is_due(step: int, every: int, last: int) -> bool:
+def is_due(step: int, every: int, last: int | None) -> bool:
     """Whether something done every so many steps, and at the last one, is done after `step` steps."""
     return step % every == 0 or step == last

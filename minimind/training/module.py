@@ -1,6 +1,6 @@
 """The one LightningModule: it runs an objective on a model, and divides by the tokens of the global batch."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import lightning.pytorch as pl
@@ -13,7 +13,7 @@ from minimind.model.moe import Router
 from minimind.model.moe_losses import updated_bias
 from minimind.model.transformer import MiniMind
 from minimind.objectives.cross_entropy import cross_entropy_sum
-from minimind.objectives.pretrain import pretrain
+from minimind.objectives.pretrain import logits_of, pretrain
 from minimind.objectives.protocol import Loss, Objective
 from minimind.optim.build import build_optimizer
 from minimind.optim.config import OptimConfig, ScheduleConfig
@@ -57,6 +57,7 @@ class TrainingModule(pl.LightningModule):
         schedule: ScheduleConfig,
         gradient_clip: float,
         token_bytes: Tensor,
+        sources: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.model = model
@@ -65,6 +66,11 @@ class TrainingModule(pl.LightningModule):
         self.schedule = schedule
         self.gradient_clip = gradient_clip
         self.validation = TextLoss(token_bytes)
+        # of each source of a mixture beside that of all; one source has nothing to add
+        names = sources if len(sources) > 1 else ()
+        self.source_names = list(names)
+        metrics = nn.ModuleList(TextLoss(token_bytes) for _ in names)
+        self.source_validations: Sequence[TextLoss] = metrics  # type: ignore[assignment]
         self.routers = [module for module in model.modules() if isinstance(module, Router)]
         self.step_tokens: Tensor | None = None  # real tokens of this rank since the last optimizer step
         self.step_load: Tensor | None = None  # (layers, E), for the same
@@ -116,9 +122,22 @@ class TrainingModule(pl.LightningModule):
         assert value is not None, "no training step since the last optimizer step"
         return sum_over_ranks(value)
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        logits = self.model(batch.input_ids).logits
-        self.validation.update(cross_entropy_sum(logits, batch.labels), batch.labels)
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        loss = cross_entropy_sum(logits_of(self.model, batch).logits, batch.labels)
+        self.validation.update(loss, batch.labels)
+        if self.source_names:
+            self.source_validations[dataloader_idx].update(loss, batch.labels)
+
+    def take_validation(self) -> dict[str, float]:
+        """The figures of the validation that has ended, over all text and of each source of a mixture."""
+        named = zip(self.source_names, self.source_validations, strict=True)
+        figures = {f"val/{name}": value for name, value in self.validation.compute().items()}
+        self.validation.reset()
+        for source, metric in named:
+            of_source = metric.compute()
+            metric.reset()
+            figures |= {f"val/{source}/{name}": of_source[name] for name in ("loss", "bits_per_byte")}
+        return figures
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return build_optimizer(self._named_trainable(), self.optim)

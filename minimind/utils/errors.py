@@ -1,5 +1,6 @@
 """The errors a user can mend."""
 
+import difflib
 from collections.abc import Sequence
 
 
@@ -13,3 +14,9 @@ class ConfigError(UserError, ValueError):
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems = list(problems)
         super().__init__("\n".join(self.problems))
+
+
+def suggestion(name: str, known: Sequence[str]) -> str:
+    """What to say of a name that is none of those known."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return f"did you mean `{close[0]}`?" if close else f"there are: {', '.join(sorted(known))}."

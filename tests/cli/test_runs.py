@@ -116,12 +116,3 @@ def test_multirun_runs_each_job_in_its_own_process(command, small_arguments: lis
     arguments = [*small_arguments, "trainer.max_steps=2", "run.name=many", "seed=1,2"]
     command("train.py", "-m", *arguments)
     assert len(list(root.glob("runs/many-*/summary.json"))) == 2
-
-
-@pytest.mark.parametrize(
-    "experiment", sorted(path.stem for path in (REPOSITORY / "conf" / "experiment").glob("*.yaml"))
-)
-def test_every_experiment_takes_a_step(experiment: str, command, small_arguments: list[str], root: Path) -> None:
-    command("train.py", f"experiment={experiment}", *small_arguments, "trainer.max_steps=2", f"run.name={experiment}")
-    (folder,) = root.glob(f"runs/{experiment}-*")
-    assert read_json(folder / "status.json")["state"] == "finished"

@@ -4,14 +4,19 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from minimind.data import text_corpora
 from minimind.data.config import JsonlConfig, StdlibConfig, TextConfig
-from minimind.data.corpora import Corpus, Document, StdlibCorpus, build_corpus
+from minimind.data.corpora import build_corpus
+from minimind.data.corpus import Corpus, Document
+from minimind.data.text_corpora import StdlibCorpus
 from minimind.utils.errors import ConfigError, UserError
 
 
 def all_documents(corpus: Corpus) -> list[Document]:
-    return [document for file in corpus.files for document in corpus.documents(file)]
+    return [document for block in corpus.blocks() for document in corpus.documents(block)]
 
 
 def test_stdlib_has_no_tests_no_tables_no_strangers() -> None:
@@ -59,6 +64,51 @@ def test_files_are_held_out_by_path_and_adding_one_moves_nothing(tmp_path: Path)
     assert {text: after[text] for text in before} == before
 
 
+def test_files_beside_the_folder_move_nothing_either(tmp_path: Path) -> None:
+    """The path below the fixed part of the pattern decides, not the one below the folder common to all files."""
+
+    def split() -> dict[str, bool]:
+        patterns = [str(folder / "**" / "*.txt") for folder in sorted(tmp_path.iterdir())]
+        return {
+            document.text: document.held_out for document in all_documents(build_corpus(TextConfig(files=patterns)))
+        }
+
+    for number in range(60):
+        path = tmp_path / "b" / str(number % 3) / f"{number}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"text {number}")
+    before = split()
+    assert set(before.values()) == {True, False}
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "new.txt").write_text("new")
+    after = split()
+    assert {text: after[text] for text in before} == before
+
+
+@given(st.text(alphabet="ab-é\n", max_size=200), st.sampled_from(["-", "--", "-a", "é-"]))
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_separators_are_found_across_the_borders_of_reading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, separator: str
+) -> None:
+    monkeypatch.setattr(text_corpora, "BLOCK_BYTES", 7)
+    path = tmp_path / "a.txt"
+    path.write_text(text, encoding="utf-8", newline="")
+    documents = all_documents(build_corpus(TextConfig(files=[str(path)], separator=separator)))
+    assert [d.text for d in documents if d.text] == [part for part in text.split(separator) if part]
+
+
+@pytest.mark.parametrize("letters", ["a b ", "日本"])
+def test_a_file_without_lines_is_cut_between_words_or_characters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, letters: str
+) -> None:
+    monkeypatch.setattr(text_corpora, "LONGEST_LINE", 2000)
+    path = tmp_path / "a.txt"
+    path.write_text(letters * 3000, encoding="utf-8")
+    documents = all_documents(build_corpus(TextConfig(files=[str(path)], block_kb=1)))
+    assert "".join(d.text for d in documents) == letters * 3000
+    assert max(len(d.text.encode()) for d in documents) < 4000
+
+
 def test_validation_files_are_named(tmp_path: Path) -> None:
     for name in ("a", "b", "c"):
         (tmp_path / f"{name}.txt").write_text(name)
@@ -90,8 +140,8 @@ def test_bad_jsonl_is_named_by_file_and_line(tmp_path: Path, line: bytes, messag
 
 
 def test_text_that_is_not_utf8_names_the_byte(tmp_path: Path) -> None:
-    (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
-    with pytest.raises(UserError, match=r"latin\.txt must be UTF-8 text, but byte 3 is not"):
+    (tmp_path / "latin.txt").write_bytes(b"line\n" * 1000 + b"caf\xe9")
+    with pytest.raises(UserError, match=r"latin\.txt must be UTF-8 text, but byte 5003 is not"):
         all_documents(build_corpus(TextConfig(files=[str(tmp_path / "latin.txt")])))
 
 

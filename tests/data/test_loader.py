@@ -1,117 +1,132 @@
-"""Every token a target once an epoch; the same global batches for any ranks and workers; a seek is exact."""
+"""The same global batches for any ranks, micro-batches and workers; a seek goes on with exactly the next row."""
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from streams import real_targets, same, write_stream
 
+from minimind.data.config import TextConfig
 from minimind.data.loader import TrainLoader, ValidationLoader
-from minimind.data.packing import IGNORED, Batch, WindowPacking, validation_packing
-from minimind.data.shards import ShardWriter, TokenStream, token_dtype
+from minimind.data.mixture import Mixture, Source
+from minimind.data.packing import IGNORED, DocumentPacking, WindowPacking, validation_packing, widen
+
+KINDS = ["stream", "document_mask", "pad", "mixture"]
 
 
-@pytest.fixture
-def packing(tmp_path: Path) -> WindowPacking:
-    """The tokens 0 … 250 in two shards: a token's value is its place."""
-    writer = ShardWriter(tmp_path, token_dtype(300), shard_tokens=200)
-    for start in range(0, 251, 10):
-        writer.add(list(range(start, min(start + 10, 251))), text_bytes=1)
-    writer.close("hash")
-    return WindowPacking(TokenStream(tmp_path), sequence_length=8)
-
-
-def loader(packing: WindowPacking, **options: int) -> TrainLoader:
-    defaults = {"seed": 3, "batch_rows": 8, "micro_batch": 2, "num_batches": 40}
-    return TrainLoader(packing, **{**defaults, **options})
-
-
-def test_every_token_but_the_first_is_a_target_once(packing: WindowPacking) -> None:
-    batch = packing.rows(np.arange(packing.num_windows))
-    targets = batch.labels[batch.labels != IGNORED]
-    assert targets.tolist() == list(range(1, 251))
-    real = batch.labels != IGNORED
-    assert torch.equal(batch.input_ids[real] + 1, batch.labels[real])
-
-
-def test_an_epoch_of_training_shows_every_target_once(packing: WindowPacking) -> None:
-    assert packing.num_windows == 32
-    batches = list(loader(packing, num_batches=16))
-    targets = torch.cat([batch.labels.flatten() for batch in batches])
-    assert sorted(targets[targets != IGNORED].tolist()) == list(range(1, 251))
-
-
-def global_steps(loaders: list[TrainLoader], steps: int) -> list[list[list[int]]]:
-    """The rows of each optimizer step, sorted: over ranks and micro-batches."""
-    iterators = [iter(one) for one in loaders]
-    accumulation = loaders[0].accumulation
-    return [
-        sorted(row for it in iterators for _ in range(accumulation) for row in next(it).input_ids.tolist())
-        for _ in range(steps)
+@pytest.fixture(scope="module")
+def mixtures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Mixture]:
+    """251 tokens in documents of 1 to 16, in several shards; for a mixture two more sources."""
+    lengths = [1 + (i * 7) % 16 for i in range(30)] + [6]
+    folder = tmp_path_factory.mktemp("streams")
+    streams = [
+        write_stream(folder / str(number), lengths[: 31 - 8 * number], first=1000 * number, shard_tokens=90)
+        for number in range(3)
     ]
+    window = WindowPacking(streams[0], 8)
+    alone = {"stream": window, "document_mask": WindowPacking(streams[0], 8, document_mask=True),
+             "pad": DocumentPacking(streams[0], 8)}  # fmt: skip
+    mixtures = {name: Mixture([Source(name, 1.0, packing)], seed=3) for name, packing in alone.items()}
+    sources = [Source(f"s{i}", weight, WindowPacking(streams[i], 8)) for i, weight in enumerate((3.0, 1.0, 0.6))]
+    return {**mixtures, "mixture": Mixture(sources, seed=3)}
 
 
+def loader(mixture: Mixture, **options: int) -> TrainLoader:
+    return TrainLoader(mixture, **{"batch_rows": 8, "micro_batch": 2, "num_batches": 100, **options})
+
+
+def global_steps(loaders: list[TrainLoader], steps: int) -> list[list[list[list[int]]]]:
+    """Inputs and labels of each row of each optimizer step, sorted: over ranks and micro-batches."""
+    iterators = [iter(one) for one in loaders]
+    found = []
+    for _ in range(steps):
+        batches = [widen(next(it)) for it in iterators for _ in range(loaders[0].accumulation)]
+        rows = [torch.cat([part[:, :] for part in batch if part is not None], dim=1).tolist() for batch in batches]
+        found.append(sorted(row for batch in rows for row in batch))
+    return found
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("world_size", [1, 2, 4])
 @pytest.mark.parametrize("micro_batch", [1, 2])
 def test_ranks_and_micro_batches_share_one_global_batch(
-    packing: WindowPacking, world_size: int, micro_batch: int
+    kind: str, mixtures: dict[str, Mixture], world_size: int, micro_batch: int
 ) -> None:
     loaders = [
-        loader(packing, rank=rank, world_size=world_size, micro_batch=micro_batch, num_batches=100)
-        for rank in range(world_size)
+        loader(mixtures[kind], rank=rank, world_size=world_size, micro_batch=micro_batch) for rank in range(world_size)
     ]
-    assert global_steps(loaders, 9) == global_steps([loader(packing, micro_batch=8)], 9)
+    assert global_steps(loaders, 9) == global_steps([loader(mixtures[kind], micro_batch=8)], 9)
 
 
-@pytest.mark.parametrize("num_workers", [1, 2])
-def test_workers_change_nothing(packing: WindowPacking, num_workers: int) -> None:
-    plain = list(loader(packing))
-    read_ahead = list(loader(packing, num_workers=num_workers))
-    assert all(equal(a, b) for a, b in zip(plain, read_ahead, strict=True))
-
-
-@pytest.mark.parametrize(("world_size", "step"), [(1, 0), (1, 3), (2, 3), (1, 7)])
-def test_a_seek_goes_on_with_exactly_the_next_window(packing: WindowPacking, world_size: int, step: int) -> None:
-    whole = global_steps([loader(packing, num_batches=100)], 9)
-    resumed = [loader(packing, rank=rank, world_size=world_size, num_batches=100) for rank in range(world_size)]
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("world_size", "step"), [(1, 0), (1, 3), (2, 3), (4, 7)])
+def test_a_seek_goes_on_with_exactly_the_next_row(
+    kind: str, mixtures: dict[str, Mixture], world_size: int, step: int
+) -> None:
+    whole = global_steps([loader(mixtures[kind])], 9)
+    resumed = [loader(mixtures[kind], rank=rank, world_size=world_size) for rank in range(world_size)]
     for one in resumed:
         one.load_state_dict({"step": step})
     assert global_steps(resumed, 9 - step) == whole[step:]
 
 
-def test_state_is_one_integer(packing: WindowPacking) -> None:
-    one = loader(packing)
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_workers_change_nothing(mixtures: dict[str, Mixture], num_workers: int) -> None:
+    for kind in ("document_mask", "mixture"):  # the one with the most in a batch, and the one with the most ways
+        for rank in range(2):
+            plain = list(loader(mixtures[kind], num_batches=20, rank=rank, world_size=2))
+            ahead = list(loader(mixtures[kind], num_batches=20, rank=rank, world_size=2, num_workers=num_workers))
+            assert all(same(a, b) for a, b in zip(plain, ahead, strict=True))
+
+
+def test_state_is_one_integer(mixtures: dict[str, Mixture]) -> None:
+    one = loader(mixtures["mixture"])
     batches = iter(one)
     for _ in range(4):
         next(batches)
     assert one.state_dict() == {"step": 1}
-    assert len(one) == 40
+    assert len(one) == 100
+
+
+def test_asking_far_ahead_of_the_plan_gives_the_same(mixtures: dict[str, Mixture]) -> None:
+    one, other = loader(mixtures["mixture"]), loader(mixtures["mixture"])
+    in_turn = [one.batch(position) for position in range(1500)]
+    for position in (1499, 3, 700, 701, 0):
+        assert same(other.batch(position), in_turn[position])
+
+
+def test_tokens_travel_as_they_are_stored(mixtures: dict[str, Mixture]) -> None:
+    rows = loader(mixtures["document_mask"]).batch(0)
+    assert rows.tokens.dtype is torch.uint16
+    assert rows.begins is not None
+    assert rows.begins.dtype is torch.bool
+    assert {part.dtype for part in widen(rows) if part is not None} == {torch.int64}
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
+@pytest.mark.parametrize("document_mask", [False, True])
 def test_validation_shows_every_target_once_with_half_a_window_before_it(
-    packing: WindowPacking, world_size: int
+    mixtures: dict[str, Mixture], world_size: int, document_mask: bool
 ) -> None:
-    overlapping = validation_packing(packing.stream, 8)
+    stream = mixtures["stream"].sources[0].packing.stream
+    cfg = TextConfig(files=["a"], sequence_length=8, document_mask=document_mask)
+    overlapping = validation_packing(stream, cfg)
+    assert overlapping.document_mask == document_mask
     loaders = [ValidationLoader(overlapping, rows=5, rank=rank, world_size=world_size) for rank in range(world_size)]
-    targets = torch.cat([batch.labels.flatten() for one in loaders for batch in one])
-    assert sorted(targets[targets != IGNORED].tolist()) == list(range(1, 251))
+    targets = [target for one in loaders for rows in one for target in real_targets(rows)]
+    assert sorted(targets) == list(range(1, len(stream)))
     assert all(len(list(one)) == len(one) for one in loaders)
     for one in loaders:
-        for batch in one:
-            row, place = torch.where((batch.labels != IGNORED) & (batch.labels > 8))
+        for rows in one:
+            labels = widen(rows).labels
+            row, place = torch.where((labels != IGNORED) & (labels > 8))
             assert len(row) == 0 or place.min() >= 4
 
 
-def test_a_text_shorter_than_a_window_is_one_window(tmp_path: Path) -> None:
-    writer = ShardWriter(tmp_path, token_dtype(300))
-    writer.add([4, 5, 6, 0], text_bytes=3)
-    writer.close("hash")
-    for packing in (WindowPacking(TokenStream(tmp_path), 8), validation_packing(TokenStream(tmp_path), 8)):
-        assert packing.num_windows == 1
-        labels = packing.rows(np.arange(1)).labels
-        assert labels[labels != IGNORED].tolist() == [5, 6, 0]
-
-
-def equal(a: Batch, b: Batch) -> bool:
-    return torch.equal(a.input_ids, b.input_ids) and torch.equal(a.labels, b.labels)
+def test_widening_keeps_tokens_above_two_signed_bytes(tmp_path: Path) -> None:
+    stream = write_stream(tmp_path, [20], first=65_500)
+    assert loader(Mixture([Source("a", 1.0, WindowPacking(stream, 19))], 1)).batch(0).tokens.dtype is torch.uint16
+    rows = WindowPacking(stream, 19).rows(torch.zeros(1, dtype=torch.int64).numpy())
+    assert widen(rows).input_ids.tolist() == [list(range(65_500, 65_519))]
+    large = WindowPacking(write_stream(tmp_path / "large", [20], first=65_530), 19)
+    assert widen(large.rows(torch.zeros(1, dtype=torch.int64).numpy())).labels.max().item() == 65_549

@@ -1,15 +1,22 @@
-"""Text → tokenizer and shards: exact, once, and safe when two processes ask together."""
+"""Text → tokenizer and shards: exact, once, the same from any number of processes, and safe when two ask together."""
 
+import json
 import multiprocessing
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from minimind.data.config import DataConfig, TextConfig
+from minimind.data import prepare as module
+from minimind.data.config import DataConfig, JsonlConfig, MixtureConfig, TextConfig
 from minimind.data.corpora import build_corpus
+from minimind.data.corpus import Document
 from minimind.data.prepare import TRAIN, VALIDATION, PreparedData, prepare, prepare_with
+from minimind.data.shards import MANIFEST
+from minimind.tokenizer.bpe import BPE
 from minimind.tokenizer.config import TokenizerConfig
 from minimind.utils.errors import UserError
+from minimind.utils.files import read_json
 
 TOKENIZER = TokenizerConfig(vocab_size=300)
 
@@ -19,14 +26,37 @@ def data(text_file: Path) -> DataConfig:
     return TextConfig(files=[str(text_file)], block_kb=1)
 
 
+@pytest.fixture(scope="module")
+def lines(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """0.9 MB of records: several blocks and (of 200 kB) chunks."""
+    path = tmp_path_factory.mktemp("lines") / "a.jsonl"
+    words = ["the", "cat", "sat", "on", "a", "mat", "naïve", "日本"]
+    texts = (" ".join(words[(i * j + i) % len(words)] for j in range(120)) + f" {i}" for i in range(1500))
+    path.write_text("".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts), encoding="utf-8")
+    return path
+
+
+def documents_of(data: DataConfig) -> Iterator[Document]:
+    corpus = build_corpus(data)
+    return (document for block in corpus.blocks() for document in corpus.documents(block))
+
+
 def texts(prepared: PreparedData, split: str) -> list[str]:
-    (stream,), tokenizer = prepared.streams(split), prepared.tokenizer
-    return [tokenizer.decode(stream.document(i).tolist()) for i in range(stream.num_documents)]
+    tokenizer = prepared.tokenizer
+    return [
+        tokenizer.decode(stream.document(i).tolist())
+        for stream in prepared.streams(split)
+        for i in range(stream.num_documents)
+    ]
+
+
+def shard_bytes(prepared: PreparedData) -> dict[str, bytes]:
+    (source,) = prepared.sources
+    return {str(p.relative_to(source.folder)): p.read_bytes() for p in sorted(source.folder.rglob("*")) if p.is_file()}
 
 
 def test_shards_decode_to_the_very_text_and_the_splits_are_disjoint(data: DataConfig, tmp_path: Path) -> None:
-    corpus = build_corpus(data)
-    documents = [d for file in corpus.files for d in corpus.documents(file)]
+    documents = list(documents_of(data))
     prepared = prepare(data, TOKENIZER, tmp_path)
     assert texts(prepared, TRAIN) == [d.text for d in documents if not d.held_out]
     assert texts(prepared, VALIDATION) == [d.text for d in documents if d.held_out]
@@ -41,16 +71,29 @@ def test_done_once(data: DataConfig, tmp_path: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
-def test_same_input_same_fingerprint_elsewhere(data: DataConfig, tmp_path: Path) -> None:
-    one, two = (prepare(data, TOKENIZER, tmp_path / name) for name in "ab")
-    assert one.sources != two.sources
-    assert one.fingerprint == two.fingerprint
+def test_the_same_bytes_from_one_thread_all_threads_and_two_processes(
+    lines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("minimind.data.prepare.CHUNK_BYTES", 200_000)
+    tokenizer = prepare(JsonlConfig(files=[str(lines)]), TOKENIZER, tmp_path).tokenizer_path
+    made = [
+        prepare_with(JsonlConfig(files=[str(lines)], prepare_processes=processes), tokenizer, tmp_path / str(processes))
+        for processes in (None, 1, 2)
+    ]  # fmt: skip
+    assert made[0].sources != made[1].sources
+    assert len(made[0].streams(TRAIN)[0].shards) == 3
+    assert made[0].fingerprint == made[1].fingerprint == made[2].fingerprint
+    assert shard_bytes(made[0]) == shard_bytes(made[1]) == shard_bytes(made[2])
+    documents = list(documents_of(JsonlConfig(files=[str(lines)])))
+    assert texts(made[2], TRAIN) == [d.text for d in documents if not d.held_out]
 
 
-def test_other_options_are_another_cache(data: DataConfig, tmp_path: Path) -> None:
+def test_other_options_are_another_cache_but_not_how_training_reads(data: DataConfig, tmp_path: Path) -> None:
     one = prepare(data, TOKENIZER, tmp_path)
-    two = prepare(data, TokenizerConfig(vocab_size=280), tmp_path)
-    assert one.sources != two.sources
+    assert prepare(data, TokenizerConfig(vocab_size=280), tmp_path).sources != one.sources
+    assert prepare(TextConfig(files=data.files, separator=".\n"), TOKENIZER, tmp_path).sources != one.sources  # type: ignore[attr-defined]
+    data.sequence_length, data.num_workers = 7, 3
+    assert prepare(data, TOKENIZER, tmp_path).sources == one.sources
 
 
 def test_an_existing_tokenizer_and_a_corpus_that_is_only_evaluated_on(data: DataConfig, tmp_path: Path) -> None:
@@ -58,6 +101,59 @@ def test_an_existing_tokenizer_and_a_corpus_that_is_only_evaluated_on(data: Data
     held_out = prepare_with(data, tokenizer, tmp_path, all_held_out=True)
     assert len(held_out.streams(TRAIN)[0]) == 0
     assert "".join(texts(held_out, VALIDATION)) == Path(data.files[0]).read_text(encoding="utf-8")  # type: ignore[attr-defined]
+
+
+def test_the_manifest_says_what_was_made_of_what(data: DataConfig, tmp_path: Path) -> None:
+    prepared = prepare(data, TOKENIZER, tmp_path)
+    documents = [d for d in documents_of(data) if not d.held_out]
+    manifest = read_json(prepared.sources[0].folder / TRAIN / MANIFEST)
+    size = sum(len(d.text.encode()) for d in documents)
+    tokens = len(prepared.streams(TRAIN)[0])
+    assert (manifest["documents"], manifest["bytes"], manifest["tokens"]) == (len(documents), size, tokens)
+    assert manifest["bytes_per_token"] == size / tokens
+    assert manifest["tokenizer"] == prepared.tokenizer.hash
+    assert manifest["options"]["block_kb"] == 1
+    assert set(manifest["versions"]) == {"minimind", "tokenizers", "python"}
+    assert all(len(shard["sha256"]) == 64 for shard in manifest["shards"])
+
+
+def test_a_mixture_shares_its_sources_and_one_tokenizer(data: DataConfig, lines: Path, tmp_path: Path) -> None:
+    jsonl = {"kind": "jsonl", "files": [str(lines)], "weight": 3}
+    text = {"kind": "text", "files": data.files, "block_kb": 1}  # type: ignore[attr-defined]
+    mixture = prepare(MixtureConfig(sources={"talk": jsonl, "prose": text}), TOKENIZER, tmp_path)
+    assert [(source.name, source.weight) for source in mixture.sources] == [("talk", 3.0), ("prose", 1.0)]
+    assert len({stream.tokenizer_hash for stream in mixture.streams(TRAIN)}) == 1
+    alone = prepare_with(data, mixture.tokenizer_path, tmp_path)
+    assert alone.sources[0].folder == mixture.sources[1].folder
+    other = MixtureConfig(sources={"renamed": text | {"weight": 9}})
+    assert prepare_with(other, mixture.tokenizer_path, tmp_path).sources[0].folder == alone.sources[0].folder
+
+
+def test_the_tokenizer_sees_each_source_by_its_weight(tmp_path: Path) -> None:
+    """Of 1 MB nine tenths are a's, or b's: there is room for one word of theirs in the vocabulary."""
+    for name, word in [("a", "gnu"), ("b", "yak")]:
+        (tmp_path / f"{name}.txt").write_text("".join(f"{word}{i:05d}\n" for i in range(110_000)))
+    sources = {name: {"kind": "text", "files": [str(tmp_path / f"{name}.txt")]} for name in "ab"}
+
+    def tokenizer(weight: float) -> set[str]:
+        mixture = MixtureConfig(sources={"a": sources["a"] | {"weight": weight}, "b": sources["b"]})
+        path = module._trained_tokenizer(
+            module._sources(mixture), TokenizerConfig(vocab_size=261, sample_mb=1), tmp_path
+        )
+        return set(BPE.load(path).tokenizer.get_vocab())
+
+    assert "gnu" in tokenizer(9)
+    assert "yak" in tokenizer(1 / 9)
+    assert "gnu" not in tokenizer(1 / 9)
+
+
+def test_a_mistake_in_a_source_names_the_source(data: DataConfig, tmp_path: Path) -> None:
+    (tmp_path / "bad.jsonl").write_text('{"text": "good"}\n{bad\n')
+    good = {"kind": "text", "files": data.files, "block_kb": 1}  # type: ignore[attr-defined]
+    mixture = MixtureConfig(sources={"good": good, "talk": {"kind": "jsonl", "files": [str(tmp_path / "bad.jsonl")]}})
+    tokenizer = prepare(data, TOKENIZER, tmp_path).tokenizer_path
+    with pytest.raises(UserError, match=r"Source talk: .*bad\.jsonl, line 2: must be a JSON object"):
+        prepare_with(mixture, tokenizer, tmp_path)
 
 
 def _prepare_in_another_process(data: DataConfig, folder: Path, results: "multiprocessing.Queue[str]") -> None:

@@ -1,5 +1,6 @@
 """What goes into shards comes out of them, and a shard that is not whole is not read."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +72,75 @@ def test_an_edited_manifest_is_found_out(folder: Path) -> None:
     write_json(folder / MANIFEST, manifest)
     with pytest.raises(UserError, match=r"shard_00000\.bin must be as manifest\.json says"):
         TokenStream(folder)
+
+
+def test_a_flipped_bit_is_found_when_the_shard_is_first_read_or_at_once(folder: Path) -> None:
+    whole = {path: path.read_bytes() for path in sorted(folder.glob("*.bin"))}
+    for number, (path, content) in enumerate(whole.items()):
+        for place in range(HEADER.size, len(content)):
+            path.write_bytes(content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :])
+            os.utime(path, ns=(place, place))  # else two changes could fall into one tick of the clock
+            stream = TokenStream(folder)
+            with pytest.raises(UserError, match=rf"{path.name} must have the sha256.*delete .* and run the same"):
+                stream.read(0, len(stream))
+            with pytest.raises(UserError, match=rf"{path.name} must have the sha256"):
+                stream.prove(number)
+        path.write_bytes(content)
+    assert len(TokenStream(folder).read(0, 100)) == sum(map(len, DOCUMENTS))
+
+
+@pytest.mark.parametrize("read", [
+    lambda stream: stream.bounds(stream.num_documents - 1), lambda stream: stream.document_starts(0, len(stream)),
+    lambda stream: stream.windows(np.array([len(stream) - 2]), 2), lambda stream: stream.document(4),
+    lambda stream: stream.end_of_text,
+])  # fmt: skip
+def test_no_way_of_reading_goes_past_the_hash(folder: Path, read) -> None:
+    last = sorted(folder.glob("*.bin"))[-1]
+    last.write_bytes(last.read_bytes()[:-1] + b"\x01")
+    with pytest.raises(UserError, match="must have the sha256"):
+        read(TokenStream(folder))
+
+
+def test_a_shard_is_hashed_once_a_process(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = TokenStream(folder)
+    stream.read(0, len(stream))
+    monkeypatch.setattr("hashlib.file_digest", None)
+    again = TokenStream(folder)
+    assert again.read(0, len(again)).tolist() == stream.read(0, len(stream)).tolist()
+
+
+@pytest.mark.parametrize("edit", [
+    lambda manifest: manifest["shards"][0].update(sha256="0" * 64), lambda manifest: manifest["shards"].pop(),
+    lambda manifest: manifest.update(tokenizer="another"), lambda manifest: manifest.update(fingerprint="another"),
+    lambda manifest: manifest["shards"].reverse(), lambda manifest: manifest.pop("shards"),
+])  # fmt: skip
+def test_a_manifest_that_was_edited_is_named(folder: Path, edit) -> None:
+    manifest = read_json(folder / MANIFEST)
+    edit(manifest)
+    write_json(folder / MANIFEST, manifest)
+    with pytest.raises(UserError, match=r"manifest\.json must .*delete .* and run the same command"):
+        TokenStream(folder)
+
+
+def test_a_manifest_that_is_no_json_is_named(folder: Path) -> None:
+    (folder / MANIFEST).write_text("{")
+    with pytest.raises(UserError, match=r"manifest\.json must be a manifest"):
+        TokenStream(folder)
+
+
+def test_offsets_are_found_whatever_their_alignment(tmp_path: Path) -> None:
+    for shift in range(4):  # of two bytes each
+        writer = ShardWriter(tmp_path / str(shift), token_dtype(300))
+        lengths = [1 + shift, 2, 5, 1, 3]
+        for length in lengths:
+            writer.add([7] * length, text_bytes=1)
+        writer.close("hash")
+        stream = TokenStream(tmp_path / str(shift))
+        ends = np.cumsum(lengths)
+        starts = [0, *ends[:-1].tolist()]
+        for first in range(len(stream)):
+            assert stream.document_starts(first, first + 4) == [s for s in starts if first <= s < first + 4]
+        assert [stream.bounds(i) for i in range(5)] == list(zip(starts, ends.tolist(), strict=True))
 
 
 def test_a_folder_without_manifest_is_not_whole(tmp_path: Path) -> None:

@@ -82,11 +82,12 @@ def train(config: dict[str, Any], steps: int, micro_batch: int, folder: Path) ->
     )  # fmt: skip
     ranks, rank = world_size(), global_rank()
     pieces = [
-        Batch(*(t[i : i + micro_batch] for t in batch))
+        Batch(batch.input_ids[i : i + micro_batch], batch.labels[i : i + micro_batch])
         for batch in global_batches(steps)
         for i in range(0, ROWS, micro_batch)
     ]
-    validation = [Batch(*(t[i : i + 1] for t in global_batches(1)[0])) for i in range(ROWS - 1)]  # uneven shares
+    held_out = global_batches(1)[0]
+    validation = [Batch(held_out.input_ids[i : i + 1], held_out.labels[i : i + 1]) for i in range(ROWS - 1)]  # uneven
     accumulation = ROWS // (micro_batch * ranks)
     cfg = TrainerConfig(max_steps=steps, log_every_steps=1, validate_every_steps=steps)
     metrics = Metrics(RunFolder(folder), cfg, flops_per_token=1.0, peak_flops=None, row_tokens=ROWS * LENGTH)

@@ -7,6 +7,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
+from minimind.data.loader import TrainLoader
 from minimind.parallel.collectives import largest_over_ranks, sums_over_ranks
 from minimind.runs.folder import RunFolder
 from minimind.runs.metrics_file import append_row
@@ -68,13 +69,11 @@ class Metrics(pl.Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         assert isinstance(module, TrainingModule)
-        figures = module.validation.compute()
-        module.validation.reset()
-        row = {f"val/{name}": value for name, value in figures.items()}
-        self.pending = {**self._counts(trainer), **self.pending, **row}
+        figures = module.take_validation()
+        self.pending = {**self._counts(trainer), **self.pending, **figures}
         self.validated_step = trainer.global_step
-        if self.best is None or figures["loss"] < self.best:
-            self.best = figures["loss"]
+        if self.best is None or figures["val/loss"] < self.best:
+            self.best = figures["val/loss"]
         self._write(trainer)
         self.pause(time.perf_counter() - self.validation_start)
 
@@ -107,6 +106,8 @@ class Metrics(pl.Callback):
             row["train/mfu"] = rate * self.flops_per_token / self.peak_flops
         if "expert_load" in sums:
             row.update(expert_figures(sums["expert_load"], sums["balance_loss"] / sums["tokens"]))
+        if isinstance(loader := trainer.train_dataloader, TrainLoader):
+            row.update(loader.figures())
         for source in self.sources:
             row.update(source(trainer, module, sums))
         self.checkpoint_stall_s = 0.0

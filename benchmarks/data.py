@@ -1,0 +1,335 @@
+"""How fast prepared tokens become batches, and text becomes tokens; ratios are of one run, interleaved.
+
+    python benchmarks/data.py [--rounds 7] [--only load_warm seek] [--run runs/<run>] [--tiny]
+
+Loading is one process without workers: batches as they travel to the device, and widened there (here: on the CPU) to
+what a model takes. "Cold" drops the shards from the page cache first. `--run` takes the data wait from that run's
+metrics.jsonl. Preparing reads JSONL made of the standard library's source. The peer needs the extra `benchmarks`
+(litdata). The last line is JSON; what this machine could not measure is null in it.
+"""
+
+import argparse
+import contextlib
+import importlib.metadata
+import importlib.util
+import io
+import json
+import os
+import platform
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import data_inputs
+import numpy as np
+from data_inputs import LENGTH, Bench, tree_mb
+
+Figure = dict[str, Any] | None
+BATCHES = (4, 64)  # rows
+TARGETS = {  # of issue 4
+    "load_warm": ">= 25 Mtok/s", "load_cold": ">= 5 Mtok/s", "seek": "< 1 ms", "data_wait": "< 0.005",
+    "beside_litdata": ">= 3", "prepare_over_tokenizers": ">= 0.9", "prepare_two_over_one": ">= 1.7",
+    "prepare_memory": "<= 600 MB",
+}  # fmt: skip
+
+
+def spread(values: list[float]) -> list[float]:
+    return [float(f"{value:.4g}") for value in (min(values), statistics.median(values), max(values))]
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def take(batches: Iterator[Any], count: int) -> None:
+    for _ in range(count):
+        next(batches)
+
+
+def rates(bench: Bench, rows: int, *, widened: bool = False, **options: Any) -> list[float]:
+    """Million tokens a second of each round, from warm maps."""
+    from minimind.data.packing import widen
+
+    loader, count = bench.loader(rows, **options), bench.batches(rows)
+    batches = map(widen, loader) if widened else iter(loader)
+    take(batches, count)  # pages that no round before has mapped
+    return [count * rows * LENGTH / seconds(lambda: take(batches, count)) / 1e6 for _ in range(bench.rounds)]
+
+
+def load_warm(bench: Bench) -> Figure:
+    figure: dict[str, Any] = {}
+    for rows in BATCHES:
+        figure[f"rows{rows}"] = spread(rates(bench, rows))
+        figure[f"rows{rows}_widened"] = spread(rates(bench, rows, widened=True))
+        figure[f"rows{rows}_document_mask"] = spread(rates(bench, rows, document_mask=True))
+    figure["rows64_padded"] = spread(rates(bench, 64, pad=True))  # places, real or not
+    return {"value": min((figure[f"rows{rows}"] for rows in BATCHES), key=lambda rate: rate[1]), **figure}
+
+
+def drop_from_page_cache(folder: Path) -> None:
+    for path in folder.glob("*.bin"):
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def resident_fraction(path: Path) -> float | None:
+    """How much of a file is in the page cache, by util-linux' fincore."""
+    if not shutil.which("fincore"):
+        return None
+    done = subprocess.run(["fincore", "-nbo", "RES", str(path)], capture_output=True, text=True)
+    return int(done.stdout.split()[0]) / path.stat().st_size if done.returncode == 0 else None
+
+
+def load_cold(bench: Bench) -> Figure:
+    """Each round in a process of its own: pages that are mapped cannot be dropped."""
+    if not hasattr(os, "posix_fadvise"):
+        return None
+    bench.stream()
+    figure: dict[str, Any] = {}
+    for rows in BATCHES:
+        values, resident = [], []
+        for _ in range(bench.rounds):
+            drop_from_page_cache(bench.folder / "tokens")
+            resident.append(resident_fraction(bench.folder / "tokens" / "shard_00000.bin"))
+            values.append(float(own_process("cold", bench, str(rows)).split()[-1]))
+        figure[f"rows{rows}"] = spread(values)
+        figure["resident_before"] = None if None in resident else max(resident)  # type: ignore[type-var]
+    return {"value": min((figure[f"rows{rows}"] for rows in BATCHES), key=lambda rate: rate[1]), **figure}
+
+
+def print_cold(bench: Bench, rows: str) -> None:
+    from minimind.data import shards
+
+    shards.TokenStream.prove = lambda self, shard: self._unproved.discard(shard)  # type: ignore[method-assign]
+    loader, count = bench.loader(int(rows)), max(1, bench.batches(int(rows)) // 4)
+    batches = iter(loader)
+    print(count * int(rows) * LENGTH / seconds(lambda: take(batches, count)) / 1e6)
+
+
+def own_process(job: str, bench: Bench, *arguments: str) -> str:
+    command = [sys.executable, __file__, "--folder", str(bench.folder), *(["--tiny"] if bench.tiny else [])]
+    done = subprocess.run([*command, "--job", job, *arguments], stdout=subprocess.PIPE, text=True, check=True)
+    return done.stdout
+
+
+def hashing(bench: Bench) -> Figure:
+    """What the hash of a shard costs at its first use, in GB/s."""
+    import hashlib
+
+    bench.stream()
+    content = (bench.folder / "tokens" / "shard_00000.bin").read_bytes()
+    work = [seconds(lambda: hashlib.sha256(content)) for _ in range(bench.rounds)]
+    return {"value": spread([len(content) / one / 1e9 for one in work])}
+
+
+def seek(bench: Bench) -> Figure:
+    """Milliseconds from a position never seen to its batch in hand: of 4 and 64 rows, anywhere in 1,000 epochs."""
+    figure: dict[str, Any] = {}
+    rng = random.Random(2)
+    for rows in BATCHES:
+        loader, times = bench.loader(rows), []
+        last = 1000 * loader.mixture.sources[0].packing.num_rows // rows
+        for _ in range(20 if bench.tiny else 300):
+            loader.load_state_dict({"step": rng.randrange(last)})
+            loader._planned = range(0)  # as after a restart
+            times.append(1000 * seconds(lambda one=loader: next(iter(one))))
+        figure[f"rows{rows}"] = spread(times)
+        figure[f"rows{rows}_p99"] = float(f"{sorted(times)[int(0.99 * len(times))]:.4g}")
+    return {"value": max((figure[f"rows{rows}"] for rows in BATCHES), key=lambda took: took[1]), **figure}
+
+
+def data_wait(bench: Bench) -> Figure:
+    """Of the run that `--run` names: waiting as a fraction of all its training time, and by log points."""
+    if bench.run is None:
+        return None
+    rows = [json.loads(line) for line in (bench.run / "metrics.jsonl").read_text().splitlines()]
+    rows = [row for row in rows if "train/data_wait_fraction" in row]
+    spans = np.diff([0.0, *(row["elapsed_s"] for row in rows)])
+    waits = [row["train/data_wait_fraction"] for row in rows]
+    return {"value": [float(f"{np.average(waits, weights=spans):.4g}")] * 3, "log_points": spread(waits)}
+
+
+def beside_litdata(bench: Bench) -> Figure:
+    """Ours ÷ litdata's StreamingDataset with TokensLoader, shuffled, batched by a DataLoader without workers."""
+    if importlib.util.find_spec("litdata") is None:
+        return None
+    from torch.utils.data import DataLoader
+
+    folder, rows = bench.folder / "litdata", 64
+    if not folder.is_dir():
+        data_inputs.write_litdata(bench, folder)
+    import litdata
+
+    dataset = litdata.StreamingDataset(
+        str(folder), item_loader=litdata.TokensLoader(block_size=LENGTH + 1), shuffle=True, drop_last=True, seed=1
+    )
+    theirs = iter(endless(DataLoader(dataset, batch_size=rows, num_workers=0)))
+    ours, count = iter(bench.loader(rows)), max(1, bench.batches(rows) // 4)
+    first = next(theirs)
+    if tuple(first.shape) != (rows, LENGTH + 1):
+        raise AssertionError(f"The peer must give batches of {rows} × {LENGTH + 1} tokens, but gives {first.shape}.")
+    for side in (ours, theirs):
+        take(side, count)
+    times = []
+    for _ in range(bench.rounds):
+        a, b, c, d = (seconds(lambda side=side: take(side, count)) for side in (ours, theirs, theirs, ours))
+        times.append(((a + d) / 2, (b + c) / 2))
+    tokens = count * rows * LENGTH / 1e6
+    return {
+        "value": spread([b / a for a, b in times]),
+        "ours_mtok_s": spread([tokens / a for a, _ in times]),
+        "theirs_mtok_s": spread([tokens / b for _, b in times]),
+        "litdata": importlib.metadata.version("litdata"),
+    }
+
+
+def endless(loader: Any) -> Iterator[Any]:
+    while True:
+        yield from loader
+
+
+def _prepared_seconds(bench: Bench, path: Path, processes: int) -> float:
+    from minimind.data.config import JsonlConfig
+    from minimind.data.prepare import prepare_with
+
+    options = {"prepare_processes": processes} if hasattr(JsonlConfig, "prepare_processes") else {}
+    cfg = JsonlConfig(files=[str(path)], **options)
+    with tempfile.TemporaryDirectory(dir=bench.folder) as cache:
+        return seconds(lambda: prepare_with(cfg, bench.tokenizer(), Path(cache)))
+
+
+def prepare_over_tokenizers(bench: Bench) -> Figure:
+    """Speed of preparing end to end on one thread ÷ that of `encode_batch` alone on the same texts."""
+    return json.loads(own_process("one_thread", bench).splitlines()[-1])
+
+
+def print_one_thread(bench: Bench) -> None:
+    from minimind.tokenizer.bpe import BPE
+
+    path, tokenizer = bench.jsonl(bench.corpus_mb), BPE.load(bench.tokenizer()).tokenizer
+    texts = [json.loads(line)["text"] for line in path.read_text(encoding="utf-8").splitlines()]
+
+    def alone() -> None:
+        for start in range(0, len(texts), 1000):
+            tokenizer.encode_batch(texts[start : start + 1000])
+
+    times = []
+    for _ in range(bench.rounds):
+        a = _prepared_seconds(bench, path, 1)
+        b = seconds(alone)
+        c = seconds(alone)
+        d = _prepared_seconds(bench, path, 1)
+        times.append(((a + d) / 2, (b + c) / 2))
+    megabytes = path.stat().st_size / 1e6
+    print(json.dumps({
+        "value": spread([b / a for a, b in times]), "prepare_mb_s": spread([megabytes / a for a, _ in times]),
+        "encode_batch_mb_s": spread([megabytes / b for _, b in times]),
+    }))  # fmt: skip
+
+
+def prepare_two_over_one(bench: Bench) -> Figure:
+    from minimind.data.config import JsonlConfig
+
+    if not hasattr(JsonlConfig, "prepare_processes"):
+        return None
+    path = bench.jsonl(3 * bench.corpus_mb)
+    pairs = [(_prepared_seconds(bench, path, 1), _prepared_seconds(bench, path, 2)) for _ in range(bench.rounds)]
+    return {"value": spread([one / two for one, two in pairs]), "one_s": spread([one for one, _ in pairs])}
+
+
+def prepare_memory(bench: Bench) -> Figure:
+    """Peak of the whole process tree, in MB, sampled every 20 ms."""
+    path = bench.jsonl(bench.memory_mb)
+    bench.tokenizer()
+    command = [sys.executable, __file__, "--folder", str(bench.folder), *(["--tiny"] if bench.tiny else [])]
+    child = subprocess.Popen([*command, "--job", "prepare", str(path)], stdout=subprocess.DEVNULL)
+    peaks, done = {"Pss": 0.0, "Pss_Anon": 0.0}, threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.02):
+            for field in peaks:
+                peaks[field] = max(peaks[field], tree_mb(child.pid, field))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    took = seconds(child.wait)
+    done.set()
+    watcher.join()
+    if child.returncode:
+        raise RuntimeError("The process that prepares failed; its own message is above.")
+    value = [round(peaks["Pss"], 1)] * 3  # files in memory included, the libraries above all
+    return {"value": value, "without_files_mb": round(peaks["Pss_Anon"], 1), "input_mb": path.stat().st_size / 1e6,
+            "seconds": round(took, 1)}  # fmt: skip
+
+
+def print_prepare(bench: Bench, path: str) -> None:
+    print(_prepared_seconds(bench, Path(path), os.cpu_count() or 1))
+
+
+MEASURES: dict[str, Callable[[Bench], Figure]] = {
+    measure.__name__: measure
+    for measure in (
+        load_warm, load_cold, hashing, seek, data_wait, beside_litdata, prepare_over_tokenizers,
+        prepare_two_over_one, prepare_memory,
+    )
+}  # fmt: skip
+JOBS: dict[str, Callable[..., None]] = {"cold": print_cold, "one_thread": print_one_thread, "prepare": print_prepare}
+
+
+def line(name: str, figure: Figure) -> str:
+    if figure is None:
+        return f"{name:24} not measured"
+    low, median, high = figure["value"]
+    rest = [f"{key} {value[1] if isinstance(value, list) else value}" for key, value in figure.items()]
+    target = f"   target {TARGETS[name]}" if name in TARGETS else ""
+    return f"{name:24} {median:9.4g}  ({low:.4g} – {high:.4g}){target:24} {', '.join(rest[1:])}"
+
+
+def machine(bench: Bench) -> dict[str, Any]:
+    names = ("torch", "numpy", "tokenizers", "minimind")
+    return {
+        "machine": platform.platform(), "cores": os.cpu_count(), "tokens": bench.num_tokens, "length": LENGTH,
+        "rounds": bench.rounds, "tiny": bench.tiny,
+        "versions": {name: importlib.metadata.version(name) for name in names},
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--tiny", action="store_true", help="sizes that only show that the script works")
+    parser.add_argument("--only", nargs="+", default=list(MEASURES), choices=MEASURES, metavar="NAME")
+    parser.add_argument("--run", type=Path, help="a run folder, for the data wait")
+    parser.add_argument("--folder", type=Path, help="where to keep what is read; default: a temporary folder")
+    parser.add_argument("--job", nargs="+", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    warnings.filterwarnings("ignore")
+    with tempfile.TemporaryDirectory() if arguments.folder is None else contextlib.nullcontext(arguments.folder) as f:
+        bench = Bench(arguments, Path(f))
+        bench.folder.mkdir(parents=True, exist_ok=True)
+        if arguments.job:
+            with contextlib.redirect_stderr(io.StringIO()):  # progress bars
+                JOBS[arguments.job[0]](bench, *arguments.job[1:])
+            return
+        figures: dict[str, Figure] = dict.fromkeys(MEASURES)
+        for name in arguments.only:
+            figures[name] = MEASURES[name](bench)
+            print(line(name, figures[name]), flush=True)
+    print(json.dumps({"figures": figures, **machine(bench)}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""Token shards for the eye: the manifest as a table, lengths of documents, a window of text, epochs in steps."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from minimind.data.describe import length_histogram, pieces
+from minimind.data.shards import MANIFEST, TokenStream
+from minimind.tokenizer.bpe import BPE
+from minimind.utils.errors import UserError
+from minimind.utils.files import read_json
+
+WINDOW_TOKENS = 256  # shown, unless said otherwise
+BAR = 40  # characters of the longest
+
+
+def show_shards(thing: Path, folders: list[Path], arguments: argparse.Namespace) -> None:
+    console = Console(highlight=False)
+    manifests = {folder.name: read_json(folder / MANIFEST) for folder in folders}
+    console.print(f"[bold]{thing}[/]")
+    console.print(manifest_table(manifests))
+    for name in ("options", "versions"):
+        settings = next(iter(manifests.values()))[name].items()
+        said = ", ".join(f"{key} {value}" for key, value in settings if value not in (None, [], ""))
+        console.print(f"{name:13} {said}", soft_wrap=True)
+    stream = TokenStream(folders[0])
+    if len(stream) == 0:
+        stream = TokenStream(folders[-1])
+    console.print(f"\nDocuments of {stream.folder.name} by length in tokens:")
+    console.print(histogram_table(length_histogram(stream)))
+    sequence_length = _positive(arguments, "sequence_length", 512)
+    batch_tokens, epochs = _positive(arguments, "batch_tokens", None), _positive(arguments, "epochs", 1)
+    said = epochs_in_words(len(stream), stream.folder.name, sequence_length, batch_tokens, epochs)
+    console.print("\n" + said, soft_wrap=True)
+    if arguments.window is not None:
+        _show_window(console, stream, arguments.window, _positive(arguments, "length", WINDOW_TOKENS))
+    elif arguments.length is not None:
+        raise UserError("--length must come with --window N, the number of the window to show.")
+
+
+def manifest_table(manifests: dict[str, dict[str, Any]]) -> Table:
+    """One column for each split."""
+    table = Table("", *manifests, box=None, header_style="bold", pad_edge=False)
+    all_of = list(manifests.values())
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for key, name in [("documents", "documents"), ("tokens", "tokens"), ("bytes", "bytes of text")]:
+        table.add_row(name, *(f"{manifest[key]:,}" for manifest in all_of))
+    table.add_row("bytes a token", *(f"{manifest['bytes_per_token']:.3f}" for manifest in all_of))
+    table.add_row("shards", *(f"{len(manifest['shards']):,}" for manifest in all_of))
+    table.add_row("fingerprint", *(manifest["fingerprint"][:12] for manifest in all_of))
+    table.add_row("tokenizer", *(manifest["tokenizer"][:12] for manifest in all_of))
+    return table
+
+
+def histogram_table(bins: list[tuple[int, int]]) -> Table:
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(justify="right")
+    table.add_column(justify="right")
+    table.add_column()
+    most, total = max(count for _, count in bins), sum(count for _, count in bins)
+    for shortest, count in bins:
+        longest = max(shortest, 2 * shortest - 1)
+        name = f"{shortest:,}" if longest == shortest else f"{shortest:,} – {longest:,}"
+        table.add_row(name, f"{count:,}", f"{_bar(count / most)} {count / total:.1%}")
+    return table
+
+
+def epochs_in_words(tokens: int, name: str, sequence_length: int, batch_tokens: int | None, epochs: float) -> str:
+    """What a pass over the stream costs, counted as training counts (windows of T, each T after the one before)."""
+    windows = -(-(tokens - 1) // sequence_length)
+    said = f"An epoch of {name} is {windows:,} windows of {sequence_length:,} tokens"
+    if batch_tokens is None:
+        return said + "; with --batch-tokens B it is said in steps, too."
+    rows = max(1, batch_tokens // sequence_length)
+    said += f", {windows / rows:,.1f} steps of {rows * sequence_length:,} tokens"
+    return said + (f"; {epochs:g} epochs are {windows * epochs / rows:,.0f} steps." if epochs != 1 else ".")
+
+
+def _show_window(console: Console, stream: TokenStream, window: int, length: int) -> None:
+    windows = -(-len(stream) // length)
+    if not 0 <= window < windows:
+        raise UserError(f"--window must be from 0 to {windows - 1} at length {length}, but is {window}.")
+    path = next((f for f in (stream.folder / "tokenizer.json", stream.folder.parent / "tokenizer.json") if f.is_file()),
+                None)  # fmt: skip
+    if path is None:
+        raise UserError(f"{stream.folder.parent} must have the tokenizer.json of its shards, but has none.")
+    bpe = BPE.load(path)
+    start = window * length
+    stop = min(start + length, len(stream))
+    console.print(f"\nWindow {window:,} of {windows:,}, tokens {start:,} to {stop - 1:,} of {stream.folder.name}:")
+    for piece in pieces(stream, start, stop, bpe.end_of_text):
+        console.rule(f"document {piece.document:,}", style="dim", align="left")
+        console.print(Text(bpe.decode(piece.tokens)), soft_wrap=True, end="")
+        console.print("[reverse]<|endoftext|>[/]" if piece.ends else "[dim]… goes on[/]")
+
+
+def _bar(share: float) -> str:
+    eighths = round(share * BAR * 8)
+    return "█" * (eighths // 8) + (chr(0x2590 - eighths % 8) if eighths % 8 else "") or "▏"
+
+
+def _positive(arguments: argparse.Namespace, name: str, default: Any) -> Any:
+    value = getattr(arguments, name)
+    if value is not None and value <= 0:
+        raise UserError(f"--{name.replace('_', '-')} must be above 0, but is {value}.")
+    return default if value is None else value

@@ -1,0 +1,83 @@
+"""A tokenizer for the eye: its tokens as text, its special tokens, and its bytes a token on a corpus."""
+
+from pathlib import Path
+
+import numpy as np
+from rich.columns import Columns
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from minimind.data.config import DataConfig, JsonlConfig, ParquetConfig, TextConfig
+from minimind.data.corpora import build_corpus
+from minimind.data.encode import batches, encoded
+from minimind.data.shards import token_dtype
+from minimind.data.worker import Encoder
+from minimind.tokenizer.bpe import BPE
+from minimind.utils.errors import UserError
+from minimind.utils.progress import progress_bar
+
+TOKENS = 48  # shown, unless said otherwise
+
+
+def show(path: Path, *, count: int | None, first: int | None, corpus: str | None) -> None:
+    bpe = BPE.load(path)
+    console = Console(highlight=False)
+    console.print(f"[bold]{path}[/]")
+    special = [index for index in range(bpe.vocab_size) if bpe.is_special(index)]
+    added = [index for index in range(bpe.vocab_size) if bpe.is_added(index) and index not in special]
+    lengths = bpe.token_bytes
+    ordinary = lengths[[index for index in range(bpe.vocab_size) if not bpe.is_added(index)]]
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_row("size", f"{bpe.vocab_size:,} tokens")
+    table.add_row("special", _named(bpe, special))
+    if added:
+        table.add_row("added", _named(bpe, added))
+    table.add_row("bytes", f"{ordinary.mean():.2f} each in the mean of the vocabulary, {ordinary.max()} in the longest")
+    table.add_row("sha256", bpe.hash[:12])
+    console.print(table)
+    shown = _chosen(bpe, TOKENS if count is None else count, first)
+    console.print(f"\nTokens {'spread over all' if first is None else f'from {first:,} on'}, ␣ for a space:")
+    console.print(Columns([Text(f"{index:>6} ", "dim") + Text(readable(bpe.bytes_of(index))) for index in shown],
+                          column_first=True, equal=True))  # fmt: skip
+    if corpus is not None:
+        text_bytes, tokens = measured(bpe, corpus)
+        said = f"{text_bytes:,} bytes, {tokens:,} tokens, {text_bytes / tokens:.3f} bytes a token"
+        console.print(f"\nOn {corpus}: {said}", soft_wrap=True)
+
+
+def readable(raw: bytes) -> str:
+    """Bytes as text on one line: ␣ for a space, \\n and the like, \\xe4 for what is no whole character."""
+    text = raw.decode("utf-8", errors="backslashreplace")
+    return "".join("␣" if c == " " else c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def measured(bpe: BPE, file: str) -> tuple[int, int]:
+    """UTF-8 bytes of the documents in a file, and the tokens they make, without those that end a document."""
+    kinds: dict[str, type[DataConfig]] = {".jsonl": JsonlConfig, ".parquet": ParquetConfig}
+    kind = next((kind for suffix, kind in kinds.items() if suffix in Path(file).suffixes), TextConfig)
+    corpus = build_corpus(kind(files=[file]))  # type: ignore[call-arg]
+    encoder = Encoder(corpus, bpe, token_dtype(bpe.vocab_size), all_held_out=True)
+    text_bytes = tokens = 0
+    with progress_bar("Encoding", corpus.size) as advance:
+        for batch, (_, made) in encoded(encoder, batches(corpus, 1 << 27), None):
+            text_bytes += made.text_bytes
+            tokens += int(np.sum(made.lengths - 1))
+            advance(batch.read)
+    if not tokens:
+        raise UserError(f"--corpus must have text, but {file} has none.")
+    return text_bytes, tokens
+
+
+def _named(bpe: BPE, indices: list[int]) -> str:
+    return ", ".join(f"{bpe.bytes_of(index).decode()} ({index})" for index in indices)
+
+
+def _chosen(bpe: BPE, count: int, first: int | None) -> list[int]:
+    if count < 1:
+        raise UserError(f"--tokens must be at least 1, but is {count}.")
+    if first is not None and not 0 <= first < bpe.vocab_size:
+        raise UserError(f"--first must be from 0 to {bpe.vocab_size - 1}, but is {first}.")
+    if first is not None:
+        return list(range(first, min(first + count, bpe.vocab_size)))
+    return np.unique(np.linspace(0, bpe.vocab_size - 1, count).astype(int)).tolist()

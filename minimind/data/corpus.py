@@ -1,0 +1,53 @@
+"""What a corpus is: raw records in a fixed order, cheap to read, and the documents that are in them."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+HELD_OUT_ONE_IN = 20
+BLOCK_BYTES = 1 << 18  # raw text read at a time
+
+
+@dataclass(frozen=True)
+class Document:
+    text: str
+    held_out: bool
+
+
+class Block(NamedTuple):
+    """Records that follow each other in one file, as raw as they are there."""
+
+    file: str
+    first: int  # where the first of them is: a line, a row, or a byte, as the corpus counts
+    records: list[bytes]
+    read: int  # bytes of the file that were read for them, for the progress bar
+
+
+class Corpus(Protocol):
+    """Reading is one process' work and does little; `documents` is the workers' and does the rest.
+
+    A corpus travels to the workers: it holds names and options, no open files.
+    """
+
+    @property
+    def size(self) -> int | None:
+        """Bytes of its files; None: not known."""
+        ...
+
+    def made_of(self) -> Any:
+        """What tells one version of the text from another, as JSON."""
+        ...
+
+    def blocks(self) -> Iterator[Block]:
+        """Raises: UserError, if a file cannot be read."""
+        ...
+
+    def documents(self, block: Block) -> Iterator[Document]:
+        """Raises: UserError, if a record is not what it should be."""
+        ...
+
+
+def is_held_out(name: str) -> bool:
+    """One in twenty, by the name of the file or the text of the record, so that added text moves nothing."""
+    return int(hashlib.sha256(name.encode()).hexdigest(), 16) % HELD_OUT_ONE_IN == 0

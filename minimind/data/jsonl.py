@@ -1,0 +1,77 @@
+"""One JSON object a line, its text in one field; plain, gzip or Zstandard."""
+
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from minimind.data.config import JsonlConfig
+from minimind.data.corpus import BLOCK_BYTES, Block, Document, is_held_out
+from minimind.data.named_files import named_files
+from minimind.utils.errors import UserError
+from minimind.utils.extras import missing_extra
+
+
+class JsonlCorpus:
+    """Held out by content, or by file where files are named for it."""
+
+    def __init__(self, cfg: JsonlConfig) -> None:
+        self.field = cfg.text_field
+        self.files = named_files(cfg.files, cfg.validation_files)
+        self.size = self.files.size
+
+    def made_of(self) -> Any:
+        return self.files.made_of()
+
+    def blocks(self) -> Iterator[Block]:
+        for file in self.files.names:
+            with file.open("rb") as raw, _decompressed(file, raw) as lines:
+                number, place = 1, 0
+                while records := lines.readlines(BLOCK_BYTES):
+                    before, place = place, raw.tell()
+                    yield Block(str(file), number, records, place - before)
+                    number += len(records)
+
+    def documents(self, block: Block) -> Iterator[Document]:
+        by_file = Path(block.file) in self.files.validation if self.files.validation else None
+        for number, line in enumerate(block.records, start=block.first):
+            if not line.isspace():
+                text = self._text(line, block.file, number)
+                yield Document(text, is_held_out(text) if by_file is None else by_file)
+
+    def _text(self, line: bytes, file: str, number: int) -> str:
+        try:
+            record = json.loads(line)
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise UserError(f"{file}, line {number}: must be a JSON object in UTF-8, but: {error}.") from None
+        text = record.get(self.field) if isinstance(record, dict) else None
+        if not isinstance(text, str):
+            fields = ", ".join(record) if isinstance(record, dict) else type(record).__name__
+            raise UserError(
+                f'{file}, line {number}: must have text in the field "{self.field}", but has {fields or "no fields"}; '
+                "name another with data.text_field=…"
+            )
+        return text
+
+
+@contextmanager
+def _decompressed(file: Path, raw: BinaryIO) -> Iterator[BinaryIO]:
+    """Raises: UserError, if the file is not compressed as its suffix says, or ends too early."""
+    stream: Any = raw
+    broken: tuple[type[Exception], ...] = ()
+    if file.suffix == ".gz":
+        stream, broken = gzip.GzipFile(fileobj=raw), (EOFError, gzip.BadGzipFile, zlib.error)
+    elif file.suffix == ".zst":
+        try:
+            from backports import zstd  # unlike `zstandard`, it tells a file cut short from one that ends
+        except ImportError:
+            raise missing_extra("zstd", f"To read {file}") from None
+        stream, broken = zstd.ZstdFile(raw), (EOFError, zstd.ZstdError)
+    try:
+        yield raw if stream is raw else cast(BinaryIO, io.BufferedReader(stream, BLOCK_BYTES))
+    except broken as error:
+        raise UserError(f"{file} must be a whole {file.suffix} file, but: {error}.") from None

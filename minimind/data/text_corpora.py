@@ -1,0 +1,134 @@
+"""Plain text: the standard library's source, and files of one's own."""
+
+import sys
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from minimind.data.config import StdlibConfig, TextConfig
+from minimind.data.corpus import BLOCK_BYTES, Block, Document, is_held_out
+from minimind.data.named_files import files_made_of, find_files, named_files
+from minimind.utils.errors import UserError
+
+SMALLEST_STDLIB_BYTES = 1_000_000
+LONGEST_LINE = 1 << 20  # bytes; a longer one is cut at a space, so that no document outgrows the memory
+
+
+class StdlibCorpus:
+    """Every Python file of the standard library but tests and generated tables; held out by path."""
+
+    def __init__(self, cfg: StdlibConfig) -> None:
+        self.root = Path(sysconfig.get_path("stdlib"))
+        self.include_tests = cfg.include_tests
+        self.files = sorted(path for path in self.root.rglob("*.py") if self._belongs(path.relative_to(self.root)))
+        self.validation_files = set(find_files(cfg.validation_files, "data.validation_files"))
+        self.size = sum(path.stat().st_size for path in self.files)
+        if self.size < SMALLEST_STDLIB_BYTES:
+            raise UserError(
+                f"The standard library in {self.root} must have at least 1 MB of source, but has "
+                f"{self.size / 1e6:.2f} MB (a stripped Python); use data=text data.files='[...]' with text of your own."
+            )
+        if not (self.root / "pydoc.py").is_file() or not (self.root / "tkinter").is_dir():
+            print(f"The standard library in {self.root} is incomplete; using the {self.size / 1e6:.1f} MB that are "
+                  "there.", file=sys.stderr)  # fmt: skip
+
+    def _belongs(self, path: Path) -> bool:
+        tests = {"test", "tests", "idle_test", "lib2to3_tests"}
+        generated = path.parts[0] == "encodings" or path.as_posix() == "pydoc_data/topics.py"
+        foreign = {"site-packages", "dist-packages", "__pycache__"} & set(path.parts)
+        return not (foreign or generated or (not self.include_tests and tests & set(path.parts)))
+
+    def made_of(self) -> Any:
+        return files_made_of(self.files)
+
+    def blocks(self) -> Iterator[Block]:
+        for file in self.files:
+            raw = file.read_bytes()
+            yield Block(str(file), 0, [raw], len(raw))
+
+    def documents(self, block: Block) -> Iterator[Document]:
+        file = Path(block.file)
+        held_out = is_held_out(file.relative_to(self.root).as_posix())
+        if self.validation_files:
+            held_out = file.resolve() in self.validation_files
+        for raw in block.records:
+            try:
+                yield Document(raw.decode("utf-8"), held_out)
+            except UnicodeDecodeError:  # a few test files are in other encodings on purpose
+                continue
+
+
+class TextCorpus:
+    """Files of text, cut into documents; held out by path, or by content where all paths fall on one side."""
+
+    def __init__(self, cfg: TextConfig) -> None:
+        self.separator = cfg.separator.encode() if cfg.separator is not None else None
+        self.block_bytes = cfg.block_kb * 1024
+        self.files = named_files(cfg.files, cfg.validation_files)
+        self.size = self.files.size
+        by_path = {str(file): is_held_out(name) for file, name in self.files.names.items()}
+        if self.files.validation:
+            by_path = {str(file): file in self.files.validation for file in self.files.names}
+        self.by_path = by_path if len(set(by_path.values())) == 2 else None
+
+    def made_of(self) -> Any:
+        return [(*facts, name) for facts, name in zip(self.files.made_of(), self.files.names.values(), strict=True)]
+
+    def blocks(self) -> Iterator[Block]:
+        for path in self.files.names:
+            with path.open("rb") as file:
+                place = 0
+                cut = self._at_lines(file) if self.separator is None else _at_separators(file, self.separator)
+                for records in cut:
+                    size = sum(map(len, records))
+                    yield Block(str(path), place, records, size)
+                    place += size
+
+    def documents(self, block: Block) -> Iterator[Document]:
+        place = block.first
+        for raw in block.records:
+            try:
+                text = raw.removesuffix(self.separator or b"").decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise UserError(
+                    f"{block.file} must be UTF-8 text, but byte {place + error.start} is not; convert the file."
+                ) from None
+            yield Document(text, is_held_out(text) if self.by_path is None else self.by_path[block.file])
+            place += len(raw)
+
+    def _at_lines(self, file: BinaryIO) -> Iterator[list[bytes]]:
+        """Whole lines, as many as make up `block_kb`."""
+        records: list[bytes] = []
+        while record := file.read(self.block_bytes):
+            if not record.endswith(b"\n"):
+                record += file.readline(LONGEST_LINE)
+                if len(record) >= LONGEST_LINE and not record.endswith(b"\n"):
+                    record = _cut_at_space(file, record)
+            records.append(record)
+            if sum(map(len, records)) >= BLOCK_BYTES:
+                yield records
+                records = []
+        if records:
+            yield records
+
+
+def _cut_at_space(file: BinaryIO, record: bytes) -> bytes:
+    """Of a line too long the part up to its last space, or last character; the file goes back behind it."""
+    end = record.rfind(b" ") + 1
+    if end == 0:
+        end = len(record) - 1
+        while end > 1 and record[end] & 0xC0 == 0x80:  # not the first byte of its character
+            end -= 1
+    file.seek(end - len(record), 1)
+    return record[:end]
+
+
+def _at_separators(file: BinaryIO, separator: bytes) -> Iterator[list[bytes]]:
+    rest = b""
+    while read := file.read(BLOCK_BYTES):
+        *whole, rest = (rest + read).split(separator)
+        if whole:
+            yield [record + separator for record in whole]
+    if rest:
+        yield [rest]

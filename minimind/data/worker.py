@@ -1,0 +1,115 @@
+"""Encoding: raw records → tokens, and a process of its own that does it.
+
+Started as a program and not by multiprocessing: that would import the caller's main module again, and its pools hang
+for ever when a worker is killed while a large batch is on the way (Python 3.11).
+"""
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, Pipe
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from minimind.data.corpus import Block, Corpus
+from minimind.tokenizer.bpe import BPE
+from minimind.utils.errors import UserError
+from minimind.utils.paths import PACKAGE
+
+
+class Tokens(NamedTuple):
+    """Documents one after another, each with its <|endoftext|>."""
+
+    ids: NDArray[np.unsignedinteger]
+    lengths: NDArray[np.int64]  # tokens of each document
+    text_bytes: int
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Turns raw records into (training tokens, held-out tokens)."""
+
+    corpus: Corpus
+    bpe: BPE
+    dtype: np.dtype
+    all_held_out: bool
+
+    def encode(self, blocks: list[Block]) -> tuple[Tokens, Tokens]:
+        texts: tuple[list[str], list[str]] = ([], [])
+        for block in blocks:
+            for document in self.corpus.documents(block):
+                if document.text:
+                    texts[self.all_held_out or document.held_out].append(document.text)
+        return self._tokens(texts[False]), self._tokens(texts[True])
+
+    def _tokens(self, texts: list[str]) -> Tokens:
+        ids, lengths = self.bpe.encode_documents(texts, self.dtype)
+        return Tokens(ids, lengths, sum(len(text.encode()) for text in texts))
+
+
+class Worker:
+    """The parent's side. The worker ends with its pipe: when this block does, and when the parent is killed."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self.pipe, theirs = Pipe()
+        environment = os.environ | {"TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": os.pathsep.join(_search_path())}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "minimind.data.worker", str(theirs.fileno())],
+            pass_fds=[theirs.fileno()], env=environment, stdin=subprocess.DEVNULL,
+            process_group=0,  # Ctrl-C is the parent's to handle
+        )  # fmt: skip
+        theirs.close()
+        self.pipe.send(encoder)
+
+    def ask(self, blocks: list[Block]) -> tuple[Tokens, Tokens]:
+        """Raises:
+        UserError: a record is not what it should be.
+        RuntimeError: the worker was killed.
+        """
+        try:
+            self.pipe.send(blocks)
+            answer = self.pipe.recv()
+        except (EOFError, ConnectionError):
+            raise RuntimeError(
+                f"A process that prepares the data ended with code {self.process.wait()}; if it was killed for want of "
+                "memory, run the same command again with fewer of them by data.prepare_processes=…"
+            ) from None
+        if isinstance(answer, UserError):
+            raise answer
+        return answer
+
+    def __enter__(self) -> "Worker":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.pipe.close()
+        self.process.terminate()
+        self.process.wait()
+
+
+def _search_path() -> list[str]:
+    before = os.environ.get("PYTHONPATH")
+    return [str(PACKAGE.parent), *([before] if before else [])]
+
+
+def serve(pipe: Connection) -> None:
+    """The worker's side: an encoder, then batch after batch until nobody asks any more."""
+    try:
+        encoder: Encoder = pipe.recv()
+        while True:
+            blocks = pipe.recv()
+            answer: tuple[Tokens, Tokens] | UserError
+            try:
+                answer = encoder.encode(blocks)
+            except UserError as error:
+                answer = error
+            pipe.send(answer)
+    except (EOFError, ConnectionError):
+        return
+
+
+if __name__ == "__main__":
+    serve(Connection(int(sys.argv[1])))

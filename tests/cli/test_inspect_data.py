@@ -1,0 +1,174 @@
+"""`minimind inspect` on token shards and tokenizers: what it says is what is there."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from minimind.cli import main
+from minimind.cli.inspect_shards import epochs_in_words
+from minimind.cli.inspect_tokenizer import readable
+from minimind.data.config import TextConfig
+from minimind.data.describe import length_histogram, pieces
+from minimind.data.packing import WindowPacking
+from minimind.data.prepare import TRAIN, PreparedData, prepare
+from minimind.data.shards import ShardWriter, TokenStream, token_dtype
+from minimind.tokenizer.bpe import BPE, END_OF_TEXT
+from minimind.tokenizer.config import TokenizerConfig
+
+Inspect = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def prepared(text_file: Path, tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
+    data = TextConfig(files=[str(text_file)], block_kb=1)
+    return prepare(data, TokenizerConfig(vocab_size=300), tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def inspect(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Inspect:
+    monkeypatch.setenv("COLUMNS", "150")
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["minimind", "inspect", *map(str, arguments)])
+        code = main.main()
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return run
+
+
+def test_shards_are_a_table_a_histogram_and_epochs(inspect: Inspect, prepared: PreparedData) -> None:
+    (source,) = prepared.sources
+    stream = source.stream(TRAIN)
+    code, text, _ = inspect(source.folder, "--batch-tokens", 1024, "--epochs", 2)
+    assert code == 0
+    rows = {line.split("  ")[0].strip(): line.split() for line in text.splitlines() if "  " in line}
+    assert rows["documents"][-2:] == [str(stream.num_documents), str(source.stream("validation").num_documents)]
+    assert rows["tokens"][-2] == f"{len(stream):,}"
+    assert rows["fingerprint"][-2] == stream.fingerprint[:12]
+    assert "block_kb 1" in text
+    assert "█" in text
+    assert "of 512 tokens" in text
+    assert "2 epochs are" in text
+
+
+def test_a_window_shows_the_text_and_the_borders(inspect: Inspect, prepared: PreparedData) -> None:
+    (source,) = prepared.sources
+    stream, tokenizer = source.stream(TRAIN), prepared.tokenizer
+    _, text, _ = inspect(source.folder, "--window", 1, "--length", 700)
+    shown = text[text.index("Window 1 of") :]
+    assert "document 0 ─" not in shown or "document 1 ─" in shown
+    borders = int(np.sum(stream.read(700, 1400) == tokenizer.end_of_text))
+    assert borders >= 1
+    assert shown.count(END_OF_TEXT) == borders
+    assert len(re.findall(r"^document \d+ ─", shown, re.M)) == borders + 1
+    flat = re.sub(r"\s", "", shown)
+    for piece in pieces(stream, 700, 1400, tokenizer.end_of_text):
+        assert re.sub(r"\s|�", "", tokenizer.decode(piece.tokens)) in flat.replace("�", "")
+
+
+def test_pieces_and_lengths_are_those_of_the_documents(tmp_path: Path) -> None:
+    documents = [[5, 6, 0], [7, 0], [8, 9, 10, 11, 0], [0], [12, 0], [3] * 8 + [0]]
+    writer = ShardWriter(tmp_path, token_dtype(300), shard_tokens=4)
+    for document in documents:
+        writer.add(document, text_bytes=1)
+    writer.close("hash")
+    stream = TokenStream(tmp_path)
+    assert len(stream.shards) > 2
+    assert length_histogram(stream) == [(0, 1), (1, 2), (2, 1), (4, 1), (8, 1)]
+    for start in range(len(stream)):
+        for stop in range(start + 1, len(stream) + 1):
+            found = list(pieces(stream, start, stop, end_of_text=0))
+            flat = [token for piece in found for token in [*piece.tokens, *([0] if piece.ends else [])]]
+            assert flat == stream.read(start, stop).tolist()
+            for piece in found:
+                assert set(piece.tokens) <= set(documents[piece.document][:-1])
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 512, 513, 514, 1025, 1026, 5000])
+def test_epochs_are_counted_as_training_counts_them(tokens: int, tmp_path: Path) -> None:
+    writer = ShardWriter(tmp_path, token_dtype(300))
+    writer.add([0] * tokens, text_bytes=tokens)
+    writer.close("hash")
+    windows = WindowPacking(TokenStream(tmp_path), 512).num_rows
+    assert f"is {windows:,} windows of 512 tokens, {windows / 4:,.1f} steps of 2,048" in epochs_in_words(
+        tokens, "train", 512, 2048, 1
+    )
+
+
+def test_a_tokenizer_is_shown_readably_with_its_bytes_a_token(
+    inspect: Inspect, prepared: PreparedData, text_file: Path
+) -> None:
+    code, text, _ = inspect(prepared.tokenizer_path, "--tokens", 300, "--corpus", text_file)
+    assert code == 0
+    assert "300 tokens" in text
+    assert f"{END_OF_TEXT} (0)" in text
+    assert "␣cat" in text
+    assert r"\xe6" in text
+    content = text_file.read_text(encoding="utf-8")
+    tokens = sum(len(prepared.tokenizer.encode(line)) for line in content.splitlines(keepends=True))
+    size = len(content.encode())
+    found = re.search(r"([\d,]+) bytes, ([\d,]+) tokens, ([\d.]+) bytes a token", text)
+    assert found is not None
+    assert int(found[1].replace(",", "")) == size
+    assert int(found[2].replace(",", "")) == pytest.approx(tokens, rel=0.01)
+    assert float(found[3]) == pytest.approx(size / tokens, rel=0.01)
+    assert inspect(prepared.tokenizer_path, "--first", 3, "--tokens", 2)[1].split()[-4:] == ["3", "!", "4", '"']
+
+
+def test_bytes_are_readable() -> None:
+    assert readable(" the\n\t日".encode()) == r"␣the\n\t日"
+    assert readable(b"\xe6\x97a") == r"\xe6\x97a"
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("folder", ["--corpus", "a.txt"], "--corpus must be used with a tokenizer only"),
+        ("folder", ["--length", 5], "--length must come with --window"),
+        ("folder", ["--window", 10**9], "--window must be from 0 to"),
+        ("folder", ["--batch-tokens", 0], "--batch-tokens must be above 0, but is 0"),
+        ("tokenizer", ["--window", 5, "--batch-tokens", 5], "--window, --batch-tokens must be used with token shards"),
+        ("tokenizer", ["--first", 300], "--first must be from 0 to 299, but is 300"),
+        ("tokenizer", ["--tokens", 0], "--tokens must be at least 1"),
+        ("tokenizer", ["--corpus", "nowhere.txt"], "nowhere.txt is neither in"),
+    ],
+)
+def test_mistakes(inspect: Inspect, prepared: PreparedData, name: str, arguments: list, message: str) -> None:
+    thing = prepared.sources[0].folder if name == "folder" else prepared.tokenizer_path
+    code, _, said = inspect(thing, *arguments)
+    assert (code, message in said) == (2, True), said
+
+
+def test_minimind_s_own_layout_of_a_tokenizer(tmp_path: Path) -> None:
+    """36 added tokens before the bytes, of which 15, such as <think>, are found in text and count its bytes."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+    special = [END_OF_TEXT, "<|im_start|>", "<|im_end|>", *(f"<|special{i}|>" for i in range(18))]
+    found_in_text = ["<tool_call>", "</tool_call>", "<think>", "</think>", *(f"<|buffer{i}|>" for i in range(11))]
+    names = [*special, *found_in_text, *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    tokenizer = Tokenizer(models.BPE({name: i for i, name in enumerate(names)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in special])
+    tokenizer.add_tokens([AddedToken(name, special=False, normalized=False) for name in found_in_text])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    bpe = BPE.load(tmp_path / "tokenizer.json")
+    text = f"a<think>é</think>{END_OF_TEXT}"
+    ids = bpe.encode(text)
+    assert names.index("<think>") in ids
+    assert bpe.end_of_text not in ids
+    assert sum(bpe.token_bytes[ids]) == len(text.encode())
+    assert bpe.decode(ids) == text
+    assert bpe.token_bytes[bpe.end_of_text] == 0
+
+
+def test_a_tokenizer_that_is_not_byte_level_is_refused(tmp_path: Path, inspect: Inspect) -> None:
+    from tokenizers import Tokenizer, models
+
+    Tokenizer(models.BPE({END_OF_TEXT: 0, "▁the": 1}, [])).save(str(tmp_path / "t.json"))
+    code, _, said = inspect(tmp_path / "t.json")
+    assert (code, "must be a byte-level tokenizer, but has tokens with '▁'" in said) == (2, True), said

@@ -1,0 +1,56 @@
+"""`minimind prepare` ends by saying what there is now, and refuses what cannot be before it encodes anything."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from minimind.cli import prepare
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["minimind prepare", *arguments])
+        monkeypatch.setenv("MINIMIND_ROOT", str(tmp_path))
+        code = prepare.main()
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return run
+
+
+def test_a_mixture_is_told_source_by_source(run: Run, text_file: Path, tmp_path: Path) -> None:
+    lines = text_file.read_text(encoding="utf-8").splitlines()
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": line}) + "\n" for line in lines))
+    sources = f"{{prose: {{kind: text, files: [{text_file}], block_kb: 1}}, talk: {{kind: jsonl, files: [a.jsonl]}}}}"
+    code, said, error = run(
+        "data=mixture", f"data.sources={sources}", "data.sources.talk.weight=3", "model.vocab_size=300",
+        "trainer.max_steps=10", "trainer.batch_tokens=2560", "schedule.warmup_steps=2",
+    )  # fmt: skip
+    assert code == 0, error
+    blocks = said.split("\ntalk\n")
+    assert [block.count(" documents, ") for block in blocks] == [2, 2]
+    assert "10 steps of 2,560 tokens, 25.0% of it from here: " in blocks[0]
+    assert "10 steps of 2,560 tokens, 75.0% of it from here: " in blocks[1]
+    for line in said.splitlines():
+        if line.startswith("  folder"):
+            assert (Path(line.split()[1]) / "train" / "manifest.json").is_file()
+    train = next(line for line in blocks[1].splitlines() if line.startswith("  train "))
+    tokens = int(train.split(" tokens")[0].split()[-1].replace(",", ""))
+    assert f": {0.75 * 25600 / tokens:.3g} epochs" in blocks[1]
+
+
+def test_a_tokenizer_too_large_is_refused_before_anything_is_encoded(run: Run, text_file: Path, tmp_path: Path) -> None:
+    text = ["data=text", f"data.files=[{text_file}]", "data.block_kb=1"]
+    assert run(*text, "model.vocab_size=300")[0] == 0
+    (tokenizer,) = tmp_path.glob("cache/tokenizers/*/tokenizer.json")
+    before = sorted(tmp_path.glob("cache/shards/*"))
+    code, _, said = run(
+        *text, "tokenizer=file", f"tokenizer.path={tokenizer}", "model.vocab_size=280", "data.block_kb=2"
+    )
+    assert (code, "set model.vocab_size=300" in said) == (2, True), said
+    assert sorted(tmp_path.glob("cache/shards/*")) == before

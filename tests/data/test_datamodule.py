@@ -1,0 +1,126 @@
+"""A mixture through the whole loop: what is logged of each source, and a run cut in two goes on as one."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from streams import write_stream
+
+from minimind.cli.quiet import quiet_libraries
+from minimind.config.build import build_callbacks, build_data, build_module, build_trainer, steps_of, with_steps
+from minimind.config.schema import TrainConfig
+from minimind.data.config import Packing, TextConfig
+from minimind.data.prepare import TRAIN, VALIDATION, PreparedData, PreparedSource
+from minimind.model.config import ModelConfig
+from minimind.optim.config import ScheduleConfig
+from minimind.runs.folder import RunFolder
+from minimind.runs.metrics_file import read_rows
+from minimind.runs.stop import StopRequest
+from minimind.tokenizer.bpe import BPE
+from minimind.training.config import TrainerConfig
+from minimind.utils.errors import ConfigError
+
+AUTO = {"accelerator": "cpu", "precision": "32-true", "micro_batch": 2, "num_threads": 1}
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> None:
+    quiet_libraries()
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> PreparedData:
+    """Two sources of a few hundred tokens, one of three times the weight."""
+    tokenizer = tmp_path / "tokenizer.json"
+    BPE.train(["a few words of text"], 300).save(tokenizer)
+    sources = []
+    for number, (name, weight) in enumerate([("code", 3.0), ("prose", 1.0)]):
+        for split, count in ((TRAIN, 12), (VALIDATION, 4)):
+            write_stream(tmp_path / name / split, [7] * count, first=100 * number)
+        sources.append(PreparedSource(name, weight, tmp_path / name))
+    return PreparedData(sources, tokenizer)
+
+
+def config(**data: Any) -> TrainConfig:
+    model = ModelConfig(vocab_size=300, hidden_size=16, num_hidden_layers=1, num_attention_heads=1,
+                        num_key_value_heads=1, max_position_embeddings=16)  # fmt: skip
+    trainer = TrainerConfig(max_steps=8, batch_tokens=32, log_every_steps=2, validate_every_steps=4)
+    cfg = TrainConfig(model=model, data=TextConfig(files=["a"], sequence_length=8, **data), trainer=trainer)
+    return with_steps(cfg, 8)
+
+
+def rows_of(cfg: TrainConfig, data: PreparedData, folder: Path) -> list[dict[str, Any]]:
+    run = RunFolder(folder)
+    folder.mkdir()
+    run.config.touch()
+    data.tokenizer.save(folder / "tokenizer.json")
+    trainer = build_trainer(cfg, AUTO, build_callbacks(cfg, run, AUTO, [], StopRequest()), [])
+    module = build_module(cfg, data.tokenizer, [source.name for source in data.sources])
+    trainer.fit(module, build_data(cfg, data, AUTO["micro_batch"]))
+    return read_rows(run.metrics)
+
+
+@pytest.mark.parametrize("options", [{}, {"document_mask": True}, {"packing": Packing.pad}, {"num_workers": 1}])
+def test_a_mixture_says_what_it_is_made_of(options: dict[str, Any], data: PreparedData, tmp_path: Path) -> None:
+    rows = rows_of(config(**options), data, tmp_path / "run")
+    assert [row["step"] for row in rows] == [2, 4, 6, 8]
+    num_rows = 12 if "packing" in options else 11
+    for row in rows:
+        assert row["data/code/fraction"] == 0.75
+        assert row["data/prose/fraction"] == 0.25
+        assert row["data/code/epoch"] == 0.75 * 4 * row["step"] / num_rows
+    for row in (rows[1], rows[3]):
+        one, other = row["val/code/loss"], row["val/prose/loss"]
+        assert one != other
+        assert row["val/loss"] == pytest.approx((one + other) / 2)  # as many tokens in both
+        assert {"val/code/bits_per_byte", "val/prose/bits_per_byte"} <= set(row)
+
+
+def test_one_source_has_no_figures_beside_those_of_all(data: PreparedData, tmp_path: Path) -> None:
+    rows = rows_of(config(), PreparedData(data.sources[:1], data.tokenizer_path), tmp_path / "run")
+    assert not [key for row in rows for key in row if key.startswith("data/") or "code" in key]
+
+
+def test_validation_is_of_every_token_once_however_training_packs(data: PreparedData) -> None:
+    counted = []
+    for options in ({}, {"document_mask": True}, {"packing": Packing.pad}):
+        cfg = config(**options)
+        module, datamodule = build_module(cfg, data.tokenizer, ["code", "prose"]), build_data(cfg, data, 2)
+        trainer = build_trainer(cfg, AUTO, [], [])
+        trainer.validate(module, datamodule, verbose=False)
+        counted.append(int(module.validation.num_tokens))
+    assert counted == [2 * (4 * 7 - 1)] * 3
+
+
+def test_epochs_count_windows_or_documents_and_not_mixtures(data: PreparedData) -> None:
+    alone = PreparedData(data.sources[:1], data.tokenizer_path)
+    assert steps_of(2.0, config(), alone) == 6  # 11 windows twice, 4 a step
+    assert steps_of(2.0, config(packing=Packing.pad), alone) == 6  # 12 documents twice
+    assert steps_of(0.1, config(packing=Packing.pad), alone) == 1
+    with pytest.raises(ConfigError, match=r"`trainer\.epochs` must be null for a mixture"):
+        steps_of(2.0, config(), data)
+
+
+def test_steps_that_are_known_end_the_schedule_unless_it_has_a_horizon() -> None:
+    cfg = TrainConfig(data=TextConfig(files=["a"]), trainer=TrainerConfig(max_steps=None, epochs=1.0))
+    assert with_steps(cfg, 70).schedule.horizon_steps == 70
+    cfg.schedule = ScheduleConfig(horizon_steps=90)
+    assert with_steps(cfg, 70).schedule.horizon_steps == 90
+    cfg.schedule = ScheduleConfig(warmup_steps=80)
+    with pytest.raises(ConfigError, match=r"`schedule\.warmup_steps` must be between 0 and `schedule\.horizon_steps`"):
+        with_steps(cfg, 70)
+
+
+@pytest.mark.parametrize("options", [{}, {"max_steps": 5, "epochs": 1.0}])
+def test_either_steps_or_epochs(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"`trainer\.max_steps` or `trainer\.epochs` must say how long"):
+        TrainerConfig(**{"max_steps": None, **options})
+
+
+def test_rows_on_their_way_to_the_model_are_widened_by_the_data_module(data: PreparedData) -> None:
+    datamodule = build_data(config(document_mask=True), data, 2)
+    rows = datamodule.mixture.rows(*datamodule.mixture.at([0, 1, 2]))
+    batch = datamodule.on_after_batch_transfer(rows, 0)
+    assert batch.input_ids.dtype is torch.int64
+    assert batch.document_ids is not None

@@ -1,0 +1,176 @@
+"""Compressed files, tables and mixtures give the documents that plain JSONL gives, or say what is wrong."""
+
+import gzip
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow
+import pyarrow.parquet
+import pytest
+from backports import zstd
+
+from minimind.data.config import (
+    CORPUS_CONFIGS,
+    DataConfig,
+    HuggingFaceConfig,
+    JsonlConfig,
+    MixtureConfig,
+    ParquetConfig,
+    TextConfig,
+)
+from minimind.data.corpora import build_corpus
+from minimind.data.corpus import Document
+from minimind.utils.errors import ConfigError, UserError
+
+TEXTS = [f"naïve text number {number}, {'日本 ' * (number % 50)}" for number in range(600)]
+LINES = b"".join(json.dumps({"text": text, "id": i}).encode() + b"\n" for i, text in enumerate(TEXTS))
+
+
+def all_documents(cfg: DataConfig) -> list[Document]:
+    corpus = build_corpus(cfg)
+    return [document for block in corpus.blocks() for document in corpus.documents(block)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same records in every form."""
+    folder = tmp_path_factory.mktemp("sources")
+    (folder / "a.jsonl").write_bytes(LINES)
+    (folder / "a.jsonl.gz").write_bytes(gzip.compress(LINES))
+    half = LINES.index(b"\n", len(LINES) // 2) + 1
+    (folder / "a.jsonl.zst").write_bytes(zstd.compress(LINES[:half]) + zstd.compress(LINES[half:]))
+    table = pyarrow.table({"id": list(range(len(TEXTS))), "text": TEXTS})
+    pyarrow.parquet.write_table(table, folder / "a.parquet", row_group_size=100)
+    dictionary = table.set_column(1, "text", table["text"].dictionary_encode())
+    pyarrow.parquet.write_table(dictionary, folder / "dictionary.parquet", row_group_size=250)
+    (folder / "hub").mkdir()
+    (folder / "hub" / "train.jsonl").write_bytes(LINES)
+    datasets.Dataset(table).save_to_disk(str(folder / "stored"))
+    datasets.DatasetDict(train=datasets.Dataset(table)).save_to_disk(str(folder / "splits"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def plain(folder: Path) -> list[Document]:
+    documents = all_documents(JsonlConfig(files=[str(folder / "a.jsonl")]))
+    assert [document.text for document in documents] == TEXTS
+    assert {document.held_out for document in documents} == {True, False}
+    return documents
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl.zst"])
+def test_compressed_lines_are_the_same_documents(folder: Path, plain: list[Document], name: str) -> None:
+    assert all_documents(JsonlConfig(files=[str(folder / name)])) == plain
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "dictionary.parquet"])
+def test_a_column_is_the_same_documents(folder: Path, plain: list[Document], name: str) -> None:
+    assert all_documents(ParquetConfig(files=[str(folder / name)])) == plain
+
+
+@pytest.mark.parametrize("name", ["hub", "stored", "splits"])
+def test_a_folder_of_hugging_face_is_the_same_documents(
+    folder: Path, plain: list[Document], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    assert all_documents(HuggingFaceConfig(dataset=str(folder / name))) == plain
+
+
+def test_reading_counts_the_bytes_of_the_files(folder: Path) -> None:
+    for kind, name in [
+        ("jsonl", "a.jsonl"),
+        ("jsonl", "a.jsonl.gz"),
+        ("jsonl", "a.jsonl.zst"),
+        ("parquet", "a.parquet"),
+    ]:
+        corpus = build_corpus(CORPUS_CONFIGS[kind](files=[str(folder / name)]))  # type: ignore[call-arg]
+        assert corpus.size is not None
+        assert sum(block.read for block in corpus.blocks()) == pytest.approx(corpus.size, abs=3)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl.zst", "a.parquet"])
+def test_a_file_cut_short_loses_nothing_quietly(folder: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes((folder / name).read_bytes()[:-30])
+    kind = ParquetConfig if name.endswith("parquet") else JsonlConfig
+    with pytest.raises(UserError, match=rf"{name} must be a whole"):
+        all_documents(kind(files=[str(tmp_path / name)]))
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"body": ["a"]}, "must have the column text, but has body; name another with data.text_field"),
+        ({"text": [1]}, "the column text must be text, but is int64"),
+        ({"text": ["a", None]}, "row 1: must have text, but is empty"),
+    ],
+)
+def test_a_column_that_is_no_text_is_named(tmp_path: Path, columns: dict[str, Any], message: str) -> None:
+    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=message):
+        all_documents(ParquetConfig(files=[str(tmp_path / "a.parquet")]))
+
+
+def test_a_split_that_is_not_there_is_named(folder: Path) -> None:
+    for name in ("hub", "splits"):
+        with pytest.raises(UserError, match="must be a data set with the split tset"):
+            all_documents(HuggingFaceConfig(dataset=str(folder / name), split="tset"))
+    with pytest.raises(UserError, match=r"data\.dataset must exist, but \./nowhere is neither in"):
+        build_corpus(HuggingFaceConfig(dataset="./nowhere"))
+
+
+@pytest.mark.parametrize(
+    ("package", "cfg", "extra"),
+    [
+        ("backports", JsonlConfig(files=["a.jsonl.zst"]), "zstd"),
+        ("pyarrow.parquet", ParquetConfig(files=["a.parquet"]), "parquet"),
+        ("datasets", HuggingFaceConfig(dataset="hub"), "huggingface"),
+    ],
+)
+def test_a_missing_package_is_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, package: str, cfg: DataConfig, extra: str
+) -> None:
+    monkeypatch.chdir(folder)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(UserError, match=rf"pip install 'minimind\[{extra}\]'"):
+        all_documents(cfg)
+
+
+def test_a_mixture_is_its_sources_with_their_weights() -> None:
+    sources = {"code": {"kind": "text", "files": ["a"], "block_kb": 4, "weight": 2}, "b": {"kind": "stdlib"}}
+    weighted = MixtureConfig(sources=sources).weighted_sources()
+    assert weighted["code"] == (2.0, TextConfig(files=["a"], block_kb=4))
+    assert weighted["b"] == (1.0, CORPUS_CONFIGS["stdlib"]())
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("jsonl", r"`data\.sources\.a\.kind` must be one of stdlib, .*, but is jsonl"),
+        ({"files": ["x"]}, r"`data\.sources\.a\.kind` must be one of stdlib, .*, but is None"),
+        ({"kind": "mixture"}, r"`data\.sources\.a\.kind` must be one of stdlib, .*, but is mixture"),
+        ({"kind": "jsonl"}, r"`data\.sources\.a\.files` must name the text"),
+        ({"kind": "jsonl", "fils": ["x"]}, r"`data\.sources\.a\.fils` is not a setting; did you mean `files`\?"),
+        ({"kind": "stdlib", "sequence_length": 5}, r"`data\.sources\.a\.sequence_length` is not a setting"),
+        (
+            {"kind": "text", "files": ["x"], "block_kb": "big"},
+            r"`data\.sources\.a\.block_kb`: Value 'big' of type 'str'",
+        ),
+        ({"kind": "text", "files": ["x"], "block_kb": 0}, r"`data\.sources\.a\.block_kb` must be at least 1, but is 0"),
+        ({"kind": "stdlib", "weight": 0}, r"`data\.sources\.a\.weight` must be a number above 0, but is 0"),
+        ({"kind": "stdlib", "weight": "much"}, r"`data\.sources\.a\.weight` must be a number above 0, but is much"),
+    ],
+)
+def test_a_mistake_in_a_source_is_named_like_any_other(source: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        MixtureConfig(sources={"a": source})
+
+
+def test_all_mistakes_of_a_mixture_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        MixtureConfig(sources={"a": {"kind": "jsonl", "weight": -1, "x": 1}, "b/c": {}})
+    assert len(caught.value.problems) == 4
+    with pytest.raises(ConfigError, match=r"`data\.sources` must name the corpora"):
+        MixtureConfig()
