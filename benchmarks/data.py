@@ -204,8 +204,7 @@ def _prepared_seconds(bench: Bench, path: Path, processes: int) -> float:
     from minimind.data.config import JsonlConfig
     from minimind.data.prepare import prepare_with
 
-    options = {"prepare_processes": processes} if hasattr(JsonlConfig, "prepare_processes") else {}
-    cfg = JsonlConfig(files=[str(path)], **options)
+    cfg = JsonlConfig(files=[str(path)], prepare_processes=processes)
     with tempfile.TemporaryDirectory(dir=bench.folder) as cache:
         return seconds(lambda: prepare_with(cfg, bench.tokenizer(), Path(cache)))
 
@@ -240,10 +239,6 @@ def print_one_thread(bench: Bench) -> None:
 
 
 def prepare_two_over_one(bench: Bench) -> Figure:
-    from minimind.data.config import JsonlConfig
-
-    if not hasattr(JsonlConfig, "prepare_processes"):
-        return None
     path = bench.jsonl(3 * bench.corpus_mb)
     pairs = [(_prepared_seconds(bench, path, 1), _prepared_seconds(bench, path, 2)) for _ in range(bench.rounds)]
     return {"value": spread([one / two for one, two in pairs]), "one_s": spread([one for one, _ in pairs])}

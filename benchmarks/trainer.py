@@ -31,6 +31,7 @@ from minimind.model.transformer import Output
 from minimind.objectives.pretrain import pretrain
 from minimind.optim.config import OptimConfig, ScheduleConfig
 from minimind.runs.folder import RunFolder
+from minimind.runs.stop import StopRequest
 from minimind.training.callbacks.progress import Progress
 from minimind.training.config import TrainerConfig
 from minimind.training.module import TrainingModule
@@ -113,7 +114,7 @@ def ours(steps: int) -> None:
     auto = {"accelerator": "cpu", "precision": "32-true", "micro_batch": 1, "num_threads": 1}
     with tempfile.TemporaryDirectory() as folder:
         run = RunFolder(Path(folder))
-        callbacks = build_callbacks(cfg, run, auto, [Progress()])
+        callbacks = build_callbacks(cfg, run, auto, [Progress()], StopRequest())
         trainer = build_trainer(cfg, auto, callbacks, [])
         module = TrainingModule(
             Tiny(), objective="pretrain", optim=OptimConfig(), schedule=ScheduleConfig(horizon_steps=steps),

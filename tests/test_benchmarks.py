@@ -7,8 +7,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from minimind.data.config import JsonlConfig
-
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 
 
@@ -56,12 +54,12 @@ def test_the_data_on_their_way(tmp_path: Path) -> None:
     )
     found = last_line("data.py", "--tiny", "--rounds", "1", "--run", str(tmp_path))
     figures = found["figures"]
-    peer, two = figures.pop("beside_litdata"), figures.pop("prepare_two_over_one")
-    assert (two is None) == (not hasattr(JsonlConfig, "prepare_processes"))
+    peer = figures.pop("beside_litdata")
     assert (peer is None) == (importlib.util.find_spec("litdata") is None)
     assert figures["data_wait"]["value"] == [0.004] * 3
     assert set(figures) == {
-        "load_warm", "load_cold", "hashing", "seek", "data_wait", "prepare_over_tokenizers", "prepare_memory",
+        "load_warm", "load_cold", "hashing", "seek", "data_wait", "prepare_over_tokenizers", "prepare_two_over_one",
+        "prepare_memory",
     }  # fmt: skip
     for figure in figures.values():
         low, median, high = figure["value"]

@@ -48,6 +48,13 @@ def test_every_option_composes(option: str) -> None:
     to_config(composed(option, *NEEDED.get(option, [])))
 
 
+@pytest.mark.parametrize("option", [option for option in OPTIONS if option.startswith("data=")])
+def test_every_corpus_is_packed_as_the_recipe_says(option: str) -> None:
+    cfg = composed(option, *NEEDED.get(option, []), "recipe.document_mask=true", "recipe.sequence_length=64")
+    assert (cfg.data.document_mask, cfg.data.sequence_length, cfg.data.packing.name) == (True, 64, "stream")
+    assert composed(option, *NEEDED.get(option, []), "recipe.packing=pad").data.packing.name == "pad"
+
+
 @pytest.mark.parametrize(
     ("name", "millions"),
     [("minimind_26m", 25.83), ("minimind_64m", 63.91), ("minimind_104m", 104.03), ("minimind_145m_moe", 145.03),

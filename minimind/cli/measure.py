@@ -35,23 +35,32 @@ def measure(cfg: EvaluateConfig, checkpoint: Path, cache: Path, *, all_held_out:
     model, tokenizer = load_model(checkpoint, device)
     data = prepare_with(cfg.data, checkpoint / TOKENIZER, cache, all_held_out=all_held_out)
     verify(data, tokenizer, cfg.data.verify)
-    (stream,) = data.streams(VALIDATION)
-    packing = validation_packing(stream, cfg.data)
-    metric = TextLoss(padded_token_bytes(tokenizer, model.config.vocab_size)).to(device)
-    start = time.perf_counter()
-    with torch.inference_mode(), autocast(precision, device):
-        for rows in ValidationLoader(packing, rows=ROWS):
-            batch = widen(rows.to(device))
-            metric.update(cross_entropy_sum(logits_of(model, batch).logits, batch.labels), batch.labels)
-    figures: dict[str, Any] = {f"val/{name}": value for name, value in metric.compute().items()}
-    figures |= {"elapsed_s": round(time.perf_counter() - start, 2), "tokens": len(stream) - 1,
-                "bytes": stream.text_bytes, "documents": stream.num_documents, "checkpoint": checkpoint.name,
+    streams = data.streams(VALIDATION)
+    token_bytes = padded_token_bytes(tokenizer, model.config.vocab_size)
+    of_all, start = TextLoss(token_bytes).to(device), time.perf_counter()
+    figures: dict[str, Any] = {}
+    for source, stream in zip(data.sources, streams, strict=True):
+        of_source = TextLoss(token_bytes).to(device)
+        with torch.inference_mode(), autocast(precision, device):
+            for rows in ValidationLoader(validation_packing(stream, cfg.data), rows=ROWS):
+                batch = widen(rows.to(device))
+                loss = cross_entropy_sum(logits_of(model, batch).logits, batch.labels)
+                of_all.update(loss, batch.labels)
+                of_source.update(loss, batch.labels)
+        if len(streams) > 1:
+            found = of_source.compute()
+            figures |= {f"val/{source.name}/{name}": found[name] for name in ("loss", "bits_per_byte")}
+    fingerprint = streams[0].fingerprint if len(streams) == 1 else data.fingerprint
+    figures |= {f"val/{name}": value for name, value in of_all.compute().items()}
+    figures |= {"elapsed_s": round(time.perf_counter() - start, 2), "tokens": int(of_all.num_tokens),
+                "bytes": sum(stream.text_bytes for stream in streams),
+                "documents": sum(stream.num_documents for stream in streams), "checkpoint": checkpoint.name,
                 "precision": precision, "device": device.type, "data": cfg.data.kind,
-                "sequence_length": cfg.data.sequence_length, "fingerprint": stream.fingerprint,
-                "compressors": compressors_on([stream], tokenizer)}  # fmt: skip
+                "sequence_length": cfg.data.sequence_length, "fingerprint": fingerprint,
+                "compressors": compressors_on(streams, tokenizer)}  # fmt: skip
     _show(figures)
     run = RunFolder(checkpoint.parent.parent)
-    key = hashlib.sha256(f"{stream.fingerprint}{precision}{cfg.data.sequence_length}".encode()).hexdigest()[:8]
+    key = hashlib.sha256(f"{fingerprint}{precision}{cfg.data.sequence_length}".encode()).hexdigest()[:8]
     target = run.evaluations / f"{checkpoint.name}-{cfg.data.kind}-{key}.json"
     write_json(target, figures)
     print(f"Written to {target}.")

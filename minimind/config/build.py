@@ -68,16 +68,7 @@ def stored_or_resolved(cfg: TrainConfig, stored: dict[str, Any]) -> dict[str, An
 
 
 def steps_of(epochs: float, cfg: TrainConfig, data: PreparedData) -> int:
-    """Optimizer steps in which each row of the training data has been seen so often.
-
-    Raises:
-        ConfigError: a mixture, of which each source has epochs of its own.
-    """
-    if len(data.sources) > 1:
-        raise ConfigError([
-            "`trainer.epochs` must be null for a mixture, whose sources are gone through at paces of their own; "
-            "say how long with trainer.max_steps."
-        ])  # fmt: skip
+    """Optimizer steps in which each row of the one source has been seen so often."""
     (stream,) = data.streams(TRAIN)
     batch_rows = cfg.trainer.batch_tokens // cfg.data.sequence_length
     return math.ceil(epochs * training_packing(stream, cfg.data).num_rows / batch_rows)

@@ -8,6 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from minimind.config.schema import TrainConfig
+from minimind.data.config import MixtureConfig
 from minimind.parallel.config import Parallelism
 from minimind.tokenizer.bpe import BPE
 from minimind.tracking.config import problems as tracking_problems
@@ -70,6 +71,11 @@ def unknown_keys(node: DictConfig, prefix: str = "") -> Iterator[str]:
 
 def cross_group_problems(cfg: TrainConfig) -> list[str]:
     found = []
+    if cfg.trainer.epochs is not None and isinstance(cfg.data, MixtureConfig):
+        found.append(
+            f"`trainer.epochs` must be null for a mixture, whose sources are gone through at paces of their own, but "
+            f"is {cfg.trainer.epochs}; say how long with trainer.max_steps."
+        )
     context = cfg.model.context_length
     length, tokens = cfg.data.sequence_length, cfg.trainer.batch_tokens
     if length > context:

@@ -10,6 +10,7 @@ document offsets  uint64 each, the place in the payload where a document begins
 """
 
 import hashlib
+import json
 import struct
 from bisect import bisect_left, bisect_right
 from dataclasses import asdict, dataclass
@@ -25,7 +26,7 @@ from minimind.utils.errors import UserError
 from minimind.utils.files import atomic_open, read_json, write_json
 
 MAGIC = b"MINIMIND"
-VERSION = 1
+VERSION = 2
 HEADER = struct.Struct("<8sIIQQ")
 MANIFEST = "manifest.json"
 
@@ -92,7 +93,8 @@ class ShardWriter:
             "bytes": text_bytes,
             "bytes_per_token": text_bytes / max(1, tokens),
         }
-        write_json(self.folder / MANIFEST, {**manifest, **sums, **about, "fingerprint": _fingerprint(manifest)})
+        content = {**manifest, **sums, **about, "fingerprint": _fingerprint(manifest)}
+        write_json(self.folder / MANIFEST, {**content, "sha256": _content_hash(content)})
 
     def _clear(self) -> None:
         self._documents: list[NDArray] = []
@@ -242,12 +244,17 @@ def _read_manifest(folder: Path) -> dict:
         raise UserError(f"{folder} must hold token shards, but has no {MANIFEST}; prepare the data again.")
     try:
         manifest = read_json(path)
-        unchanged = manifest["fingerprint"] == _fingerprint(manifest)
-    except (ValueError, KeyError, TypeError):
+        unchanged = manifest.pop("sha256") == _content_hash(manifest)
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise _harmed(path, "must be a manifest of token shards, but cannot be read as one") from None
     if not unchanged:
-        raise _harmed(path, "must have the fingerprint of the shards it names, but was edited")
+        raise _harmed(path, "must be as it was written, but was edited")
     return manifest
+
+
+def _content_hash(manifest: dict) -> str:
+    """Of all that a manifest says."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def _harmed(path: Path, what: str) -> UserError:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from minimind.cli import train
+from minimind.cli import evaluate, train
 from minimind.data.prepare import TRAIN
 from minimind.data.shards import MANIFEST, TokenStream
 from minimind.runs.metrics_file import read_rows
@@ -13,6 +13,7 @@ from minimind.tokenizer.bpe import BPE
 from minimind.utils.files import read_json, write_json
 from minimind.utils.paths import conf_dir
 
+SMALL = ["debug=smoke", "data.sequence_length=32", "trainer.batch_tokens=256"]
 TINY = ["model.hidden_size=32", "model.num_hidden_layers=1", "model.vocab_size=300", "trainer.accelerator=cpu",
         "evaluation.max_new_tokens=2", "callbacks=none"]  # fmt: skip
 ONE_STEP = ["trainer.max_steps=1", "schedule.warmup_steps=0"]
@@ -132,3 +133,25 @@ def test_data_that_changed_since_the_start_are_refused(start, small_arguments: l
     assert (code, "The data must be what" in said) == (2, True), said
     code, said = start(*command, "run.accept_data_change=true")
     assert code == 0, said
+
+
+def test_a_mixture_from_its_sources_to_its_evaluation(start, jsonl: Path, text_file: Path, tmp_path: Path, monkeypatch):
+    sources = (
+        f"{{prose: {{weight: 1, kind: text, files: [{text_file}], block_kb: 1}}, "
+        f"json: {{weight: 3, kind: jsonl, files: [{jsonl}]}}}}"
+    )
+    command = [*SMALL, *TINY, "data=mixture", f"data.sources={sources}", "data.document_mask=true",
+               "trainer.max_steps=4", "schedule.warmup_steps=0"]  # fmt: skip
+    code, said = start(*command, "trainer.epochs=2", "trainer.max_steps=null")
+    assert (code, "`trainer.epochs` must be null for a mixture" in said) == (2, True), said
+    code, said = start(*command)
+    assert code == 0, said
+    run = only_run(tmp_path)
+    row = read_rows(run / "metrics.jsonl")[-1]
+    assert (row["data/json/fraction"], row["data/prose/fraction"]) == (0.75, 0.25)
+    monkeypatch.setattr("sys.argv", ["evaluate.py", f"checkpoint={run}"])
+    assert evaluate.main() == 0
+    (path,) = (run / "evaluations").iterdir()
+    figures = read_json(path)
+    for name in ("val/loss", "val/json/loss", "val/prose/bits_per_byte"):
+        assert figures[name] == pytest.approx(row[name], rel=1e-3)

@@ -93,13 +93,11 @@ def test_validation_is_of_every_token_once_however_training_packs(data: Prepared
     assert counted == [2 * (4 * 7 - 1)] * 3
 
 
-def test_epochs_count_windows_or_documents_and_not_mixtures(data: PreparedData) -> None:
+def test_epochs_count_windows_or_documents(data: PreparedData) -> None:
     alone = PreparedData(data.sources[:1], data.tokenizer_path)
     assert steps_of(2.0, config(), alone) == 6  # 11 windows twice, 4 a step
     assert steps_of(2.0, config(packing=Packing.pad), alone) == 6  # 12 documents twice
     assert steps_of(0.1, config(packing=Packing.pad), alone) == 1
-    with pytest.raises(ConfigError, match=r"`trainer\.epochs` must be null for a mixture"):
-        steps_of(2.0, config(), data)
 
 
 def test_steps_that_are_known_end_the_schedule_unless_it_has_a_horizon() -> None:

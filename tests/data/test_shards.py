@@ -66,10 +66,10 @@ def test_a_harmed_shard_is_named(folder: Path, harm) -> None:
         TokenStream(folder)
 
 
-def test_an_edited_manifest_is_found_out(folder: Path) -> None:
-    manifest = read_json(folder / MANIFEST)
-    manifest["shards"][0]["tokens"] += 1
-    write_json(folder / MANIFEST, manifest)
+def test_a_header_that_is_not_as_the_manifest_says_is_found(folder: Path) -> None:
+    path = folder / "shard_00000.bin"
+    content = path.read_bytes()
+    path.write_bytes(content[:16] + bytes([content[16] + 1]) + content[17:])
     with pytest.raises(UserError, match=r"shard_00000\.bin must be as manifest\.json says"):
         TokenStream(folder)
 
@@ -112,6 +112,7 @@ def test_a_shard_is_hashed_once_a_process(folder: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize("edit", [
     lambda manifest: manifest["shards"][0].update(sha256="0" * 64), lambda manifest: manifest["shards"].pop(),
     lambda manifest: manifest.update(tokenizer="another"), lambda manifest: manifest.update(fingerprint="another"),
+    lambda manifest: manifest["shards"][0].update(text_bytes=9), lambda manifest: manifest.pop("sha256"),
     lambda manifest: manifest["shards"].reverse(), lambda manifest: manifest.pop("shards"),
 ])  # fmt: skip
 def test_a_manifest_that_was_edited_is_named(folder: Path, edit) -> None:
