@@ -50,6 +50,12 @@ def test_a_checkpoint_beside_torch_save() -> None:
         assert isinstance(found[name], float)
 
 
+def test_the_loggers() -> None:
+    found = last_line("loggers.py", "--rows", "20", "--steps", "1")
+    assert {"metrics.jsonl", "csv", "tensorboard", "wandb", "memory", "watch=all"} <= set(found["figures"])
+    assert all(figure["row_ms"] > 0 for figure in found["figures"].values())
+
+
 def test_the_data_on_their_way(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text(
         '{"step": 1, "elapsed_s": 2.0, "train/data_wait_fraction": 0.01}\n{"step": 1, "elapsed_s": 2.0}\n'

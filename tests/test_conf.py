@@ -25,6 +25,7 @@ NEEDED = {
     "data=huggingface": ["data.dataset=a"],
     "data=mixture": ["data.sources={code:{kind:stdlib}}"],
     "tokenizer=file": ["tokenizer.path=t"],
+    "callbacks=moe_load": ["model.num_experts=2"],
     **{
         f"experiment=minimind3_{name}": ["data.files=[a.jsonl]", "tokenizer.path=t"]
         for name in ("pretrain", "moe_pretrain", "packed")
@@ -78,6 +79,7 @@ def test_every_setting_stands_on_one_side_of_the_identity() -> None:
     leaves += [leaf for config in CORPUS_CONFIGS.values() for leaf in schema_leaves(config, "data.")]
     for leaf in leaves:
         is_hashed(leaf)  # raises where the tables say nothing
+    leaves += [f"callbacks.{path.stem}" for path in (conf_dir() / "callbacks").glob("*.yaml")]  # of no schema
     for rule in (*HASHED, *NOT_HASHED):
         assert any(leaf == rule or leaf.startswith(rule + ".") for leaf in leaves), f"{rule} is no setting"
 
@@ -98,7 +100,9 @@ def container(*overrides: str) -> dict[str, Any]:
 def test_identity_changes_with_what_changes_figures_only() -> None:
     same = run_hash(container())
     assert run_hash(container("trainer.micro_batch=4", "data.num_workers=2", "logger=wandb", "run.fresh=true")) == same
-    for override in ("seed=2", "optim.lr=1e-4", "run.tag=b", "trainer.precision=32-true", "data.sequence_length=128"):
+    assert run_hash(container("logger=[local,csv]", "logger.watch=all", "callbacks=[default,memory]")) == same
+    for override in ("seed=2", "optim.lr=1e-4", "run.tag=b", "trainer.precision=32-true", "data.sequence_length=128",
+                     "callbacks=[default,early_stopping]"):  # fmt: skip
         assert run_hash(container(override)) != same
 
 
@@ -117,6 +121,8 @@ def test_identity_changes_with_what_changes_figures_only() -> None:
         (["trainer.keep_every_steps=7"], ["must be a multiple of `trainer.checkpoint_every_steps` (375)"]),
         (["trainer.max_bad_steps=0"], ["`trainer.max_bad_steps` must be at least 1, but is 0"]),
         (["schedule.warmup_steps=99999"], ["`schedule.warmup_steps` must be between 0 and"]),
+        (["logger.watch=wieghts"], ["`logger.watch` must be one of gradients", "but is wieghts"]),
+        (["callbacks=moe_load"], ["`callbacks` must not have moe_load for a model without experts"]),
         (["trainer.devices=2"], ["`trainer.devices` must be 1 with parallel=single, but is 2"]),
     ],
 )  # fmt: skip

@@ -46,8 +46,9 @@ def named_folder(resume: str) -> Path | None:
     return None if resume in ("auto", "must", "never") else find_existing(resume, "run.resume (or a run folder)")
 
 
-def admit(cfg: "TrainConfig", folder: RunFolder) -> int | None:
+def admit(planned: Plan) -> int | None:
     """Sees to `run.fresh` and `run.resume`; an exit code if there is nothing to do."""
+    cfg, config, folder = planned
     if cfg.run.fresh and folder.path.exists() and not restarted():
         print(f"run.fresh: the old folder is now {folder.move_aside().name}.", file=sys.stderr)
     status = folder.status
@@ -55,9 +56,22 @@ def admit(cfg: "TrainConfig", folder: RunFolder) -> int | None:
         raise UserError(f"{folder.path} must not exist with run.resume=never; use run.fresh=true or run.tag=….")
     if not status and cfg.run.resume == "must":
         raise UserError(f"{folder.path} must exist with run.resume=must, but does not.")
-    if status.get("state") == STATE_FINISHED and status["step"] >= _max_steps(cfg, status):
+    if status.get("state") == STATE_FINISHED and (
+        status["step"] >= _max_steps(cfg, status) or _as_it_was_started(config, folder)
+    ):
         return _show_finished(folder)
     return None
+
+
+def _as_it_was_started(config: dict[str, Any], folder: RunFolder) -> bool:
+    """Then a finished run with fewer steps than it might have was stopped early, and is not to go on."""
+    from omegaconf import OmegaConf
+
+    from minimind.config.schema import load_stored
+    from minimind.runs.identity import run_hash
+
+    stored = OmegaConf.to_container(load_stored(folder.config), resolve=True, enum_to_str=True)
+    return run_hash(config) == run_hash(cast(dict[str, Any], stored))
 
 
 def _max_steps(cfg: "TrainConfig", status: dict[str, Any]) -> float:
@@ -84,5 +98,9 @@ def _show_finished(folder: RunFolder) -> int:
     print("(the learning rate has ended where the schedule did, unless its horizon moves too).")
     if folder.status.get("source_hash") != source_hash():
         print("The source code has changed since.")
-    print_summary(read_json(folder.summary), read_rows(folder.samples), folder.path)
+    if reason := folder.status.get("reason"):
+        print(f"It was stopped early: {reason}.")
+    summary = read_json(folder.summary)
+    samples = [sample for sample in read_rows(folder.samples) if sample.get("step", summary["step"]) == summary["step"]]
+    print_summary(summary, samples, folder.path)
     return FINISHED

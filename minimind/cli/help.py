@@ -20,7 +20,7 @@ Often used:
   data.sequence_length  tokens a window                  optim.lr               peak learning rate
   seed                  of everything random             trainer.precision      auto, 32-true, bf16-mixed, …
   run.name, run.tag     label; one more run of the same  run.fresh=true         start again (old folder moved aside)
-  init_from             a run whose weights to start from
+  init_from             a run whose weights to start     logger, callbacks      several: logger='[wandb,csv]'
 
 The same command again resumes an unfinished run. Quote values with brackets or spaces for your shell.
 Exit codes: 0 finished, 1 failed, 2 bad configuration or input, 75 preempted (run the command again).

@@ -38,7 +38,7 @@ def run(composed: "DictConfig") -> int:
     from minimind.parallel.collectives import from_main, join
 
     join(planned.cfg.trainer.accelerator)
-    code = from_main(lambda: admit(planned.cfg, planned.folder))
+    code = from_main(lambda: admit(planned))
     if code is not None:
         return code
     with ExitStack() as held:
@@ -91,20 +91,24 @@ def train(planned: Plan, stop: StopRequest) -> int:
     from minimind.cli.session import Session
     from minimind.training.callbacks.preemption import Preempted
 
+    session = Session(*planned, stop)
+    code = FAILED
     try:
-        session = Session(*planned, stop)
         session.start()
         session.fit()
+        leave()
+        if is_main_process():
+            session.finish()
+        code = FINISHED
     except Preempted as preempted:
+        code = PREEMPTED
         if is_main_process():
             _preempted(planned, preempted.reason)
         wait_for_all()  # a launcher ends the others as soon as one has left
         leave()
-        return PREEMPTED
-    leave()
-    if is_main_process():
-        session.finish()
-    return FINISHED
+    finally:
+        session.close(code, preempted=code == PREEMPTED)
+    return code
 
 
 def _preempted(planned: Plan, reason: str) -> None:
@@ -131,7 +135,7 @@ def lead(composed: "DictConfig", planned: Plan, stop: StopRequest) -> int:
     from omegaconf import OmegaConf
 
     cfg, _, folder = planned
-    code = admit(cfg, folder)
+    code = admit(planned)
     if code is not None:
         return code
     with run_lock(folder.lock):

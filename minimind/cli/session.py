@@ -25,23 +25,25 @@ from minimind.data.datamodule import DataModule
 from minimind.data.prepare import VALIDATION, PreparedData, prepare
 from minimind.data.verify import verify
 from minimind.evaluation.compressors import compressors_on
-from minimind.generation.engine import generate
+from minimind.generation.sampler import Sampler
 from minimind.generation.sampling import SamplingConfig
 from minimind.parallel.collectives import from_main, main_first
 from minimind.report.loss_plot import plot_loss
 from minimind.report.summary import print_summary
 from minimind.runs.folder import FINISHED, RUNNING, RunFolder, checkpoint_of
-from minimind.runs.metrics_file import append_row, truncate_after
+from minimind.runs.metrics_file import read_rows, truncate_after
 from minimind.runs.source import git_commit, source_hash, versions
 from minimind.runs.stop import StopRequest
-from minimind.tracking.wandb import WandbMirror
+from minimind.tracking.run_logger import RunLogger
+from minimind.training.callbacks.early_stopping import EarlyStopping
 from minimind.training.callbacks.metrics import Metrics
+from minimind.training.callbacks.samples import Samples, show_samples
 from minimind.training.checkpoint import STATE, TOKENIZER, load_weights, newest_readable
 from minimind.utils.errors import UserError
 from minimind.utils.files import write_json, write_text
 from minimind.utils.paths import find_existing
 from minimind.utils.ranks import global_rank, is_main_process, world_size
-from minimind.utils.seeding import seed_everything, stream_seed
+from minimind.utils.seeding import seed_everything
 
 
 def step_of(checkpoint: Path) -> int:
@@ -57,7 +59,8 @@ class Session:
     def __init__(self, cfg: TrainConfig, config: dict[str, Any], run: RunFolder, stop: StopRequest) -> None:
         self.config, self.run, self.stop = config, run, stop
         self.chosen_callbacks = [make() for make in factories(cfg.callbacks, "callbacks")]
-        self.logger_factories = factories(cfg.logger, "logger")
+        self.logger_factories = factories({k: node for k, node in cfg.logger.items() if k != "watch"}, "logger")
+        self.loggers: list[RunLogger] = []
         self.auto = from_main(lambda: stored_or_resolved(cfg, run.status.get("auto", {})))
         torch.set_num_threads(self.auto["num_threads"])
         check_tokenizer(cfg)
@@ -65,6 +68,10 @@ class Session:
         self.tokenizer = self.data.tokenizer
         from_main(lambda: verify(self.data, self.tokenizer, cfg.data.verify))
         self.cfg = with_steps(cfg, self._max_steps(cfg))
+        self.sampler = Sampler(
+            self.tokenizer, self._prompts(), SamplingConfig(cfg.evaluation.temperature, top_p=cfg.evaluation.top_p),
+            cfg.evaluation.max_new_tokens, cfg.seed,
+        )  # fmt: skip
         self.init_from = checkpoint_of(find_existing(cfg.init_from, "init_from")) if cfg.init_from else None
 
     def _max_steps(self, cfg: TrainConfig) -> int:
@@ -103,10 +110,12 @@ class Session:
         run.update_status(
             state=RUNNING, reason=None, step=status.get("step", 0), tokens=status.get("tokens", 0), auto=self.auto,
             versions=versions(), git_commit=git_commit(), source_hash=source, data_fingerprint=fingerprint,
+            parameters=self.cfg.model.num_parameters(), active_parameters=self.cfg.model.num_parameters(active=True),
         )  # fmt: skip
         if resume_from is not None:
             step = step_of(resume_from)
-            truncate_after(run.metrics, step)
+            for file in (run.metrics, run.samples, run.histograms):
+                truncate_after(file, step)
             print(f"Resuming {run.path} from step {step}.", file=sys.stderr)
         return resume_from
 
@@ -118,25 +127,22 @@ class Session:
         data = build_data(cfg, self.data, self.auto["micro_batch"])
         if is_main_process():
             self._announce(data)
+        for callback in self.chosen_callbacks:
+            if isinstance(callback, Samples):
+                callback.sampler, callback.run = self.sampler, self.run
         callbacks = build_callbacks(cfg, self.run, self.auto, self.chosen_callbacks, self.stop)
         (self.metrics,) = (callback for callback in callbacks if isinstance(callback, Metrics))
-        factories_here = self.logger_factories if is_main_process() else []
-        loggers = [make(run=self.run, config=self.config) for make in factories_here]
-        trainer = build_trainer(cfg, self.auto, callbacks, loggers)
+        from_main(self._start_loggers)
+        trainer = build_trainer(cfg, self.auto, callbacks, self.loggers)
         self._seed()
         ckpt_path = None if self.resume_from is None else self.resume_from / STATE
-        exit_code = 1
         self.stop.listen()
         try:
             trainer.fit(self.module, data, ckpt_path=ckpt_path)
             if self.metrics.validated_step != trainer.global_step:
                 trainer.validate(self.module, data, verbose=False)
-            exit_code = 0
         finally:
             self.stop.deafen()
-            for logger in loggers:
-                if isinstance(logger, WandbMirror):
-                    logger.finish(exit_code)
 
     def finish(self) -> None:
         """Final figures beside two compressors, samples, the plot, and where to go from here."""
@@ -148,15 +154,27 @@ class Session:
         }
         if compressors := compressors_on(self.data.streams(VALIDATION), self.tokenizer):
             summary["compressors"] = compressors
-        samples = self._samples()
-        self.run.samples.unlink(missing_ok=True)
-        for sample in samples:
-            append_row(self.run.samples, sample)
+        step = summary["step"]
+        samples = [sample for sample in read_rows(self.run.samples) if sample["step"] == step]
+        if not samples:
+            samples = self.sampler(self.module.model, step)
+            show_samples(self.run, self.loggers, samples)
         plot_loss(self.run.metrics, self.run.loss_plot, self.run.path.name)
         summary["command_s"] = round(time.time() - self.stop.since, 1)
         write_json(self.run.summary, summary)
-        self.run.update_status(state=FINISHED, step=summary["step"], tokens=summary["tokens"])
+        reasons = [callback.reason for callback in self.chosen_callbacks if isinstance(callback, EarlyStopping)]
+        self.run.update_status(state=FINISHED, step=step, tokens=summary["tokens"], reason=next(iter(reasons), None))
         print_summary(summary, samples, self.run.path)
+
+    def close(self, exit_code: int, *, preempted: bool) -> None:
+        """Lets the loggers end as the run did."""
+        for logger in self.loggers:
+            logger.finish(exit_code, preempted=preempted)
+
+    def _start_loggers(self) -> None:
+        step = 0 if self.resume_from is None else step_of(self.resume_from)
+        for make in self.logger_factories:
+            self.loggers.append(make(run=self.run, resume_step=step))
 
     def _seed(self) -> None:
         """A resumed rank gets its generators back from the checkpoint; one that was not there then has a new stream."""
@@ -178,22 +196,6 @@ class Session:
             f"{processes}{auto['accelerator']}, {auto['precision']}, {auto['num_threads']} threads",
             file=sys.stderr,
         )
-
-    def _samples(self) -> list[dict[str, str]]:
-        cfg = self.cfg.evaluation
-        sampling = SamplingConfig(temperature=cfg.temperature, top_p=cfg.top_p)
-        model = self.module.model
-        rows = []
-        for number, prompt in enumerate(self._prompts()):
-            generator = torch.Generator(model.lm_head.weight.device).manual_seed(
-                stream_seed(self.cfg.seed, f"sample{number}")
-            )
-            continuation = generate(
-                model, self.tokenizer.encode(prompt), max_new_tokens=cfg.max_new_tokens, sampling=sampling,
-                end_of_text=self.tokenizer.end_of_text, generator=generator,
-            )  # fmt: skip
-            rows.append({"prompt": prompt, "continuation": self.tokenizer.decode(list(continuation))})
-        return rows
 
     def _prompts(self) -> list[str]:
         if self.cfg.evaluation.prompts:

@@ -1,5 +1,7 @@
 """`train.py`: from what was typed to a composed configuration, and in which process it is then run."""
 
+import hashlib
+import shlex
 import sys
 import tempfile
 from pathlib import Path
@@ -39,8 +41,12 @@ def _task(composed: "DictConfig") -> int:
     choices: Any = hydra_config.runtime.choices
     composed.run.name = composed.run.name or f"{choices.model}-{choices.data}"
     composed.paths.root = composed.paths.root or str(default_root())
+    overrides = list(hydra_config.overrides.task)
     if named := named_folder(composed.run.resume):
-        composed = _stored(named, list(hydra_config.overrides.task))
+        composed = _stored(named, overrides)
+    composed.run.command = shlex.join(["python", "train.py", *overrides])
+    if "wandb" in composed.logger and not composed.logger.wandb.group:
+        composed.logger.wandb.group = _group(choices.get("experiment"), hydra_config.mode is RunMode.MULTIRUN)
     if hydra_config.mode is RunMode.RUN:
         return run(composed)
     from minimind.config.checks import to_config
@@ -53,6 +59,14 @@ def _task(composed: "DictConfig") -> int:
         file.write(OmegaConf.to_yaml(composed, resolve=True))
         file.flush()
         return run_job([sys.executable, "-m", "minimind.cli.train", FROZEN, file.name])
+
+
+def _group(experiment: str | None, multirun: bool) -> str | None:
+    """What runs that belong together share at W&B: the experiment, and in a multirun the command line of it all."""
+    names = [experiment] if experiment else []
+    if multirun:
+        names.append(hashlib.sha256("\0".join(sys.argv[1:]).encode()).hexdigest()[:8])
+    return "-".join(names if experiment or not multirun else ["multirun", *names]) or None
 
 
 def _frozen(file: Path) -> "DictConfig":

@@ -24,6 +24,7 @@ from minimind.tokenizer.bpe import BPE
 from minimind.training.callbacks.checkpointing import Checkpointing
 from minimind.training.callbacks.metrics import Metrics
 from minimind.training.callbacks.preemption import Preemption, without_lightnings_signals
+from minimind.training.callbacks.watch import Watch
 from minimind.training.module import TrainingModule
 from minimind.utils.errors import ConfigError
 from minimind.utils.hardware import peak_flops, pick_device, pick_precision
@@ -128,9 +129,10 @@ def build_callbacks(
         batch_rows=cfg.trainer.batch_tokens // cfg.data.sequence_length,
     )
     checkpointing = Checkpointing(run, cfg.trainer, metrics)
+    watch = [Watch(run, cfg.logger["watch"])] if cfg.logger.get("watch") else []
     minutes = cfg.run.max_minutes
     deadline = None if minutes is None else stop.since + 60 * minutes
-    return [metrics, *chosen, checkpointing, Preemption(checkpointing, stop, deadline)]
+    return [metrics, *watch, *chosen, checkpointing, Preemption(checkpointing, stop, deadline)]
 
 
 def build_trainer(

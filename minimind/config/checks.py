@@ -11,6 +11,7 @@ from minimind.config.schema import TrainConfig
 from minimind.data.config import MixtureConfig
 from minimind.parallel.config import Parallelism
 from minimind.tokenizer.bpe import BPE
+from minimind.tracking.config import problems as tracking_problems
 from minimind.utils.errors import ConfigError, suggestion
 from minimind.utils.paths import find_existing
 
@@ -99,4 +100,7 @@ def cross_group_problems(cfg: TrainConfig) -> list[str]:
         for name, value in (("trainer.devices", cfg.trainer.devices), ("parallel.num_nodes", cfg.parallel.num_nodes)):
             if value != 1:
                 found.append(f"`{name}` must be 1 with parallel=single, but is {value}; use parallel=ddp.")
+    found += tracking_problems(cfg.logger.get("watch"), cfg.model.num_experts)
+    if "moe_load" in cfg.callbacks and not cfg.model.num_experts:
+        found.append("`callbacks` must not have moe_load for a model without experts; leave it out.")
     return found

@@ -34,7 +34,7 @@ class TrainConfig:
     run: RunConfig = field(default_factory=RunConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
     callbacks: dict[str, Any] = field(default_factory=dict)  # third-party classes: name → _target_ and arguments
-    logger: dict[str, Any] = field(default_factory=dict)  # likewise
+    logger: dict[str, Any] = field(default_factory=lambda: {"watch": None})  # likewise; and what is watched
     seed: int = 1
     init_from: str | None = None  # a run or checkpoint whose weights to start from
 

@@ -12,6 +12,7 @@ class RunConfig:
     fresh: bool = False  # move the old folder aside and start again
     resume: str = "auto"  # auto, must, never, or a run folder
     accept_data_change: bool = False
+    command: str | None = None  # what was typed; filled in, for the record
     max_minutes: float | None = None  # of this start; then a checkpoint, and the end as if by a signal
     requeue: bool = False  # under SLURM: the job goes back into the queue after SIGUSR1 or max_minutes
 

@@ -36,6 +36,10 @@ class RunFolder:
         return self.path / "samples.jsonl"
 
     @property
+    def histograms(self) -> Path:
+        return self.path / "histograms.jsonl"
+
+    @property
     def loss_plot(self) -> Path:
         return self.path / "loss.png"
 

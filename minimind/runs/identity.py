@@ -22,6 +22,7 @@ HASHED = (
     "trainer.gradient_clip",
     "trainer.compile",
     "trainer.deterministic",
+    "callbacks.early_stopping",
 )
 # … and these only where, when and how visibly it happens.
 NOT_HASHED = (
@@ -33,6 +34,7 @@ NOT_HASHED = (
     "run.fresh",
     "run.resume",
     "run.accept_data_change",
+    "run.command",
     "run.max_minutes",
     "run.requeue",
     "trainer.micro_batch",

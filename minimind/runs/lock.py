@@ -97,3 +97,19 @@ def _refusal(path: Path, holder: dict[str, Any]) -> UserError:
         f"Only one process may work in {path.parent}, but process {holder.get('pid', '?')} on "
         f"{holder.get('host', '?')} does; wait for it, stop it, or start another run with run.tag=…"
     )
+
+
+def is_held(path: Path) -> bool:
+    """Whether a live process works in the run, as far as can be seen at once."""
+    if not path.is_file():
+        return False
+    holder = read_json(path)
+    if holder.get("host") != socket.gethostname():
+        return time.time() - holder.get("heartbeat", 0.0) < STALE_S
+    lock = FileLock(path.with_name(f"{path.name}.held"), timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        return True
+    lock.release()
+    return False

@@ -1,35 +1,41 @@
-"""Weights & Biases as a mirror of metrics.jsonl; without an account or a network it writes offline by itself."""
+"""Weights & Biases as a mirror of the run folder, in a process of its own; offline by itself without an account."""
 
+import json
 import os
-import secrets
+import subprocess
 import sys
+from dataclasses import asdict
 from typing import Any
 
-from lightning.pytorch.loggers import Logger
-
 from minimind.runs.folder import RunFolder
+from minimind.tracking.config import WandbSettings
+from minimind.tracking.mirror import wandb_id
+from minimind.tracking.mirror_process import SAID_WHY, sync_command
+from minimind.tracking.run_logger import RunLogger
 
 
-class WandbMirror(Logger):
-    """One W&B run for the life of a run folder: its id is made once and stored, its steps are ours."""
+class WandbMirror(RunLogger):
+    """Starts the mirror and tells it when the run ends; the figures it reads by itself."""
 
     def __init__(
-        self, run: RunFolder, config: dict[str, Any], *, project: str, entity: str | None = None,
-        group: str | None = None, tags: list[str] | None = None, notes: str | None = None,
+        self, run: RunFolder, resume_step: int, *, project: str, entity: str | None, group: str | None, job_type: str,
+        tags: list[str], notes: str | None, finish_timeout_s: float,
     ) -> None:  # fmt: skip
         super().__init__()
-        import wandb
-
-        run_id = run.status.get("wandb_id") or secrets.token_hex(4)
-        run.update_status(wandb_id=run_id)
-        offline = os.environ.get("WANDB_MODE", "offline" if wandb.api.api_key is None else "online") == "offline"
-        self.run = wandb.init(
-            project=project, entity=entity, group=group, tags=tags, notes=notes, name=run.path.name, id=run_id,
-            resume="allow", dir=str(run.path), config=config, mode="offline" if offline else None,
-            settings=wandb.Settings(silent=True),
+        self.run = run
+        self.settings = WandbSettings(project, entity, group, job_type, tags, notes, finish_timeout_s)
+        self.process: subprocess.Popen[bytes] | None = None
+        self.said = False
+        run_id = wandb_id(run)
+        self._version = run_id
+        if os.environ.get("WANDB_MODE") == "disabled":
+            return
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "minimind.tracking.mirror_process", str(run.path)],
+            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "WANDB_SILENT": "true", "WANDB_ERROR_REPORTING": "false"},
         )  # fmt: skip
-        if offline:
-            print(f"W&B: offline. To upload: wandb sync {self.run.dir.removesuffix('/files')}", file=sys.stderr)
+        self._send(asdict(self.settings))
 
     @property
     def name(self) -> str:
@@ -37,13 +43,40 @@ class WandbMirror(Logger):
 
     @property
     def version(self) -> str:
-        return str(self.run.id)
+        return self._version
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        self.run.log(metrics, step=step)
+        """The mirror reads the row from metrics.jsonl; here is only seen whether it still does."""
+        if self.process is not None and self.process.poll() is not None:
+            self._say_stopped(self.process.returncode)
 
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
-        """The configuration is given when the run is made."""
+        """The mirror reads config.yaml."""
 
-    def finish(self, exit_code: int) -> None:
-        self.run.finish(exit_code=exit_code)
+    def finish(self, exit_code: int, *, preempted: bool) -> None:
+        """Waits for what is left to be written or uploaded, up to the time it has."""
+        if self.process is None:
+            return
+        self._send({"exit_code": exit_code, "preempted": preempted})
+        try:
+            self.process.communicate(timeout=self.settings.finish_timeout_s + 5)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.communicate()
+        if self.process.returncode != 0:
+            self._say_stopped(self.process.returncode)
+
+    def _send(self, message: dict[str, Any]) -> None:
+        assert self.process is not None
+        assert self.process.stdin is not None
+        try:
+            self.process.stdin.write(json.dumps(message).encode() + b"\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            pass  # it has stopped: said at the next log point or at the end
+
+    def _say_stopped(self, code: int) -> None:
+        if not self.said and code != SAID_WHY:
+            command = sync_command(self.run)
+            print(f"W&B: the mirror has stopped (exit {code}); the run goes on. Afterwards: {command}", file=sys.stderr)
+        self.said = True

@@ -21,6 +21,8 @@ from minimind.utils.ranks import is_main_process
 
 Row = dict[str, Any]
 SAVED = ("tokens", "elapsed_s", "best", "best_step", "validated_step", "latest", "in_spike")
+Sums = dict[str, torch.Tensor]  # what the module has added up since the last log point
+Source = Callable[[pl.Trainer, TrainingModule, Sums], Row]
 
 
 class Metrics(pl.Callback):
@@ -39,6 +41,7 @@ class Metrics(pl.Callback):
         self.tokens = 0
         self.elapsed_s = 0.0
         self.listeners: list[Callable[[Row], None]] = []
+        self.sources: list[Source] = []  # of more figures for a log point; called on every rank
         self.checkpoint_stall_s = 0.0  # set by whoever saves, since the last row
         self.pending: Row = {}
         self.unwritten: list[Row] = []  # for want of room on the disk
@@ -83,8 +86,11 @@ class Metrics(pl.Callback):
         if math.isfinite(figures["val/loss"]) and (self.best is None or figures["val/loss"] < self.best):
             self.best, self.best_step = figures["val/loss"], trainer.global_step
         self._write(trainer)
-        paused = time.perf_counter() - self.validation_start  # neither training nor waiting for data
-        self.mark = getattr(self, "mark", self.validation_start) + paused
+        self.pause(time.perf_counter() - self.validation_start)
+
+    def pause(self, seconds: float) -> None:
+        """Seconds since the last row that were neither training nor waiting for data."""
+        self.mark = getattr(self, "mark", time.perf_counter()) + seconds
 
     def _train_row(self, trainer: pl.Trainer, module: TrainingModule) -> Row:
         sums = module.window.take()
@@ -110,6 +116,8 @@ class Metrics(pl.Callback):
             row.update(expert_figures(sums["expert_load"], sums["balance_loss"] / sums["good_tokens"]))
         if isinstance(loader := trainer.train_dataloader, TrainLoader):
             row.update(loader.figures())
+        for source in self.sources:
+            row.update(source(trainer, module, sums))
         self.checkpoint_stall_s = 0.0
         self.bad_in_a_row = trainer.global_step - int(module.last_good_step.item())
         return row
@@ -180,6 +188,12 @@ class Metrics(pl.Callback):
         for name in SAVED:
             setattr(self, name, state[name])
         self.spikes.losses.extend(state["losses"])
+
+
+def metrics_of(trainer: pl.Trainer) -> Metrics:
+    """Every run has one."""
+    (metrics,) = (callback for callback in trainer.callbacks if isinstance(callback, Metrics))  # type: ignore[attr-defined]
+    return metrics
 
 
 def expert_figures(load: torch.Tensor, balance_loss: torch.Tensor) -> Row:

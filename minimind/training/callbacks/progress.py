@@ -5,7 +5,7 @@ import time
 
 import lightning.pytorch as pl
 
-from minimind.training.callbacks.metrics import Metrics, Row
+from minimind.training.callbacks.metrics import Row, metrics_of
 
 SECONDS_BETWEEN_LINES = 10.0  # where the output is no terminal and each line stays
 
@@ -19,9 +19,7 @@ class Progress(pl.Callback):
         self.max_steps = trainer.max_steps
         self.start, self.first_step = time.perf_counter(), trainer.global_step
         if trainer.is_global_zero:
-            for callback in trainer.callbacks:  # type: ignore[attr-defined]
-                if isinstance(callback, Metrics):
-                    callback.listeners.append(self.show)
+            metrics_of(trainer).listeners.append(self.show)
 
     def show(self, row: Row) -> None:
         has_validation = "val/loss" in row

@@ -1,0 +1,35 @@
+"""`minimind sync`: run folders → W&B, one clean run each, uploaded where there is an account."""
+
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+
+def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = verbs.add_parser("sync", help="make the W&B run of a run folder anew, and upload it with an account")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="a run folder")
+    parser.set_defaults(action=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from minimind.tracking.clean_run import build
+    from minimind.utils.paths import find_existing
+
+    folders = [find_existing(name, "A run folder") for name in arguments.runs]
+    os.environ["WANDB_SILENT"] = "true"
+    built = [build(folder) for folder in folders]
+    for folder, (clean, rows, step) in zip(folders, built, strict=True):
+        print(f"{folder.name}: {rows} rows up to step {step} in {clean}")
+    return upload([clean for clean, _, _ in built])
+
+
+def upload(folders: list[Path]) -> int:
+    from minimind.tracking.account import why_offline
+
+    if reason := why_offline():
+        print(f"Not uploaded ({reason}). With an account (wandb login) the same command uploads.")
+        return 0
+    command = [sys.executable, "-m", "wandb", "sync", "--include-synced", *map(str, folders)]
+    return subprocess.run(command, env={**os.environ, "WANDB_SILENT": "false"}).returncode

@@ -1,0 +1,61 @@
+"""One offline W&B run from a run folder: whole and without a point twice, however often the run was stopped."""
+
+import shutil
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from minimind.runs.folder import FAILED, PREEMPTED, RUNNING, RunFolder
+from minimind.runs.lock import is_held
+from minimind.runs.metrics_file import read_rows
+from minimind.tracking.config import WandbSettings
+from minimind.tracking.mirror import Mirror, wandb_id
+from minimind.utils.errors import UserError
+
+FOLDER = "wandb_sync"
+EXIT_CODES = {FAILED: 1, PREEMPTED: 75}
+
+
+def build(path: Path) -> tuple[Path, int, int]:
+    """Makes it anew; returns its folder, its number of rows and its last step.
+
+    A run that goes on, or was killed, is taken up to its last checkpoint: what lies beyond is not sure yet.
+
+    Raises:
+        UserError: not a run folder, or nothing to tell yet, or W&B cannot write.
+    """
+    run = RunFolder(path)
+    status = run.status
+    if not status or not run.config.is_file():
+        raise UserError(f"{path} must be a run folder, but has no status.json; name runs/<run>.")
+    if "wandb_id" not in status and is_held(run.lock):
+        raise UserError(f"{path.name} must be started with logger=wandb, or have ended, but it is running without.")
+    wandb_id(run)
+    going_on = status["state"] == RUNNING
+    checkpoints = run.complete_checkpoints()
+    last = int(checkpoints[-1].name.removeprefix("step_")) if checkpoints else 0
+    rows = [row for row in read_rows(run.metrics) if not going_on or row["step"] <= last]
+    if not rows:
+        raise UserError(
+            f"{path.name} must have a row of figures up to its last checkpoint (step {last}), but has none."
+        )
+    shutil.rmtree(path / FOLDER, ignore_errors=True)
+    try:
+        (path / FOLDER).mkdir()
+        mirror = Mirror(run, stored_settings(run), folder=path / FOLDER, online=False, resume=False)
+        mirror.feed(up_to=last if going_on else None)
+        mirror.close(EXIT_CODES.get(status["state"], 0), preempted=status["state"] == PREEMPTED)
+    except OSError as error:
+        raise UserError(f"{path / FOLDER} must be writable, but: {error}") from None
+    (clean,) = (path / FOLDER / "wandb").glob("offline-run-*")
+    return clean, len(rows), rows[-1]["step"]
+
+
+def stored_settings(run: RunFolder) -> WandbSettings:
+    """Those the run was started with; a run that was not tracked goes where the defaults say."""
+    config: Any = OmegaConf.load(run.config)
+    node = OmegaConf.to_container(config.logger.get("wandb") or OmegaConf.create({}))
+    known = {field.name for field in fields(WandbSettings)}
+    return WandbSettings(**{str(k): v for k, v in dict(node).items() if k in known})  # type: ignore[arg-type]

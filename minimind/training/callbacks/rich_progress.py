@@ -1,0 +1,35 @@
+"""A bar over the whole run, with the figures of the last log point; on a terminal only."""
+
+import sys
+
+import lightning.pytorch as pl
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from minimind.training.callbacks.metrics import Row, metrics_of
+
+SHOWN = (("train/loss", "loss {:.3f}"), ("val/loss", "val loss {:.3f}"), ("train/tokens_per_second", "{:,.0f} tok/s"))
+
+
+class RichProgress(pl.Callback):
+    def __init__(self) -> None:
+        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+        self.bar = Progress(*columns, TimeRemainingColumn(), console=Console(file=sys.stderr))
+        self.latest: Row = {}
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if trainer.is_global_zero and self.bar.console.is_terminal:
+            self.task = self.bar.add_task("", total=trainer.max_steps, completed=trainer.global_step)
+            self.bar.start()
+            metrics_of(trainer).listeners.append(self.show)
+
+    def show(self, row: Row) -> None:
+        self.latest |= row
+        words = " · ".join(form.format(self.latest[name]) for name, form in SHOWN if name in self.latest)
+        self.bar.update(self.task, completed=row["step"], description=words)
+
+    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.bar.stop()
+
+    def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
+        self.bar.stop()

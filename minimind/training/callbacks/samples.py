@@ -1,0 +1,51 @@
+"""Lets the model write every so many steps: to samples.jsonl, and to the loggers that can show text."""
+
+import time
+from typing import Any
+
+import lightning.pytorch as pl
+
+from minimind.generation.sampler import Sampler
+from minimind.runs.folder import RunFolder
+from minimind.runs.metrics_file import append_row
+from minimind.tracking.run_logger import RunLogger
+from minimind.training.callbacks.metrics import metrics_of
+from minimind.training.module import TrainingModule
+from minimind.utils.errors import ConfigError
+
+
+class Samples(pl.Callback):
+    """Its time is not counted as training. A run ends with samples of its last step in any case."""
+
+    sampler: Sampler
+    run: RunFolder
+
+    def __init__(self, every_steps: int) -> None:
+        if every_steps < 1:
+            raise ConfigError([f"`callbacks.samples.every_steps` must be at least 1, but is {every_steps}."])
+        self.every_steps = every_steps
+        self.last_step = -1
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.last_step = trainer.global_step
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
+        step = trainer.global_step
+        if step == self.last_step:
+            return
+        self.last_step = step
+        if step % self.every_steps == 0 and step < trainer.max_steps:
+            assert isinstance(module, TrainingModule)
+            start = time.perf_counter()
+            samples = self.sampler(module.model, step)  # on every rank: a model in shards needs all of them
+            if trainer.is_global_zero:
+                show_samples(self.run, trainer.loggers, samples)
+            metrics_of(trainer).pause(time.perf_counter() - start)
+
+
+def show_samples(run: RunFolder, loggers: list[Any], samples: list[dict[str, Any]]) -> None:
+    for sample in samples:
+        append_row(run.samples, sample)
+    for logger in loggers:
+        if isinstance(logger, RunLogger) and samples:
+            logger.log_samples(samples, samples[0]["step"])

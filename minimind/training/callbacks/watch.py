@@ -1,0 +1,67 @@
+"""Norms and histograms of gradients, weights and expert load at each log point: `logger.watch`."""
+
+from collections.abc import Iterator
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+
+from minimind.runs.folder import RunFolder
+from minimind.runs.metrics_file import append_row
+from minimind.tracking.run_logger import Histogram, RunLogger
+from minimind.training.callbacks.metrics import Row, Sums, metrics_of
+from minimind.training.module import TrainingModule
+
+BINS = 64
+
+
+class Watch(pl.Callback):
+    """Norms go into the row of the log point, histograms to histograms.jsonl and the loggers that can show them."""
+
+    def __init__(self, run: RunFolder, what: str) -> None:
+        self.run = run
+        self.what = what
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        metrics_of(trainer).sources.append(self.figures)
+
+    def figures(self, trainer: pl.Trainer, module: TrainingModule, sums: Sums) -> Row:
+        row: Row = {}
+        histograms: dict[str, Histogram] = {}
+        for name, tensor in self._tensors(module):
+            row[f"{name}/norm"] = torch.linalg.vector_norm(tensor).item()
+            if (found := histogram(tensor)) is not None:
+                histograms[name] = found
+        if self.what in ("moe_load", "all") and "expert_load" in sums:
+            for layer, load in enumerate(sums["expert_load"].tolist()):  # a bin for each expert
+                histograms[f"watch/moe_load/layer_{layer:02d}"] = {"low": 0, "high": len(load), "counts": load}
+        if trainer.is_global_zero:
+            append_row(self.run.histograms, {"step": trainer.global_step, "histograms": histograms})
+            for logger in trainer.loggers:
+                if isinstance(logger, RunLogger):
+                    logger.log_histograms(histograms, trainer.global_step)
+        return row
+
+    def _tensors(self, module: TrainingModule) -> Iterator[tuple[str, Tensor]]:
+        """Gradients are those of the last step, averaged over tokens and clipped: what the optimizer was given."""
+        for name, parameter in module.model.named_parameters():
+            if self.what in ("gradients", "all") and parameter.grad is not None:
+                yield f"watch/gradients/{name}", whole(parameter.grad)
+            if self.what in ("weights", "all"):
+                yield f"watch/weights/{name}", whole(parameter.detach())
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """In float32, and not in shards; every rank takes part."""
+    return (tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor).float()
+
+
+def histogram(tensor: Tensor) -> Histogram | None:
+    """None where there is no range to cut into bins: an infinity or NaN among the values."""
+    low, high = (bound.item() for bound in tensor.aminmax())
+    if not abs(low) < float("inf") > abs(high):
+        return None
+    if low == high:
+        low, high = low - 0.5, high + 0.5
+    counts = torch.histc(tensor, bins=BINS, min=low, max=high)
+    return {"low": low, "high": high, "counts": [int(count) for count in counts.tolist()]}

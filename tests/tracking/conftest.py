@@ -1,0 +1,229 @@
+"""Runs through the real command line, all started at once and shared between the tests."""
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+
+from minimind.config.schema import register
+from minimind.runs.identity import run_hash
+from minimind.runs.metrics_file import read_rows
+from minimind.utils.paths import conf_dir
+
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
+SECRET = "sesame-open"  # in the environment of every run
+
+
+class WandbLog:
+    """One offline run read back by W&B's own reader."""
+
+    def __init__(self, folder: Path) -> None:
+        (log,) = folder.glob("*.wandb")
+        package = Path(importlib.util.find_spec("wandb").submodule_search_locations[0])
+        command = [package / "bin" / "wandb-core", "leet", "inspect", "--json", "--run-file", log, folder]
+        lines = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.splitlines()
+        self.records = [json.loads(line) for line in lines]
+
+    def of(self, kind: str) -> list[dict[str, Any]]:
+        """Records of a kind: run, history, summary, metric, exit, preempting …"""
+        return [record.get(kind, {}) for record in self.records if record["type"] == kind]
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """What was logged, in order; each under the step that it was logged for."""
+        items = [row["item"] for row in self.of("history")]
+        assert [item["_step"] for item in items] == [item["step"] for item in items]
+        return items
+
+    def rows(self, like: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The history without media, and without the steps that have nothing else."""
+        names = {name for row in like for name in row}
+        kept = [{name: value for name, value in item.items() if name in names} for item in self.history]
+        return [row for row in kept if "tokens" in row]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        (run,) = self.of("run")
+        return run["config"]["update"]
+
+
+@pytest.fixture
+def wandb_log() -> type[WandbLog]:
+    return WandbLog
+
+
+@pytest.fixture
+def identity_of() -> Callable[[list[str]], str]:
+    return lambda arguments: run_hash(composed(arguments))
+
+
+@dataclass
+class Story:
+    """What became of one command, or of the same command several times."""
+
+    folder: Path
+    codes: list[int]
+    messages: list[str]
+    synced: list[list[dict[str, Any]]]  # rows of the clean run after a sync on the way
+
+
+class Runner:
+    def __init__(self, root: Path, small: list[str]) -> None:
+        self.root, self.small = root, small
+        names = {name: value for name, value in os.environ.items() if name != "WANDB_MODE"}
+        self.environment = {**names, "MINIMIND_ROOT": str(root), "PYTHONPATH": str(REPOSITORY), "MY_TOKEN": SECRET}
+
+    def start(self, arguments: list[str]) -> "subprocess.Popen[str]":
+        command = [sys.executable, str(REPOSITORY / "train.py"), *arguments]
+        return subprocess.Popen(command, cwd=self.root, env=self.environment, stdout=subprocess.DEVNULL,
+                                stderr=subprocess.PIPE, text=True)  # fmt: skip
+
+    def once(self, name: str, *arguments: str) -> Story:
+        return self.often(name, [None], *arguments)
+
+    def often(self, name: str, ends: list[tuple[int, int] | None], *arguments: str, sync_after: int = -1) -> Story:
+        """Starts the same command again and again; each time, a signal at a step, or None: let it be."""
+        chosen = [*self.small, *arguments, f"run.name=story_{name}"]
+        story = Story(self.root / "runs" / name, [], [], [])
+        for number, end in enumerate(ends):
+            process = self.start(chosen)
+            if end is not None:
+                step, number_of_signal = end
+                self.wait_for(process, lambda step=step: self.step_of(name) >= step)
+                process.send_signal(number_of_signal)
+            story.messages.append(process.communicate(timeout=120)[1])
+            story.codes.append(process.returncode)
+            (story.folder,) = self.root.glob(f"runs/story_{name}-????????")
+            if number == sync_after:
+                assert "Not uploaded (no API key)" in self.sync(story.folder)
+                (clean,) = story.folder.glob("wandb_sync/wandb/offline-run-*")
+                story.synced.append(WandbLog(clean).rows(read_rows(story.folder / "metrics.jsonl")))
+        return story
+
+    def step_of(self, name: str) -> int:
+        rows = [row for path in self.root.glob(f"runs/story_{name}-*/metrics.jsonl") for row in read_rows(path)]
+        return rows[-1]["step"] if rows else 0
+
+    def wait_for(self, process: "subprocess.Popen[str]", happens) -> None:
+        deadline = time.time() + 90
+        while process.poll() is None and time.time() < deadline and not happens():
+            time.sleep(0.01)
+        assert process.poll() is None, process.communicate()[1]
+
+    def sync(self, *folders: Path) -> str:
+        command = [sys.executable, "-m", "minimind.cli.main", "sync", *map(str, folders)]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=self.root, env=self.environment, timeout=120)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+
+def composed(arguments: list[str]) -> dict[str, Any]:
+    """The configuration of a command line, as plain types."""
+    register()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        found = compose("train", overrides=[*arguments, "paths.root=/nowhere"])
+    return OmegaConf.to_container(found, resolve=True, enum_to_str=True)  # type: ignore[return-value]
+
+
+LONG = ["trainer.max_steps=80", "logger=wandb"]
+
+
+def whole(runner: Runner) -> Story:
+    return runner.once(
+        "whole", "logger=[local,wandb,csv,tensorboard]", "callbacks=[default,samples,memory,moe_load]",
+        "callbacks.samples.every_steps=5", "logger.watch=all", "model.num_experts=2", "logger.wandb.tags=[a,b]",
+        "logger.wandb.notes=why",
+    )  # fmt: skip
+
+
+def interrupted(runner: Runner) -> Story:
+    ends = [(14, signal.SIGKILL), (34, signal.SIGKILL), (52, signal.SIGTERM), None]
+    story = runner.often("interrupted", ends, *LONG, "logger=[wandb,csv,tensorboard]", sync_after=1)
+    runner.sync(story.folder)
+    return story
+
+
+def bereft(runner: Runner) -> Story:
+    """W&B's own service is killed in mid-run."""
+    beside = ["callbacks=[default,samples,memory]", "callbacks.samples.every_steps=10", "logger.watch=all"]
+    chosen = [*runner.small, *LONG, *beside, "run.name=story_bereft", "run.tag=bereft"]
+    process = runner.start(chosen)
+    runner.wait_for(process, lambda: (service_of(process.pid) or 0) and runner.step_of("bereft") > 0)
+    os.kill(service_of(process.pid), signal.SIGKILL)
+    messages = process.communicate(timeout=120)[1]
+    (folder,) = runner.root.glob("runs/story_bereft-????????")
+    return Story(folder, [process.returncode], [messages], [])
+
+
+UNWRITABLE = [*LONG, "run.tag=unwritable"]
+
+
+def unwritable(runner: Runner) -> Story:
+    """A file is where W&B would make a folder (root may write anywhere else)."""
+    return runner.once("unwritable", *UNWRITABLE)
+
+
+def many(runner: Runner) -> Story:
+    return_of = runner.start(
+        ["-m", *runner.small, "trainer.max_steps=4", "run.name=story_many", "seed=1,2,3", "logger=wandb"]
+    )
+    messages = return_of.communicate(timeout=200)[1]
+    return Story(runner.root / "runs", [return_of.returncode], [messages], [])
+
+
+def stopping(runner: Runner) -> Story:
+    """Nothing is ever good enough; killed between the first validation (10) and the one that ends it (20)."""
+    arguments = ["callbacks=[early_stopping]", "callbacks.early_stopping.min_delta=100", "trainer.max_steps=80",
+                 "callbacks.early_stopping.patience=1"]  # fmt: skip
+    return runner.often("stopping", [(14, signal.SIGKILL), None, None], *arguments)
+
+
+STORIES = [interrupted, many, stopping, whole, bereft, unwritable]  # the longest first
+
+
+@pytest.fixture(scope="session")
+def stories(root: Path, small_arguments: list[str], small_run: Path) -> Iterator[dict[str, "Future[Story]"]]:
+    """Two at a time; `small_run` has prepared the data."""
+    runner = Runner(root, small_arguments)
+    folder = root / "runs" / f"story_unwritable-{run_hash(composed([*small_arguments, *UNWRITABLE]))}"
+    folder.mkdir(parents=True)
+    (folder / "wandb").touch()
+    with ThreadPoolExecutor(2) as pool:
+        yield {story.__name__: pool.submit(story, runner) for story in STORIES}
+
+
+@pytest.fixture
+def story(request: pytest.FixtureRequest, stories: dict[str, "Future[Story]"]) -> Story:
+    return stories[request.param].result()
+
+
+def service_of(pid: int) -> int | None:
+    """wandb-core among the descendants of a process."""
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            name, _, rest = stat.read_text().partition(") ")
+        except OSError:  # gone since
+            continue
+        parents[int(stat.parent.name)] = (int(rest.split()[1]), name.partition("(")[2])
+    for number, (parent, name) in parents.items():
+        ancestor = parent
+        while ancestor in parents and ancestor != pid:
+            ancestor = parents[ancestor][0]
+        if name == "wandb-core" and ancestor == pid:
+            return number
+    return None

@@ -1,0 +1,181 @@
+"""The online path against a stand-in for W&B's server on loopback: what it would have after kills, and after a sync.
+
+The stand-in answers the few queries that wandb 0.31 makes and keeps the lines it is sent where their offset says. How
+the real server treats them it cannot show.
+"""
+
+import gzip
+import json
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from minimind.runs.folder import RunFolder
+from minimind.runs.metrics_file import append_row, read_rows
+from minimind.tracking.config import WandbSettings
+from minimind.tracking.wandb import WandbMirror
+
+
+class StandIn(ThreadingHTTPServer):
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.address = f"http://127.0.0.1:{self.server_port}"
+        self.lines: dict[str, list[str]] = {}  # of each run, its history
+        self.ends: list[dict[str, Any]] = []  # what was said beside lines
+
+    def steps(self, run: str) -> list[int]:
+        return [json.loads(line)["_step"] for line in self.lines.get(run, [])]
+
+    def graphql(self, operation: str, variables: dict[str, Any]) -> dict[str, Any]:
+        entity = {"id": "e", "name": "me"}
+        if operation == "Viewer":
+            nobody: dict[str, Any] = {"edges": []}
+            return {
+                "viewer": {"id": "u", "entity": "me", "username": "me", "email": "", "flags": "{}", "teams": nobody}
+            }
+        if operation == "RunResumeStatus":
+            name = variables["name"]
+            return {"model": {"id": "p", "name": "p", "entity": entity, "bucket": self.bucket(name)}}
+        if operation == "UpsertBucket":
+            bucket = {"id": "b", "name": variables["name"], "displayName": "d", "historyLineCount": 0,
+                      "project": {"id": "p", "name": "p", "entity": entity}}  # fmt: skip
+            return {"upsertBucket": {"bucket": bucket, "inserted": variables["name"] not in self.lines}}
+        if operation == "CreateRunFiles":
+            files = [{"name": name, "uploadUrl": f"{self.address}/upload"} for name in variables["files"]]
+            return {"createRunFiles": {"runID": "r", "uploadHeaders": [], "files": files}}
+        return {}
+
+    def bucket(self, name: str) -> dict[str, Any] | None:
+        lines = self.lines.get(name)
+        if lines is None:
+            return None
+        return {"id": "b", "name": name, "summaryMetrics": lines[-1], "displayName": "d", "logLineCount": 0,
+                "historyLineCount": len(lines), "eventsLineCount": 0, "historyTail": json.dumps(lines[-1:]),
+                "eventsTail": "[]", "config": "{}", "tags": [], "notes": None, "wandbConfig": '{"t": 1}'}  # fmt: skip
+
+    def stream(self, run: str, message: dict[str, Any]) -> None:
+        history = message.pop("files", None) or {}
+        if (part := history.get("wandb-history.jsonl")) is not None:
+            lines = self.lines.setdefault(run, [])
+            lines[part["offset"] : part["offset"] + len(part["content"])] = part["content"]
+        self.ends.append(message)
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: StandIn
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+    def answer(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if self.headers.get("Content-Encoding") == "gzip":
+            body = gzip.decompress(body)
+        found: dict[str, Any] = {}
+        if self.path == "/graphql":
+            asked = json.loads(body)
+            found = {"data": self.server.graphql(asked.get("operationName"), asked.get("variables") or {})}
+        elif self.path.endswith("/file_stream"):
+            self.server.stream(self.path.split("/")[-2], json.loads(body))
+        out = json.dumps(found).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(out)))
+        self.end_headers()
+        self.wfile.write(out)
+
+    do_GET = do_POST = do_PUT = answer
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
+    with StandIn() as found:
+        monkeypatch.setenv("WANDB_BASE_URL", found.address)
+        monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+        monkeypatch.delenv("WANDB_MODE", raising=False)
+        thread = threading.Thread(target=found.serve_forever)
+        thread.start()
+        yield found
+        found.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def run(small_run: Path, tmp_path: Path, stories: object) -> RunFolder:
+    """A run without its figures. The runs of the other tests are started by now: here is a good deal of waiting."""
+    copy = RunFolder(Path(shutil.copytree(small_run, tmp_path / small_run.name)))
+    copy.metrics.unlink()
+    copy.samples.unlink()
+    copy.update_status(wandb_id="abcd1234", state="running")
+    return copy
+
+
+def start(run: RunFolder) -> WandbMirror:
+    settings = WandbSettings()
+    return WandbMirror(run, 0, **vars(settings))
+
+
+def wait_for(happens) -> None:
+    deadline = time.time() + 60
+    while not happens():
+        assert time.time() < deadline
+        time.sleep(0.02)
+
+
+def test_kills_and_a_sync_leave_each_point_once(
+    server: StandIn, run: RunFolder, small_run: Path, command, capfd
+) -> None:
+    rows = read_rows(small_run / "metrics.jsonl")
+    killed = start(run)
+    for row in rows[:5]:
+        append_row(run.metrics, row)
+    wait_for(lambda: server.steps("abcd1234"))
+    assert killed.process is not None
+    killed.process.kill()  # with whatever had not been sent
+    killed.process.communicate()
+    known = server.steps("abcd1234")
+
+    run.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows[:2]))  # a resume goes back to its checkpoint
+    preempted = start(run)
+    for row in rows[2:7]:
+        append_row(run.metrics, row)
+    preempted.finish(75, preempted=True)
+    assert server.steps("abcd1234") == [row["step"] for row in rows[:7]]
+    assert set(known) <= set(server.steps("abcd1234"))
+    assert any(end.get("preempting") for end in server.ends)
+    assert server.ends[-1]["exitcode"] == 75
+
+    last = start(run)
+    for row in rows[7:]:
+        append_row(run.metrics, row)
+    shutil.copy(small_run / "samples.jsonl", run.samples)
+    run.update_status(state="finished")
+    last.finish(0, preempted=False)
+    assert capfd.readouterr().err == ""
+    lines = [json.loads(line) for line in server.lines["abcd1234"]]
+    assert [{name: line[name] for name in row} for row, line in zip(rows, lines, strict=True)] == rows
+    assert server.ends[-1]["exitcode"] == 0
+
+    command("minimind", "sync", str(run.path))
+    lines = [json.loads(line) for line in server.lines["abcd1234"]]
+    assert [{name: line[name] for name in row} for row, line in zip(rows, lines, strict=True)] == rows
+
+
+def test_a_server_that_is_not_there_makes_it_offline(run: RunFolder, monkeypatch: pytest.MonkeyPatch, capfd) -> None:
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    mirror = start(run)
+    append_row(run.metrics, {"step": 2, "tokens": 5})
+    mirror.finish(0, preempted=False)
+    message = capfd.readouterr().err
+    assert message.startswith("W&B: offline (")
+    assert message.count("\n") == 1
+    assert "minimind sync" in message
+    assert len(list((run.path / "wandb").glob("offline-run-*"))) == 1

@@ -1,0 +1,41 @@
+"""The run folder read as it grows."""
+
+from pathlib import Path
+
+from minimind.runs.folder import RunFolder
+from minimind.runs.metrics_file import append_row
+from minimind.tracking.points import Points, Tail
+from minimind.tracking.published import without_places
+
+
+def test_a_line_half_written_is_read_when_it_is_whole(tmp_path: Path) -> None:
+    tail = Tail(tmp_path / "rows.jsonl")
+    assert tail.read() == []
+    tail.path.write_text('{"a": 1}\n{"a"')
+    assert tail.read() == [{"a": 1}]
+    with tail.path.open("a") as file:
+        file.write(": 2}\n")
+    assert tail.read() == [{"a": 2}]
+    assert tail.read() == []
+
+
+def test_points_come_by_step_whatever_the_file(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    points = Points(run)
+    for step in (2, 4):
+        append_row(run.metrics, {"step": step, "train/loss": 1.0 / step})
+    append_row(run.samples, {"step": 3, "prompt": "a", "continuation": "b"})
+    append_row(run.histograms, {"step": 4, "histograms": {"h": {"low": 0, "high": 1, "counts": [1]}}})
+    found = points.new()
+    assert [point.step for point in found] == [2, 3, 4]
+    assert [len(point.samples) for point in found] == [0, 1, 0]
+    assert list(found[2].histograms) == ["h"]
+    assert points.new() == []
+
+
+def test_places_are_told_from_the_root_on() -> None:
+    root, home = Path("/data/me"), Path.home()
+    told = without_places(
+        {"a": ["/data/me/runs", "/data/me", f"x={home}/b c={root}/d"], "n": 3, "z": "/data/met"}, root
+    )
+    assert told == {"a": ["./runs", ".", "x=~/b c=./d"], "n": 3, "z": "/data/met"}
