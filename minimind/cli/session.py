@@ -112,10 +112,10 @@ class Session:
             versions=versions(), git_commit=git_commit(), source_hash=source, data_fingerprint=fingerprint,
             parameters=self.cfg.model.num_parameters(), active_parameters=self.cfg.model.num_parameters(active=True),
         )  # fmt: skip
+        step = 0 if resume_from is None else step_of(resume_from)
+        for file in (run.metrics, run.samples, run.histograms):
+            truncate_after(file, step)
         if resume_from is not None:
-            step = step_of(resume_from)
-            for file in (run.metrics, run.samples, run.histograms):
-                truncate_after(file, step)
             print(f"Resuming {run.path} from step {step}.", file=sys.stderr)
         return resume_from
 
