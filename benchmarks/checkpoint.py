@@ -17,13 +17,13 @@ import argparse
 import json
 import os
 import platform
-import statistics
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
+from spread import quartiles
 from torch.nn import functional as F
 
 from minimind.model.config import ModelConfig
@@ -126,7 +126,7 @@ def main() -> None:
         saver = Saver(run_folder(folder / "run"), TrainerConfig())
         first = one_round(training, saver, 1, folder, 1)["stall"]
         rounds = [one_round(training, saver, number + 2, folder, arguments.steps) for number in range(arguments.rounds)]
-    figures = {f"{key}_s": spread([r[key] for r in rounds]) for key in rounds[0]}
+    figures = {f"{key}_s": quartiles([r[key] for r in rounds]) for key in rounds[0]}
     stall, save = figures["stall_s"][1], figures["torch_save_s"][1]
     found = {
         **figures,
@@ -149,11 +149,6 @@ def main() -> None:
         f"{found['stall_share_at_one_a_minute']:.3%}, whole cost {found['cost_share_at_one_a_minute']:.3%}"
     )
     print(json.dumps(found))
-
-
-def spread(values: list[float]) -> list[float]:
-    """Lower quartile, median, upper quartile."""
-    return [round(v, 4) for v in statistics.quantiles(values if len(values) > 1 else values * 2, n=4)]
 
 
 if __name__ == "__main__":

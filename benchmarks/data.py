@@ -18,7 +18,6 @@ import os
 import platform
 import random
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -32,6 +31,7 @@ from typing import Any
 import data_inputs
 import numpy as np
 from data_inputs import LENGTH, Bench, tree_mb
+from spread import extremes
 
 Figure = dict[str, Any] | None
 BATCHES = (4, 64)  # rows
@@ -40,10 +40,6 @@ TARGETS = {  # of issue 4
     "beside_litdata": ">= 3", "prepare_over_tokenizers": ">= 0.9", "prepare_two_over_one": ">= 1.7",
     "prepare_memory": "<= 600 MB",
 }  # fmt: skip
-
-
-def spread(values: list[float]) -> list[float]:
-    return [float(f"{value:.4g}") for value in (min(values), statistics.median(values), max(values))]
 
 
 def seconds(work: Callable[[], Any]) -> float:
@@ -70,10 +66,10 @@ def rates(bench: Bench, rows: int, *, widened: bool = False, **options: Any) -> 
 def load_warm(bench: Bench) -> Figure:
     figure: dict[str, Any] = {}
     for rows in BATCHES:
-        figure[f"rows{rows}"] = spread(rates(bench, rows))
-        figure[f"rows{rows}_widened"] = spread(rates(bench, rows, widened=True))
-        figure[f"rows{rows}_document_mask"] = spread(rates(bench, rows, document_mask=True))
-    figure["rows64_padded"] = spread(rates(bench, 64, pad=True))  # places, real or not
+        figure[f"rows{rows}"] = extremes(rates(bench, rows))
+        figure[f"rows{rows}_widened"] = extremes(rates(bench, rows, widened=True))
+        figure[f"rows{rows}_document_mask"] = extremes(rates(bench, rows, document_mask=True))
+    figure["rows64_padded"] = extremes(rates(bench, 64, pad=True))  # places, real or not
     return {"value": min((figure[f"rows{rows}"] for rows in BATCHES), key=lambda rate: rate[1]), **figure}
 
 
@@ -104,7 +100,7 @@ def load_cold(bench: Bench) -> Figure:
             drop_from_page_cache(bench.folder / "tokens")
             resident.append(resident_fraction(bench.folder / "tokens" / "shard_00000.bin"))
             values.append(float(own_process("cold", bench, str(rows)).split()[-1]))
-        figure[f"rows{rows}"] = spread(values)
+        figure[f"rows{rows}"] = extremes(values)
         figure["resident_before"] = None if None in resident else max(resident)  # type: ignore[type-var]
     return {"value": min((figure[f"rows{rows}"] for rows in BATCHES), key=lambda rate: rate[1]), **figure}
 
@@ -131,7 +127,7 @@ def hashing(bench: Bench) -> Figure:
     bench.stream()
     content = (bench.folder / "tokens" / "shard_00000.bin").read_bytes()
     work = [seconds(lambda: hashlib.sha256(content)) for _ in range(bench.rounds)]
-    return {"value": spread([len(content) / one / 1e9 for one in work])}
+    return {"value": extremes([len(content) / one / 1e9 for one in work])}
 
 
 def seek(bench: Bench) -> Figure:
@@ -145,7 +141,7 @@ def seek(bench: Bench) -> Figure:
             loader.load_state_dict({"step": rng.randrange(last)})
             loader._planned = range(0)  # as after a restart
             times.append(1000 * seconds(lambda one=loader: next(iter(one))))
-        figure[f"rows{rows}"] = spread(times)
+        figure[f"rows{rows}"] = extremes(times)
         figure[f"rows{rows}_p99"] = float(f"{sorted(times)[int(0.99 * len(times))]:.4g}")
     return {"value": max((figure[f"rows{rows}"] for rows in BATCHES), key=lambda took: took[1]), **figure}
 
@@ -158,7 +154,7 @@ def data_wait(bench: Bench) -> Figure:
     rows = [row for row in rows if "train/data_wait_fraction" in row]
     spans = np.diff([0.0, *(row["elapsed_s"] for row in rows)])
     waits = [row["train/data_wait_fraction"] for row in rows]
-    return {"value": [float(f"{np.average(waits, weights=spans):.4g}")] * 3, "log_points": spread(waits)}
+    return {"value": [float(f"{np.average(waits, weights=spans):.4g}")] * 3, "log_points": extremes(waits)}
 
 
 def beside_litdata(bench: Bench) -> Figure:
@@ -188,9 +184,9 @@ def beside_litdata(bench: Bench) -> Figure:
         times.append(((a + d) / 2, (b + c) / 2))
     tokens = count * rows * LENGTH / 1e6
     return {
-        "value": spread([b / a for a, b in times]),
-        "ours_mtok_s": spread([tokens / a for a, _ in times]),
-        "theirs_mtok_s": spread([tokens / b for _, b in times]),
+        "value": extremes([b / a for a, b in times]),
+        "ours_mtok_s": extremes([tokens / a for a, _ in times]),
+        "theirs_mtok_s": extremes([tokens / b for _, b in times]),
         "litdata": importlib.metadata.version("litdata"),
     }
 
@@ -233,15 +229,15 @@ def print_one_thread(bench: Bench) -> None:
         times.append(((a + d) / 2, (b + c) / 2))
     megabytes = path.stat().st_size / 1e6
     print(json.dumps({
-        "value": spread([b / a for a, b in times]), "prepare_mb_s": spread([megabytes / a for a, _ in times]),
-        "encode_batch_mb_s": spread([megabytes / b for _, b in times]),
+        "value": extremes([b / a for a, b in times]), "prepare_mb_s": extremes([megabytes / a for a, _ in times]),
+        "encode_batch_mb_s": extremes([megabytes / b for _, b in times]),
     }))  # fmt: skip
 
 
 def prepare_two_over_one(bench: Bench) -> Figure:
     path = bench.jsonl(3 * bench.corpus_mb)
     pairs = [(_prepared_seconds(bench, path, 1), _prepared_seconds(bench, path, 2)) for _ in range(bench.rounds)]
-    return {"value": spread([one / two for one, two in pairs]), "one_s": spread([one for one, _ in pairs])}
+    return {"value": extremes([one / two for one, two in pairs]), "one_s": extremes([one for one, _ in pairs])}
 
 
 def prepare_memory(bench: Bench) -> Figure:

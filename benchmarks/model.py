@@ -14,7 +14,6 @@ import json
 import os
 import platform
 import resource
-import statistics
 import subprocess
 import sys
 import time
@@ -24,6 +23,7 @@ from typing import Any
 
 import torch
 import twins
+from spread import extremes
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from twins import Step
 
@@ -89,15 +89,11 @@ class Bench:
         return rounds
 
 
-def spread(values: list[float]) -> list[float]:
-    return [float(f"{value:.4g}") for value in (min(values), statistics.median(values), max(values))]
-
-
 def against(rounds: list[tuple[float, float]], ours: str = "ours_ms", theirs: str = "theirs_ms") -> dict[str, Any]:
     return {
-        "ratio": spread([b / a for a, b in rounds]),
-        ours: spread([1000 * a for a, _ in rounds]),
-        theirs: spread([1000 * b for _, b in rounds]),
+        "ratio": extremes([b / a for a, b in rounds]),
+        ours: extremes([1000 * a for a, _ in rounds]),
+        theirs: extremes([1000 * b for _, b in rounds]),
     }
 
 
@@ -124,9 +120,9 @@ def gemm_fraction(bench: Bench) -> dict[str, Any]:
     step_flops = cfg.flops_per_token(bench.batch[1]) * num_tokens
     gemm_flops = 2 * repeats * num_tokens * matrix.numel()
     return {
-        "ratio": spread([(step_flops / a) / (gemm_flops / b) for a, b in rounds]),
-        "step_gflops": spread([step_flops / a / 1e9 for a, _ in rounds]),
-        "gemm_gflops": spread([gemm_flops / b / 1e9 for _, b in rounds]),
+        "ratio": extremes([(step_flops / a) / (gemm_flops / b) for a, b in rounds]),
+        "step_gflops": extremes([step_flops / a / 1e9 for a, _ in rounds]),
+        "gemm_gflops": extremes([gemm_flops / b / 1e9 for _, b in rounds]),
     }
 
 
@@ -157,9 +153,9 @@ def decode(bench: Bench) -> dict[str, Any]:
         lambda: twins.our_greedy(ours, prompt, count), lambda: twins.their_greedy(theirs, prompt, count)
     )
     return {
-        "ratio": spread([b / a for a, b in rounds]),
-        "ours_tokens_per_s": spread([count / a for a, _ in rounds]),
-        "theirs_tokens_per_s": spread([count / b for _, b in rounds]),
+        "ratio": extremes([b / a for a, b in rounds]),
+        "ours_tokens_per_s": extremes([count / a for a, _ in rounds]),
+        "theirs_tokens_per_s": extremes([count / b for _, b in rounds]),
         "distinct_tokens": len(set(texts[0])),
     }
 
@@ -175,7 +171,7 @@ def memory(bench: Bench, precision: str) -> dict[str, Any]:
     if any(child.returncode for child in children.values()):
         raise RuntimeError("A process that measures memory failed; its own message is above.")
     mb = {side: float(text.split()[-1]) / 1e6 for side, text in said.items()}
-    return {"ratio": spread([mb["theirs"] / mb["ours"]]), "ours_mb": mb["ours"], "theirs_mb": mb["theirs"]}
+    return {"ratio": extremes([mb["theirs"] / mb["ours"]]), "ours_mb": mb["ours"], "theirs_mb": mb["theirs"]}
 
 
 def memory_float32(bench: Bench) -> dict[str, Any]:
@@ -217,7 +213,7 @@ def mfu(bench: Bench) -> dict[str, Any] | None:
     flops = cfg.flops_per_token(bench.batch[1]) * bench.batch[0] * bench.batch[1]
     for _ in range(3):
         step()
-    return {"ratio": spread([flops / bench.seconds(step) / peak for _ in range(4 * bench.rounds)])}
+    return {"ratio": extremes([flops / bench.seconds(step) / peak for _ in range(4 * bench.rounds)])}
 
 
 MEASURES: dict[str, Callable[[Bench], dict[str, Any] | None]] = {

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 import torch
+from spread import quartiles
 from torch import Tensor, nn
 
 from minimind.config.build import build_callbacks, build_trainer
@@ -154,22 +155,16 @@ def main() -> None:
         rounds.append({name: milliseconds_a_step(name, arguments.steps) for name in order})
     figures: dict[str, list[float]] = {}
     for name in LOOPS:
-        figures[f"{name}_ms"] = spread([r[name] for r in rounds])
+        figures[f"{name}_ms"] = quartiles([r[name] for r in rounds])
     overheads = {name: [r[name] - r["plain"] for r in rounds] for name in ("ours", "barebones")}
     for name, values in overheads.items():
-        figures[f"{name}_overhead_ms"] = spread(values)
+        figures[f"{name}_overhead_ms"] = quartiles(values)
     ratio = statistics.median(overheads["ours"]) / statistics.median(overheads["barebones"])
     for name, (low, median, high) in figures.items():
         print(f"{name:22} median {median:6.3f}   quartiles {low:6.3f} … {high:6.3f}")
     print(f"overhead of ours ÷ barebones (of the medians): {ratio:.2f}")
     machine = {"torch": torch.__version__, "lightning": pl.__version__, "machine": platform.machine()}
     print(json.dumps({**figures, "overhead_ratio": round(ratio, 3), **machine}))
-
-
-def spread(values: list[float]) -> list[float]:
-    """Lower quartile, median, upper quartile."""
-    low, median, high = statistics.quantiles(values if len(values) > 1 else values * 2, n=4)
-    return [round(value, 4) for value in (low, median, high)]
 
 
 if __name__ == "__main__":

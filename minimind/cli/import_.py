@@ -38,7 +38,7 @@ def write_run(model: "MiniMind", tokenizer: "BPE", source: Path, target: Path) -
     import torch
     from omegaconf import OmegaConf
 
-    from minimind.runs.folder import COMPLETE, FINISHED, RunFolder
+    from minimind.runs.folder import COMPLETE, FINISHED, RunFolder, checkpoint_name
     from minimind.runs.source import git_commit, source_hash, versions
     from minimind.training.checkpoint import CONFIG, STATE, TOKENIZER, file_hash
     from minimind.utils.files import write_json, write_text
@@ -46,7 +46,7 @@ def write_run(model: "MiniMind", tokenizer: "BPE", source: Path, target: Path) -
     config = OmegaConf.to_yaml(OmegaConf.create(run_config(model.config, target)))
     folder = RunFolder(target.with_name(f".{target.name}.tmp"))
     shutil.rmtree(folder.path, ignore_errors=True)
-    checkpoint = folder.checkpoints / "step_00000000"
+    checkpoint = folder.checkpoints / checkpoint_name(0)
     checkpoint.mkdir(parents=True)
     for place in (folder.path, checkpoint):
         write_text(place / CONFIG, config)

@@ -30,7 +30,7 @@ from minimind.generation.sampling import SamplingConfig
 from minimind.parallel.collectives import from_main, main_first
 from minimind.report.loss_plot import plot_loss
 from minimind.report.summary import print_summary
-from minimind.runs.folder import FINISHED, RUNNING, RunFolder, checkpoint_of
+from minimind.runs.folder import FINISHED, RUNNING, RunFolder, checkpoint_of, step_of
 from minimind.runs.metrics_file import read_rows, truncate_after
 from minimind.runs.source import git_commit, source_hash, versions
 from minimind.runs.stop import StopRequest
@@ -41,14 +41,10 @@ from minimind.training.callbacks.samples import Samples, show_samples
 from minimind.training.checkpoint import STATE, TOKENIZER, load_weights, newest_readable
 from minimind.utils.errors import UserError
 from minimind.utils.files import write_json, write_text
+from minimind.utils.hardware import peak_memory
 from minimind.utils.paths import find_existing
 from minimind.utils.ranks import global_rank, is_main_process, world_size
 from minimind.utils.seeding import seed_everything
-
-
-def step_of(checkpoint: Path) -> int:
-    return int(checkpoint.name.removeprefix("step_"))
-
 
 PROMPT_TOKENS = 24  # of a held-out document, where the corpus has no prompts of its own
 
@@ -146,8 +142,11 @@ class Session:
 
     def finish(self) -> None:
         """Final figures beside two compressors, samples, the plot, and where to go from here."""
+        flops_per_token = self.cfg.model.flops_per_token(self.cfg.data.sequence_length)
         summary = {
             **self.metrics.latest,
+            **peak_memory(self.module.device),
+            "flops": flops_per_token * self.metrics.tokens,
             "parameters": self.cfg.model.num_parameters(),
             "active_parameters": self.cfg.model.num_parameters(active=True),
             "best_val_loss": self.metrics.best,

@@ -37,7 +37,7 @@ class JsonlCorpus:
                     number += len(records)
 
     def documents(self, block: Block) -> Iterator[Document]:
-        by_file = Path(block.file) in self.files.validation if self.files.validation else None
+        by_file = self.files.held_out(block.file)
         for number, line in enumerate(block.records, start=block.first):
             if not line.isspace():
                 text = self._text(line, block.file, number)

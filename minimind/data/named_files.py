@@ -20,6 +20,10 @@ class NamedFiles:
     def size(self) -> int:
         return sum(path.stat().st_size for path in self.names)
 
+    def held_out(self, file: str) -> bool | None:
+        """Whether a file is held out by name; None: its text decides."""
+        return Path(file) in self.validation if self.validation else None
+
     def made_of(self) -> list[tuple[str, int, int]]:
         return files_made_of(self.names)
 

@@ -38,8 +38,7 @@ class ParquetCorpus:
             yield from self._blocks_of(file)
 
     def documents(self, block: Block) -> Iterator[Document]:
-        held_out = Path(block.file) in self.files.validation if self.files.validation else None
-        return _documents(block, held_out)
+        return _documents(block, self.files.held_out(block.file))
 
     def _blocks_of(self, file: Path) -> Iterator[Block]:
         import pyarrow

@@ -15,6 +15,15 @@ RUNNING, FINISHED, PREEMPTED, FAILED = "running", "finished", "preempted", "fail
 _status_lock = threading.Lock()  # checkpoints are written, and noted, beside the training
 
 
+def checkpoint_name(step: int) -> str:
+    return f"step_{step:08d}"
+
+
+def step_of(checkpoint: Path) -> int:
+    """The way back: the step a checkpoint folder is named for."""
+    return int(checkpoint.name.removeprefix("step_"))
+
+
 @dataclass(frozen=True)
 class RunFolder:
     path: Path

@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from minimind.runs.folder import FAILED, PREEMPTED, RUNNING, RunFolder
+from minimind.runs.folder import FAILED, PREEMPTED, RUNNING, RunFolder, step_of
 from minimind.runs.lock import is_held
 from minimind.runs.metrics_file import read_rows
 from minimind.tracking.config import WandbSettings
@@ -35,7 +35,7 @@ def build(path: Path) -> tuple[Path, int, int]:
     wandb_id(run)
     going_on = status["state"] == RUNNING
     checkpoints = run.complete_checkpoints()
-    last = int(checkpoints[-1].name.removeprefix("step_")) if checkpoints else 0
+    last = step_of(checkpoints[-1]) if checkpoints else 0
     rows = [row for row in read_rows(run.metrics) if not going_on or row["step"] <= last]
     if not rows:
         raise UserError(

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minimind.runs.folder import COMPLETE, RunFolder
+from minimind.runs.folder import COMPLETE, RunFolder, checkpoint_name
 from minimind.utils.errors import UserError
 from minimind.utils.files import read_json, sync_folder, write_json
 
@@ -29,10 +29,6 @@ STATE, CONFIG, TOKENIZER = "state.pt", "config.yaml", "tokenizer.json"
 
 class NotFinite(Exception):
     """A weight is NaN or infinite: such a state must not take the place of a good one."""
-
-
-def checkpoint_name(step: int) -> str:
-    return f"step_{step:08d}"
 
 
 def write_checkpoint(run: RunFolder, step: int, state: dict[str, Any]) -> Path:

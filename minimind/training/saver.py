@@ -5,10 +5,11 @@ import shutil
 import sys
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
-from minimind.runs.folder import RunFolder
-from minimind.training.checkpoint import NotFinite, checkpoint_name, write_checkpoint
+from minimind.runs.folder import RunFolder, checkpoint_name, step_of
+from minimind.training.checkpoint import NotFinite, write_checkpoint
 from minimind.training.config import TrainerConfig
 from minimind.training.host_copy import HostCopy
 from minimind.training.retention import superseded
@@ -79,10 +80,10 @@ class Saver:
         folder = write_checkpoint(self.run, step, state)
         self.run.update_status(step=step, tokens=tokens, **({"best_checkpoint": folder.name} if is_best else {}))
         best = self.run.status.get("best_checkpoint")
-        folders = {int(path.name.removeprefix("step_")): path for path in self.run.complete_checkpoints()}
+        folders = {step_of(path): path for path in self.run.complete_checkpoints()}
         for old in superseded(
             folders, newest=step, keep=self.cfg.keep_checkpoints, keep_every=self.cfg.keep_every_steps,
-            best=None if best is None else int(best.removeprefix("step_")),
+            best=None if best is None else step_of(Path(best)),
         ):  # fmt: skip
             shutil.rmtree(folders[old])
 

@@ -1,6 +1,8 @@
-"""What the device can do: which precision it computes, and how fast it multiplies matrices."""
+"""What the device can do: which precision it computes, how fast it multiplies matrices, how much memory it gave."""
 
 import functools
+import resource
+import sys
 import time
 from pathlib import Path
 
@@ -61,3 +63,12 @@ def peak_flops(device: torch.device, precision: str) -> float | None:
         matrix @ matrix
         times.append(time.perf_counter() - start)
     return 2 * size**3 / min(times)
+
+
+def peak_memory(device: torch.device) -> dict[str, float]:
+    """Most MiB this process has held so far: resident on the host, and of torch's tensors on a GPU."""
+    unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
+    peaks = {"memory/host_peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20}
+    if device.type == "cuda":
+        peaks["memory/device_peak_mib"] = torch.cuda.max_memory_allocated(device) / 2**20
+    return peaks

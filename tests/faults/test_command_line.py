@@ -111,7 +111,7 @@ def test_init_from_takes_weights_only(
     assert [row["step"] for row in rows] == [1, 2]
     assert rows[0]["train/lr"] == pytest.approx(0.5e-8)  # the first of two steps of warm-up
     assert rows[-1]["val/loss"] == pytest.approx(read_json(small_run / "summary.json")["val/loss"], abs=2e-2)
-    imported = root / "runs" / "imported"
+    imported = root / "runs" / "imported_weights"
     hf = root / "hf"
     for verb in (["export", str(small_run), "--to", str(hf)], ["import", str(hf), "--to", str(imported)]):
         monkeypatch.setattr("sys.argv", ["minimind", *verb])

@@ -7,10 +7,10 @@ from typing import Any
 import lightning.pytorch as pl
 
 from minimind.parallel.collectives import gathered, largest_over_ranks
-from minimind.runs.folder import COMPLETE, RunFolder
+from minimind.runs.folder import COMPLETE, RunFolder, checkpoint_name
+from minimind.training.callbacks.each_step import EachStep
 from minimind.training.callbacks.metrics import Metrics
 from minimind.training.checkpoint import (
-    checkpoint_name,
     optimizer_by_name,
     optimizer_by_number,
     random_state,
@@ -22,7 +22,7 @@ from minimind.training.saver import Saver
 CLOCK_EVERY_STEPS = 10  # ranks agree on the time so often
 
 
-class Checkpointing(pl.Callback):
+class Checkpointing(EachStep):
     """Comes after `Metrics`: a step that validates is saved after its validation, with its figures."""
 
     def __init__(self, run: RunFolder, cfg: TrainerConfig, metrics: Metrics) -> None:
@@ -30,14 +30,14 @@ class Checkpointing(pl.Callback):
         self.cfg = cfg
         self.metrics = metrics
         self.saver = Saver(run, cfg)
-        self.last_step = -1
         self.last_save = time.monotonic()
         self.random_states: list[dict[str, Any]] = []  # by rank
         self.loaded: dict[str, Any] | None = None
         self.told_busy = False
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self.last_step = self.saver.step = trainer.global_step
+        super().on_train_start(trainer, module)
+        self.saver.step = trainer.global_step
         self.last_save = time.monotonic()
         if trainer.global_rank < len(self.random_states):  # a rank more than before keeps its stream of this start
             restore_random_state(self.random_states[trainer.global_rank])
@@ -45,11 +45,7 @@ class Checkpointing(pl.Callback):
         if trainer.is_global_zero and (self.run.checkpoints / best / COMPLETE).is_file():
             self.run.update_status(best_checkpoint=best)
 
-    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
-        step = trainer.global_step
-        if step == self.last_step:
-            return
-        self.last_step = step
+    def on_step_end(self, trainer: pl.Trainer, module: pl.LightningModule, step: int) -> None:
         if self.saver.under_way is not None and not self.saver.busy:
             self.saver.report()
         if not self.validates(step) and self._is_due(trainer):

@@ -13,6 +13,7 @@ from minimind.data.loader import TrainLoader
 from minimind.parallel.collectives import largest_over_ranks
 from minimind.runs.folder import RunFolder
 from minimind.runs.metrics_file import append_rows
+from minimind.training.callbacks.each_step import EachStep
 from minimind.training.config import TrainerConfig, is_due
 from minimind.training.loss_spikes import LossSpikes
 from minimind.training.module import TrainingModule
@@ -25,7 +26,7 @@ Sums = dict[str, torch.Tensor]  # what the module has added up since the last lo
 Source = Callable[[pl.Trainer, TrainingModule, Sums], Row]
 
 
-class Metrics(pl.Callback):
+class Metrics(EachStep):
     """A step that logs and validates gives one row with both. Only log points wait for the device."""
 
     def __init__(
@@ -54,20 +55,16 @@ class Metrics(pl.Callback):
         self.bad_in_a_row = 0
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        super().on_train_start(trainer, module)
         self.mark = time.perf_counter()
         self.waited = _waited(trainer)
-        self.last_step = trainer.global_step
         if largest_over_ranks(int(sum(trainer.num_val_batches) == 0)):  # Lightning would leave its validation out
             raise UserError(
                 f"The held-out text must have a window for each of the {trainer.world_size} processes, but has fewer; "
                 "use fewer processes, a shorter data.sequence_length or more held-out text."
             )
 
-    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
-        step = trainer.global_step
-        if step == self.last_step:  # inside an accumulation
-            return
-        self.last_step = step
+    def on_step_end(self, trainer: pl.Trainer, module: pl.LightningModule, step: int) -> None:
         validates = is_due(step, self.cfg.validate_every_steps, self.cfg.max_steps)
         if validates or is_due(step, self.cfg.log_every_steps, self.cfg.max_steps):
             assert isinstance(module, TrainingModule)

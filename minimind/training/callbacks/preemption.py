@@ -2,13 +2,13 @@
 
 import signal
 import time
-from typing import Any
 
 import lightning.pytorch as pl
 
 from minimind.parallel.collectives import largest_over_ranks
 from minimind.runs.stop import StopRequest
 from minimind.training.callbacks.checkpointing import Checkpointing
+from minimind.training.callbacks.each_step import EachStep
 
 OUT_OF_TIME = 1000  # above every signal's number
 AGREE_EVERY_STEPS = 4  # with several processes: the least of them may know of a signal that the others did not get
@@ -26,7 +26,7 @@ class Preempted(Exception):
         super().__init__(reason)
 
 
-class Preemption(pl.Callback):
+class Preemption(EachStep):
     """Stops at the same step on every rank, whichever of them was asked.
 
     Args:
@@ -37,16 +37,10 @@ class Preemption(pl.Callback):
         self.checkpointing = checkpointing
         self.stop = stop
         self.deadline = deadline
-        self.last_step = -1
 
-    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self.last_step = trainer.global_step
-
-    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
-        step = trainer.global_step
-        boundary, self.last_step = step != self.last_step, step
+    def on_step_end(self, trainer: pl.Trainer, module: pl.LightningModule, step: int) -> None:
         agreeing = trainer.world_size == 1 or step % AGREE_EVERY_STEPS == 0
-        if boundary and agreeing and not self.checkpointing.validates(step):
+        if agreeing and not self.checkpointing.validates(step):
             self._stop_if_asked(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:

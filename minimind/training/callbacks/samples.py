@@ -9,12 +9,13 @@ from minimind.generation.sampler import Sampler
 from minimind.runs.folder import RunFolder
 from minimind.runs.metrics_file import append_row
 from minimind.tracking.run_logger import RunLogger
+from minimind.training.callbacks.each_step import EachStep
 from minimind.training.callbacks.metrics import metrics_of
 from minimind.training.module import TrainingModule
 from minimind.utils.errors import ConfigError
 
 
-class Samples(pl.Callback):
+class Samples(EachStep):
     """Its time is not counted as training. A run ends with samples of its last step in any case."""
 
     sampler: Sampler
@@ -24,16 +25,8 @@ class Samples(pl.Callback):
         if every_steps < 1:
             raise ConfigError([f"`callbacks.samples.every_steps` must be at least 1, but is {every_steps}."])
         self.every_steps = every_steps
-        self.last_step = -1
 
-    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self.last_step = trainer.global_step
-
-    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
-        step = trainer.global_step
-        if step == self.last_step:
-            return
-        self.last_step = step
+    def on_step_end(self, trainer: pl.Trainer, module: pl.LightningModule, step: int) -> None:
         if step % self.every_steps == 0 and step < trainer.max_steps:
             assert isinstance(module, TrainingModule)
             start = time.perf_counter()

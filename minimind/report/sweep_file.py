@@ -1,0 +1,52 @@
+"""sweep.json: which runs a sweep is made of, and what they are to answer."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from minimind.utils.errors import UserError
+from minimind.utils.files import read_json, write_json
+
+SWEEP_FILE = "sweep.json"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run, as one arm's answer. Two arms of the same settings share a run."""
+
+    arm: str
+    replicate: int  # the seed; of a cost ablation the number of the repeat
+    run: str  # the run folder, relative to the root where it is below it
+    overrides: list[str]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    name: str
+    command: str  # that repeats it
+    kind: str  # quality or cost
+    baseline: str
+    metric: str
+    arms: dict[str, list[str]]  # name → overrides that make it what it is; the baseline among them
+    jobs: list[Job]
+    question: str | None = None  # none: a sweep that is no ablation
+    claim: str | None = None
+    margin: float | None = None
+    budget: str | None = None
+    columns: list[str] = field(default_factory=list)
+    # arm → hashed settings in which it differs from the baseline, as composed: what is not here was to be held equal
+    differs: dict[str, list[str]] = field(default_factory=dict)
+
+    def save(self, folder: Path) -> None:
+        write_json(folder / SWEEP_FILE, asdict(self))
+
+    def replicates(self) -> list[int]:
+        return sorted({job.replicate for job in self.jobs})
+
+
+def load_sweep(folder: Path) -> Sweep:
+    """Raises: UserError, if the folder has no sweep.json."""
+    if not (folder / SWEEP_FILE).is_file():
+        raise UserError(f"{folder} must be a sweep folder, but has no {SWEEP_FILE}.")
+    content: dict[str, Any] = read_json(folder / SWEEP_FILE)
+    return Sweep(**{**content, "jobs": [Job(**job) for job in content["jobs"]]})
