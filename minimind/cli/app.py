@@ -55,6 +55,7 @@ def _compose_and_run(config_name: str, task: Callable[..., int | None]) -> int |
     from hydra.errors import HydraException
     from omegaconf import DictConfig
     from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError  # type: ignore[import-untyped]
 
     from minimind.config.schema import register
 
@@ -74,6 +75,8 @@ def _compose_and_run(config_name: str, task: Callable[..., int | None]) -> int |
         main()
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_explain(config_name, sys.argv[1:], error)) from None
+    except YAMLError as error:
+        raise ConfigError([f"A file of conf/ is not YAML: {' '.join(str(error).split())}"]) from None
     if errors:
         raise errors[0]
     return max((code or FINISHED for code in codes), default=FINISHED)

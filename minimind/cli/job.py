@@ -1,13 +1,16 @@
 """One job of a multirun: a child process that gets the signals sent to us, and time to obey them."""
 
+import os
 import signal
 import subprocess
 import threading
+import time
 from types import FrameType
 
 from minimind.cli.app import FAILED, PREEMPTED
 from minimind.runs.stop import SIGNALS
 
+PARENT = "MINIMIND_SWEEP_PID"  # in a job's environment, see stop_with
 _received: list[int] = []  # once asked to stop, no further job is begun
 
 
@@ -29,3 +32,14 @@ def run_job(command: list[str]) -> int:
         for number, handler in before.items():
             signal.signal(number, handler)
     return code if code >= 0 else FAILED
+
+
+def stop_with(parent: int) -> None:
+    """When the process that started this job has gone, the job stops as if asked to: nobody waits for it."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True, name="watch-sweep").start()

@@ -2,6 +2,7 @@
 
 import hashlib
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,12 @@ from rich.console import Console
 from minimind.config.load import load_model
 from minimind.config.schema import EvaluateConfig
 from minimind.data.loader import ValidationLoader
-from minimind.data.packing import validation_packing, widen
+from minimind.data.packing import WindowPacking, validation_packing, widen
 from minimind.data.prepare import VALIDATION, prepare_with
 from minimind.data.verify import verify
 from minimind.evaluation.compressors import compressors_on
 from minimind.evaluation.text_loss import TextLoss, padded_token_bytes
+from minimind.model.transformer import MiniMind
 from minimind.objectives.cross_entropy import cross_entropy_sum
 from minimind.objectives.pretrain import logits_of
 from minimind.report.summary import bits_table
@@ -41,12 +43,7 @@ def measure(cfg: EvaluateConfig, checkpoint: Path, cache: Path, *, all_held_out:
     figures: dict[str, Any] = {}
     for source, stream in zip(data.sources, streams, strict=True):
         of_source = TextLoss(token_bytes).to(device)
-        with torch.inference_mode(), autocast(precision, device):
-            for rows in ValidationLoader(validation_packing(stream, cfg.data), rows=ROWS):
-                batch = widen(rows.to(device))
-                loss = cross_entropy_sum(logits_of(model, batch).logits, batch.labels)
-                of_all.update(loss, batch.labels)
-                of_source.update(loss, batch.labels)
+        add_losses(model, validation_packing(stream, cfg.data), ROWS, precision, [of_all, of_source])
         if len(streams) > 1:
             found = of_source.compute()
             figures |= {f"val/{source.name}/{name}": found[name] for name in ("loss", "bits_per_byte")}
@@ -65,6 +62,19 @@ def measure(cfg: EvaluateConfig, checkpoint: Path, cache: Path, *, all_held_out:
     write_json(target, figures)
     print(f"Written to {target}.")
     return figures
+
+
+def add_losses(
+    model: MiniMind, packing: WindowPacking, num_rows: int, precision: str, metrics: Sequence[TextLoss]
+) -> None:
+    """Runs the model over a text, `num_rows` windows at a time, and gives each metric the loss."""
+    device = model.lm_head.weight.device
+    with torch.inference_mode(), autocast(precision, device):
+        for rows in ValidationLoader(packing, rows=num_rows):
+            batch = widen(rows.to(device))
+            loss = cross_entropy_sum(logits_of(model, batch).logits, batch.labels)
+            for metric in metrics:
+                metric.update(loss, batch.labels)
 
 
 def _show(figures: dict[str, Any]) -> None:

@@ -7,7 +7,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from minimind.cli.admission import Plan, admit, plan
 from minimind.cli.app import BAD_INPUT, FAILED, FINISHED, PREEMPTED, explain
 from minimind.runs.folder import FAILED as STATE_FAILED
 from minimind.runs.folder import FINISHED as STATE_FINISHED
@@ -21,6 +20,7 @@ from minimind.utils.ranks import is_main_process
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+    from minimind.config.plan import Plan
     from minimind.parallel.launch import Outcome
 
 WORKER = "--worker"
@@ -30,7 +30,10 @@ LINES_SHOWN = 30  # of a traceback; the whole is in the run folder
 
 def run(composed: "DictConfig") -> int:
     """The exit code of a run, in whatever processes it is done."""
-    stop = StopRequest()
+    stop = StopRequest()  # the clock starts here
+    from minimind.cli.admission import admit
+    from minimind.config.plan import plan
+
     joined = take_layout_of_tree(composed)
     planned = plan(composed)
     if planned.cfg.trainer.devices > 1 and not joined:
@@ -82,7 +85,7 @@ def take_layout_of_tree(composed: "DictConfig") -> bool:
     return True
 
 
-def train(planned: Plan, stop: StopRequest) -> int:
+def train(planned: "Plan", stop: StopRequest) -> int:
     """Prepared data to last figure, as one rank sees it; the exit code of the run."""
     from minimind.cli.quiet import quiet_libraries
     from minimind.parallel.collectives import leave, wait_for_all
@@ -111,7 +114,7 @@ def train(planned: Plan, stop: StopRequest) -> int:
     return code
 
 
-def _preempted(planned: Plan, reason: str) -> None:
+def _preempted(planned: "Plan", reason: str) -> None:
     from minimind.parallel.slurm import requeue
 
     path = planned.folder.path
@@ -130,9 +133,11 @@ def _fail(folder: RunFolder, reason: str, text: str) -> None:
         print(f"Failed ({reason.splitlines()[0]}); the whole is in {folder.path / 'traceback.txt'}.", file=sys.stderr)
 
 
-def lead(composed: "DictConfig", planned: Plan, stop: StopRequest) -> int:
+def lead(composed: "DictConfig", planned: "Plan", stop: StopRequest) -> int:
     """Prepares, so that the ranks only find it, holds the lock for them, starts them, and gives their exit code."""
     from omegaconf import OmegaConf
+
+    from minimind.cli.admission import admit
 
     cfg, _, folder = planned
     code = admit(planned)
@@ -182,6 +187,7 @@ def work(path: Path) -> int:
     worker, stop = Worker(folder), StopRequest(folder.since)
     stop.listen()
     try:
+        from minimind.config.plan import plan
         from minimind.config.schema import load_stored
         from minimind.parallel.collectives import join
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
+from minimind.cli.contexts import context_figures
 from minimind.config.build import (
     build_callbacks,
     build_data,
@@ -25,6 +26,8 @@ from minimind.data.datamodule import DataModule
 from minimind.data.prepare import VALIDATION, PreparedData, prepare
 from minimind.data.verify import verify
 from minimind.evaluation.compressors import compressors_on
+from minimind.evaluation.decoding import decoding_figures
+from minimind.evaluation.text_loss import padded_token_bytes
 from minimind.generation.sampler import Sampler
 from minimind.generation.sampling import SamplingConfig
 from minimind.parallel.collectives import from_main, main_first
@@ -150,6 +153,7 @@ class Session:
             "parameters": self.cfg.model.num_parameters(),
             "active_parameters": self.cfg.model.num_parameters(active=True),
             "best_val_loss": self.metrics.best,
+            **self._asked_for(),
         }
         if compressors := compressors_on(self.data.streams(VALIDATION), self.tokenizer):
             summary["compressors"] = compressors
@@ -164,6 +168,20 @@ class Session:
         reasons = [callback.reason for callback in self.chosen_callbacks if isinstance(callback, EarlyStopping)]
         self.run.update_status(state=FINISHED, step=step, tokens=summary["tokens"], reason=next(iter(reasons), None))
         print_summary(summary, samples, self.run.path)
+
+    def _asked_for(self) -> dict[str, float]:
+        """Figures of `evaluation` that most runs do without."""
+        cfg, model = self.cfg, self.module.model
+        figures: dict[str, float] = {}
+        if cfg.evaluation.context_factors:
+            token_bytes = padded_token_bytes(self.tokenizer, cfg.model.vocab_size)
+            figures |= context_figures(
+                model, self.data.streams(VALIDATION)[0], cfg.data, token_bytes, cfg.evaluation.context_factors,
+                yarn=cfg.evaluation.yarn, precision=self.auto["precision"],
+            )  # fmt: skip
+        if cfg.evaluation.decode_tokens:
+            figures |= decoding_figures(model, cfg.evaluation.decode_tokens)
+        return figures
 
     def close(self, exit_code: int, *, preempted: bool) -> None:
         """Lets the loggers end as the run did."""

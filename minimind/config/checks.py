@@ -9,6 +9,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from minimind.config.schema import TrainConfig
 from minimind.data.config import MixtureConfig
+from minimind.model.config import Position
 from minimind.parallel.config import Parallelism
 from minimind.tokenizer.bpe import BPE
 from minimind.tracking.config import problems as tracking_problems
@@ -100,6 +101,12 @@ def cross_group_problems(cfg: TrainConfig) -> list[str]:
         for name, value in (("trainer.devices", cfg.trainer.devices), ("parallel.num_nodes", cfg.parallel.num_nodes)):
             if value != 1:
                 found.append(f"`{name}` must be 1 with parallel=single, but is {value}; use parallel=ddp.")
+    longest = length * max(cfg.evaluation.context_factors, default=1)
+    if cfg.model.position is not Position.rope and (cfg.evaluation.yarn or longest > cfg.model.max_position_embeddings):
+        found.append(
+            f"`evaluation.context_factors` beyond the model's positions, and `evaluation.yarn`, need "
+            f"`model.position: rope`, but it is {cfg.model.position.value}."
+        )
     found += tracking_problems(cfg.logger.get("watch"), cfg.model.num_experts)
     if "moe_load" in cfg.callbacks and not cfg.model.num_experts:
         found.append("`callbacks` must not have moe_load for a model without experts; leave it out.")

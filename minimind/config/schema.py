@@ -13,6 +13,7 @@ from minimind.model.config import ModelConfig
 from minimind.objectives.config import ObjectiveConfig
 from minimind.optim.config import OptimConfig, ScheduleConfig
 from minimind.parallel.config import ParallelConfig
+from minimind.report.config import AblationConfig
 from minimind.runs.config import PathsConfig, RunConfig
 from minimind.tokenizer.config import TokenizerConfig
 from minimind.training.config import RecipeConfig, TrainerConfig
@@ -37,6 +38,7 @@ class TrainConfig:
     logger: dict[str, Any] = field(default_factory=lambda: {"watch": None})  # likewise; and what is watched
     seed: int = 1
     init_from: str | None = None  # a run or checkpoint whose weights to start from
+    ablation: AblationConfig | None = None  # of a multirun; the runs themselves have none
 
 
 @dataclass

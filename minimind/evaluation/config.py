@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from minimind.utils.errors import ConfigError
+
 
 @dataclass
 class EvaluationConfig:
@@ -9,3 +11,15 @@ class EvaluationConfig:
     max_new_tokens: int = 128
     temperature: float = 0.8
     top_p: float = 0.95
+    decode_tokens: int = 0  # greedy ones, to time how fast the model writes; 0: not timed
+    context_factors: list[int] = field(default_factory=list)  # windows read at the end, in lengths of training's
+    yarn: bool = False  # … with RoPE stretched by that factor
+
+    def __post_init__(self) -> None:
+        found = []
+        if self.decode_tokens < 0:
+            found.append(f"`evaluation.decode_tokens` must be at least 0 (not timed), but is {self.decode_tokens}.")
+        if any(factor < 1 for factor in self.context_factors):
+            found.append(f"`evaluation.context_factors` must be at least 1, but are {list(self.context_factors)}.")
+        if found:
+            raise ConfigError(found)

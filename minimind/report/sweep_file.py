@@ -49,4 +49,6 @@ def load_sweep(folder: Path) -> Sweep:
     if not (folder / SWEEP_FILE).is_file():
         raise UserError(f"{folder} must be a sweep folder, but has no {SWEEP_FILE}.")
     content: dict[str, Any] = read_json(folder / SWEEP_FILE)
-    return Sweep(**{**content, "jobs": [Job(**job) for job in content["jobs"]]})
+    jobs = [Job(**job) for job in content["jobs"]]
+    arms = {arm: content["arms"][arm] for arm in dict.fromkeys(job.arm for job in jobs)}  # JSON's are sorted
+    return Sweep(**{**content, "jobs": jobs, "arms": arms})

@@ -25,4 +25,5 @@ class RunConfig:
 class PathsConfig:
     root: str | None = None  # None: $MINIMIND_ROOT, or the folder of train.py
     runs: str = "${paths.root}/runs"
+    sweeps: str = "${paths.root}/sweeps"
     cache: str = "${paths.root}/cache"

@@ -53,6 +53,7 @@ NOT_HASHED = (
     "callbacks",
     "logger",
     "evaluation",
+    "ablation",
 )
 
 

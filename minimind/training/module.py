@@ -59,6 +59,13 @@ class TrainingModule(pl.LightningModule):
         self.window = Sums()  # of all ranks, since the last log point
         self.last_good_step = torch.zeros((), dtype=torch.long)  # the last whose loss and gradient were finite
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Lightning notes 36 times a step which hook it is in, and a module takes long to set an attribute."""
+        if name == "_current_fx_name":
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss = self.objective(self.model, batch)
         self._count(loss)
@@ -96,10 +103,14 @@ class TrainingModule(pl.LightningModule):
     def _note_step(self, sums: dict[str, Tensor], norm: Tensor, bad: Tensor) -> None:
         """A bad step counts its tokens, which were read, and nothing else."""
         self.last_good_step = torch.where(bad, self.last_good_step, self.trainer.global_step + 1)
-        self.window.add(tokens=sums["tokens"], steps=torch.ones_like(norm), skipped=bad.float())
         counted = {**sums, "grad_norm": norm}
         counted["good_tokens"] = counted.pop("tokens")
-        self.window.add(**{name: value.masked_fill(bad, 0) for name, value in counted.items()})
+        self.window.add(
+            tokens=sums["tokens"],
+            steps=torch.ones_like(norm),
+            skipped=bad.float(),
+            **{name: value.masked_fill(bad, 0) for name, value in counted.items()},
+        )
         if "expert_load" in sums:
             self._balance_routers(sums["expert_load"], bad)
 

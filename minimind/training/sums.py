@@ -1,5 +1,6 @@
 """Figures added up on the device, so that no step waits for one."""
 
+import torch
 from torch import Tensor
 
 
@@ -8,11 +9,10 @@ class Sums:
         self.values: dict[str, Tensor] = {}
 
     def add(self, **values: Tensor) -> None:
-        for name, value in values.items():
-            if name in self.values:
-                self.values[name].add_(value.detach())
-            else:
-                self.values[name] = value.detach().clone()
+        known = [name for name in values if name in self.values]
+        if known:
+            torch._foreach_add_([self.values[name] for name in known], [values[name].detach() for name in known])
+        self.values |= {name: value.detach().clone() for name, value in values.items() if name not in known}
 
     def take(self) -> dict[str, Tensor]:
         taken, self.values = self.values, {}

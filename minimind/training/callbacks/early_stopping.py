@@ -5,11 +5,12 @@ from typing import Any
 import lightning.pytorch as pl
 
 from minimind.training.callbacks.checkpointing import Checkpointing
+from minimind.training.callbacks.each_step import RunCallback
 from minimind.training.callbacks.metrics import metrics_of
 from minimind.utils.errors import ConfigError
 
 
-class EarlyStopping(pl.Callback):
+class EarlyStopping(RunCallback):
     """Comes after `Metrics`. What it has seen is in the checkpoint, so a resumed run stops where a whole one does."""
 
     def __init__(self, patience: int, min_delta: float, every_steps: int) -> None:

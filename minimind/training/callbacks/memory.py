@@ -2,11 +2,12 @@
 
 import lightning.pytorch as pl
 
+from minimind.training.callbacks.each_step import RunCallback
 from minimind.training.callbacks.metrics import Row, Sums, metrics_of
 from minimind.utils.hardware import peak_memory
 
 
-class Memory(pl.Callback):
+class Memory(RunCallback):
     """Peaks since the process started: of the main process on the host, of torch's tensors on the device."""
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:

@@ -2,10 +2,11 @@
 
 import lightning.pytorch as pl
 
+from minimind.training.callbacks.each_step import RunCallback
 from minimind.training.callbacks.metrics import Row, Sums, metrics_of
 
 
-class MoeLoad(pl.Callback):
+class MoeLoad(RunCallback):
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         metrics_of(trainer).sources.append(self.figures)
 

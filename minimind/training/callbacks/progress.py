@@ -5,12 +5,13 @@ import time
 
 import lightning.pytorch as pl
 
+from minimind.training.callbacks.each_step import RunCallback
 from minimind.training.callbacks.metrics import Row, metrics_of
 
 SECONDS_BETWEEN_LINES = 10.0  # where the output is no terminal and each line stays
 
 
-class Progress(pl.Callback):
+class Progress(RunCallback):
     def __init__(self) -> None:
         self.on_terminal = sys.stderr.isatty()
         self.last_line = 0.0

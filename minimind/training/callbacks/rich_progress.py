@@ -6,12 +6,13 @@ import lightning.pytorch as pl
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from minimind.training.callbacks.each_step import RunCallback
 from minimind.training.callbacks.metrics import Row, metrics_of
 
 SHOWN = (("train/loss", "loss {:.3f}"), ("val/loss", "val loss {:.3f}"), ("train/tokens_per_second", "{:,.0f} tok/s"))
 
 
-class RichProgress(pl.Callback):
+class RichProgress(RunCallback):
     def __init__(self) -> None:
         columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
         self.bar = Progress(*columns, TimeRemainingColumn(), console=Console(file=sys.stderr))

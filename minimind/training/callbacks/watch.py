@@ -9,13 +9,14 @@ from torch import Tensor
 from minimind.runs.folder import RunFolder
 from minimind.runs.metrics_file import append_row
 from minimind.tracking.run_logger import Histogram, RunLogger
+from minimind.training.callbacks.each_step import RunCallback
 from minimind.training.callbacks.metrics import Row, Sums, metrics_of
 from minimind.training.module import TrainingModule
 
 BINS = 64
 
 
-class Watch(pl.Callback):
+class Watch(RunCallback):
     """Norms go into the row of the log point, histograms to histograms.jsonl and the loggers that can show them."""
 
     def __init__(self, run: RunFolder, what: str) -> None:

@@ -1,0 +1,78 @@
+"""What Hydra finds of us: the queue that runs the jobs of a multirun, and the sweeper that knows ablations."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+
+class QueueLauncher(Launcher):
+    def __init__(self, num_parallel: int | None) -> None:
+        self.num_parallel = num_parallel
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.loader, self.config = hydra_context.config_loader, config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        from minimind.cli.train import JOB
+        from minimind.sweep.compose import composer
+        from minimind.sweep.launch import run_queue
+
+        compose = composer(self.loader, self.config)
+        codes = run_queue(job_overrides, compose, Path(self.config.hydra.sweep.dir), self.num_parallel, JOB)
+        return [
+            JobReturn(overrides=overrides, status=JobStatus.COMPLETED, _return_value=code)
+            for overrides, code in zip(job_overrides, codes, strict=True)
+        ]
+
+
+class AblationSweeper(Sweeper):
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.context, self.task_function, self.config = hydra_context, task_function, config
+
+    def sweep(self, arguments: list[str]) -> Any:
+        from hydra.core.plugins import Plugins
+
+        from minimind.sweep.compose import composer
+        from minimind.sweep.run import prepare_sweep, run_sweep
+
+        def launch(folder: Path, jobs: list[list[str]], alone: bool) -> list[int]:
+            launcher = Plugins.instance().instantiate_launcher(
+                hydra_context=self.context, task_function=self.task_function,
+                config=in_folder(self.config, folder, alone),
+            )  # fmt: skip
+            return [code_of(job) for job in launcher.launch(jobs, initial_job_idx=0)]
+
+        planned = prepare_sweep(self.config, arguments, composer(self.context.config_loader, self.config))
+        if code := run_sweep(planned, launch):
+            raise SystemExit(code)  # Hydra would lose what is returned
+
+
+def code_of(job: JobReturn) -> int:
+    """The exit code of a job, wherever it ran."""
+    return int(job._return_value or 0) if job.status is JobStatus.COMPLETED else 1
+
+
+def in_folder(config: DictConfig, folder: Path, alone: bool) -> DictConfig:
+    """The configuration with the sweep's folder as Hydra's own, where launchers keep their logs.
+
+    Raises:
+        ConfigError: the jobs must run one at a time, and the launcher would not.
+    """
+    from omegaconf import OmegaConf, read_write
+
+    from minimind.utils.errors import ConfigError
+
+    chosen = config.hydra.runtime.choices["hydra/launcher"]
+    if alone and chosen not in ("queue", "basic"):
+        raise ConfigError([f"`hydra/launcher` must be queue for a cost ablation, which runs alone, but is {chosen}."])
+    with read_write(config), read_write(config.hydra):
+        OmegaConf.update(config, "hydra.sweep.dir", str(folder))
+        if alone and chosen == "queue":
+            OmegaConf.update(config, "hydra.launcher.num_parallel", 1)
+    return config

@@ -1,0 +1,81 @@
+"""Which run a configuration means, and whether that run is finished: nothing is written, and torch is not needed."""
+
+import math
+import os
+import shlex
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+from omegaconf import DictConfig, OmegaConf
+
+from minimind.config.checks import to_config
+from minimind.config.schema import TrainConfig, load_stored
+from minimind.parallel.slurm import job_id
+from minimind.runs.folder import FINISHED, RunFolder
+from minimind.runs.identity import run_hash
+from minimind.utils.errors import ConfigError
+from minimind.utils.paths import default_root, find_existing
+
+
+class Plan(NamedTuple):
+    cfg: TrainConfig
+    config: dict[str, Any]  # the same, resolved, in plain types
+    folder: RunFolder
+
+
+def complete(composed: DictConfig, hydra_node: Any) -> None:
+    """Fills in what Hydra knows and the groups do not: label, root, what was typed, where the run belongs at W&B."""
+    choices = hydra_node.runtime.choices
+    overrides = list(hydra_node.overrides.task)
+    composed.run.name = composed.run.name or f"{choices.model}-{choices.data}"
+    composed.paths.root = composed.paths.root or str(default_root())
+    composed.run.command = shlex.join(["python", "train.py", *overrides])
+    if "wandb" in composed.logger and not composed.logger.wandb.group:
+        composed.logger.wandb.group = choices.get("experiment")
+
+
+def plan(composed: DictConfig) -> Plan:
+    """Raises: ConfigError, with every broken rule."""
+    cfg = to_config(composed)
+    if cfg.run.requeue and job_id() is None:
+        raise ConfigError(["`run.requeue` must be false outside SLURM: there is no SLURM_JOB_ID to requeue."])
+    config = plain(composed)
+    named = named_folder(cfg.run.resume)
+    return Plan(cfg, config, RunFolder(named or Path(cfg.paths.runs) / f"{cfg.run.name}-{run_hash(config)}"))
+
+
+def plain(composed: DictConfig) -> dict[str, Any]:
+    """Resolved, in plain types: what is hashed and stored."""
+    return cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True, enum_to_str=True))
+
+
+def named_folder(resume: str) -> Path | None:
+    """The run folder that `run.resume` names, if it is none of the words."""
+    return None if resume in ("auto", "must", "never") else find_existing(resume, "run.resume (or a run folder)")
+
+
+def is_finished(planned: Plan) -> bool:
+    """Whether this run has been done to its end, or as far as it was to go when it was stopped early."""
+    status = planned.folder.status
+    return status.get("state") == FINISHED and (
+        status["step"] >= _max_steps(planned.cfg, status) or _as_it_was_started(planned)
+    )
+
+
+def _as_it_was_started(planned: Plan) -> bool:
+    """Then a finished run with fewer steps than it might have was stopped early, and is not to go on."""
+    return run_hash(planned.config) == run_hash(plain(load_stored(planned.folder.config)))
+
+
+def _max_steps(cfg: TrainConfig, status: dict[str, Any]) -> float:
+    """Where the run ends; of other epochs than it was started with that is known only when the data are there."""
+    if cfg.trainer.max_steps is not None:
+        return cfg.trainer.max_steps
+    auto = status["auto"]
+    return auto["max_steps"] if auto.get("epochs") == cfg.trainer.epochs else math.inf
+
+
+def starts_afresh(cfg: TrainConfig) -> bool:
+    """`run.fresh`, unless a scheduler starts this command again: then it has been done."""
+    restarts = ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT")
+    return cfg.run.fresh and not any(int(os.environ.get(name, "0")) > 0 for name in restarts)

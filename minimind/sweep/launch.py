@@ -1,0 +1,63 @@
+"""The jobs of any sweeper through our queue: what `QueueLauncher` does."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from minimind.report.config import Kind
+from minimind.report.sweep_file import SWEEP_FILE, load_sweep
+from minimind.sweep.compose import Compose, Composed
+from minimind.sweep.queue import Job, Queue
+from minimind.sweep.slots import find_slots
+from minimind.sweep.table import Progress
+
+LOGS = "logs"
+
+
+def run_queue(
+    job_overrides: Sequence[Sequence[str]], compose: Compose, folder: Path, num_parallel: int | None, command: list[str]
+) -> list[int]:
+    """Args:
+        folder: of the sweep; if it has a sweep.json, the table has its arms, else the overrides.
+        command: what starts a job, followed by the file of its settings.
+
+    Returns:
+        The exit code of each job.
+
+    Raises:
+        ConfigError: what is wrong with any of them, before the first starts.
+    """
+    composed = [compose(overrides) for overrides in job_overrides]
+    columns, labels = labels_of(job_overrides, composed, folder)
+    jobs = [
+        Job(label, one.plan, one.frozen, folder / LOGS / log_name(label))
+        for label, one in zip(labels, composed, strict=True)
+    ]
+    cpu_only = all(one.plan.cfg.trainer.accelerator == "cpu" for one in composed)
+    progress = Progress(jobs, columns)
+    queue = Queue(jobs, find_slots(num_parallel, cpu_only=cpu_only), command, progress.change)
+    with progress.showing():
+        queue.run(progress.glance)
+    progress.print_failures()
+    return [1 if job.code is None else job.code for job in jobs]
+
+
+def log_name(label: Sequence[str]) -> str:
+    return re.sub(r"[^\w.=-]+", "_", "-".join(label)) + ".log"
+
+
+def labels_of(
+    job_overrides: Sequence[Sequence[str]], composed: Sequence[Composed], folder: Path
+) -> tuple[list[str], list[tuple[str, ...]]]:
+    """Column names, and of each job what tells it from the others."""
+    if (folder / SWEEP_FILE).is_file():
+        sweep = load_sweep(folder)
+        arms: dict[str, tuple[str, str]] = {}
+        for job in sweep.jobs:  # arms of the same settings share a run
+            name = Path(job.run).name
+            arms[name] = (f"{arms[name][0]} = {job.arm}" if name in arms else job.arm, str(job.replicate))
+        unit = "seed" if sweep.kind == Kind.quality.value else "repeat"
+        return ["arm", unit], [arms[one.plan.folder.path.name] for one in composed]
+    common = set[str].intersection(*map(set, job_overrides))
+    rest = [" ".join(o for o in overrides if o not in common) for overrides in job_overrides]
+    return ["job"], [(text or f"job {number}",) for number, text in enumerate(rest)]

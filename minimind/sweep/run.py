@@ -1,0 +1,81 @@
+"""A sweep from what was typed to its report."""
+
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue
+
+from minimind.config.plan import is_finished, starts_afresh
+from minimind.report.config import AblationConfig, Kind
+from minimind.runs.stop import EX_TEMPFAIL
+from minimind.sweep.compose import Compose
+from minimind.sweep.plan import SweepPlan, plan_sweep
+from minimind.sweep.trials import trials_of_ablation, trials_of_grid
+from minimind.utils.errors import ConfigError
+
+Launch = Callable[[Path, list[list[str]], bool], list[int]]  # folder, jobs, one at a time → exit codes
+
+
+def prepare_sweep(master: DictConfig, arguments: Sequence[str], compose: Compose) -> SweepPlan:
+    """Args:
+        master: what Hydra composed of everything that has one value.
+
+    Raises:
+        ConfigError: with all that is wrong, before anything is written.
+    """
+    choices: Any = master.hydra.runtime.choices
+    command = shlex.join(["python", "train.py", "-m", *arguments])
+    ablation = ablation_of(master)
+    if ablation is None:
+        name = choices.get("experiment") or "sweep"
+        return plan_sweep(trials_of_grid(arguments, master.seed), compose, None, name, command)
+    trials = trials_of_ablation(ablation, arguments)
+    return plan_sweep(trials, compose, ablation, choices.ablation, command)
+
+
+def ablation_of(master: DictConfig) -> AblationConfig | None:
+    if master.ablation is None:
+        return None
+    try:
+        ablation = OmegaConf.to_object(master.ablation)
+    except MissingMandatoryValue as error:
+        raise ConfigError([f"The ablation must say everything, but: {str(error).splitlines()[0]}"]) from None
+    assert isinstance(ablation, AblationConfig)
+    return ablation
+
+
+def run_sweep(planned: SweepPlan, launch: Launch) -> int:
+    """The exit code: 0 if every run is finished, 75 if some were stopped, 1 if some failed."""
+    sweep, folder = planned.sweep, planned.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    sweep.save(folder)
+    due = [job for job in planned.jobs if starts_afresh(job[1].plan.cfg) or not is_finished(job[1].plan)]
+    print(
+        f"{folder.name}: {len(sweep.arms)} arms, {len(planned.jobs)} runs, of which "
+        f"{len(planned.jobs) - len(due)} are finished already.",
+        file=sys.stderr,
+    )
+    jobs = [_in_group(overrides, one.plan.config, folder) for overrides, one in due]
+    codes = launch(folder, jobs, sweep.kind == Kind.cost.value) if jobs else []
+    from minimind.report.write import print_report, write_report
+
+    print_report(write_report(folder))
+    print(f"\nThe report is in {folder}: report.md, report.html, report.png, report.json.")
+    return _exit_code(codes)
+
+
+def _exit_code(codes: Sequence[int]) -> int:
+    if any(code not in (0, EX_TEMPFAIL) for code in codes):
+        return 1
+    return EX_TEMPFAIL if EX_TEMPFAIL in codes else 0
+
+
+def _in_group(overrides: Sequence[str], config: dict[str, Any], folder: Path) -> list[str]:
+    """At W&B the runs of a sweep are a group, unless they have been given one."""
+    wandb = config["logger"].get("wandb")
+    named = wandb is None or any(override.startswith("logger.wandb.group=") for override in overrides)
+    return list(overrides) if named else [*overrides, f"logger.wandb.group={folder.name}"]

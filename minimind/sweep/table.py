@@ -1,0 +1,112 @@
+"""How the jobs of a sweep stand: a live table on a terminal, a line a change elsewhere, and what failed at the end."""
+
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from minimind.runs.folder import RunFolder
+from minimind.sweep.queue import FAILED, FINISHED, QUEUED, RUNNING, STOPPED, Job
+
+REFRESH_S = 1.0
+SHOWN = 24  # more jobs than that: only those that are not waiting or done
+TAIL_BYTES = 65536
+STYLES = {FINISHED: "green", RUNNING: "bold", FAILED: "red", STOPPED: "yellow"}
+
+
+class Progress:
+    def __init__(self, jobs: Sequence[Job], columns: Sequence[str]) -> None:
+        self.jobs, self.columns = jobs, columns
+        self.console = Console(stderr=True)
+        self.live = Live(console=self.console, auto_refresh=False) if self.console.is_terminal else None
+        self.shown = 0.0
+
+    def showing(self) -> AbstractContextManager[Any]:
+        return self.live or nullcontext()
+
+    def glance(self) -> None:
+        if self.live and time.monotonic() - self.shown > REFRESH_S:
+            self.shown = time.monotonic()
+            self.live.update(self.table(), refresh=True)
+
+    def change(self, job: Job) -> None:
+        if self.live:
+            self.live.update(self.table(), refresh=True)
+        elif job.state != QUEUED:
+            ended = sum(one.state in (FINISHED, STOPPED, FAILED) for one in self.jobs)
+            figures = row_of(job)
+            loss = f", loss {figures['loss']}" if figures["loss"] else ""
+            name = ", ".join(
+                [job.label[0], *(f"{u} {v}" for u, v in zip(self.columns[1:], job.label[1:], strict=True))]
+            )
+            print(f"[{ended}/{len(self.jobs)}] {name}: {job.state}{loss}", file=sys.stderr, flush=True)
+
+    def table(self) -> Table:
+        counts = Counter(job.state for job in self.jobs)
+        table = Table(*self.columns, "state", caption=", ".join(f"{n} {state}" for state, n in counts.items()))
+        for name in ("step", "loss", "time left"):
+            table.add_column(name, justify="right")
+        for job in self.jobs:
+            if len(self.jobs) <= SHOWN or job.state not in (QUEUED, FINISHED):
+                figures = row_of(job)
+                place = f" ({', '.join(slot.name for slot in job.slots)})" if job.slots else ""
+                table.add_row(*job.label, job.state + place, *figures.values(), style=STYLES.get(job.state))
+        return table
+
+    def print_failures(self) -> None:
+        failed = [job for job in self.jobs if job.state == FAILED]
+        if not failed:
+            return
+        table = Table(
+            *self.columns, "reason", "log", title="Failed; the same command tries them again", show_lines=True
+        )
+        for job in failed:
+            log = job.log.relative_to(Path.cwd()) if job.log.is_relative_to(Path.cwd()) else job.log
+            table.add_row(*job.label, Text(reason_of(job), overflow="fold"), Text(str(log), overflow="fold"))
+        self.console.print(table)
+
+
+def row_of(job: Job) -> dict[str, str]:
+    """Step, latest loss and time left of the run, as its folder has them."""
+    folder, cfg = job.plan.folder, job.plan.cfg
+    row = last_row(folder.metrics)
+    if job.state == QUEUED or not row:
+        return {"step": "", "loss": "", "left": ""}
+    loss = row.get("val/loss", row.get("train/loss"))
+    last = cfg.trainer.max_steps or folder.status.get("auto", {}).get("max_steps")
+    rate, left = row.get("train/tokens_per_second"), ""
+    if job.state == RUNNING and last and rate:
+        seconds = (last - row["step"]) * cfg.trainer.batch_tokens / rate
+        left = f"{int(seconds // 60)}:{int(seconds % 60):02d}"
+    step = f"{row['step']:,}/{last:,}" if last else f"{row['step']:,}"
+    return {"step": step, "loss": "" if loss is None else f"{loss:.4f}", "left": left}
+
+
+def last_row(metrics: Path) -> dict[str, Any]:
+    """The newest whole line; the file may be long, and is being written."""
+    if not metrics.is_file():
+        return {}
+    with metrics.open("rb") as file:
+        file.seek(max(0, metrics.stat().st_size - TAIL_BYTES))
+        lines = file.read().split(b"\n")[:-1]
+    return json.loads(lines[-1]) if lines else {}
+
+
+def reason_of(job: Job) -> str:
+    """What the run says of itself, else the last line it printed."""
+    status = RunFolder(job.plan.folder.path).status
+    if status.get("state") == "failed" and status.get("reason"):
+        return str(status["reason"]).splitlines()[0]
+    if job.code is not None and job.code < 0:
+        return f"killed by signal {-job.code}"
+    lines = job.log.read_text(encoding="utf-8", errors="replace").split("\n") if job.log.is_file() else []
+    return next((line.strip() for line in reversed(lines) if line.strip()), f"exit code {job.code}")

@@ -1,0 +1,126 @@
+"""From what was typed to the jobs: arms × seeds, everything checked first, each identity once, equal budgets."""
+
+from collections.abc import Callable
+
+import pytest
+
+from minimind.report.config import AblationConfig, Kind
+from minimind.sweep.plan import SweepPlan
+from minimind.sweep.trials import merged, trials_of_ablation, trials_of_grid
+from minimind.utils.errors import ConfigError
+
+Prepare = Callable[..., SweepPlan]
+
+
+def ablation(**changes: object) -> AblationConfig:
+    arms = {"a": ["model.norm=rmsnorm"], "b": ["optim=adamw"]}
+    given = {"question": "?", "claim": "!", "baseline": "a", "arms": arms, "margin": 0.01}
+    return AblationConfig(**(given | changes))  # type: ignore[arg-type]
+
+
+def test_an_ablation_is_arms_times_seeds() -> None:
+    trials = trials_of_ablation(ablation(common=["model.dropout=0.1"], seeds=[3, 5]), ["optim.lr=1", "ablation=x"])
+    assert [(t.arm, t.replicate) for t in trials] == [("a", 3), ("b", 3), ("a", 5), ("b", 5)]
+    assert trials[0].overrides == ("model.dropout=0.1", "optim.lr=1", "model.norm=rmsnorm", "seed=3")
+
+
+def test_repeats_of_a_cost_ablation_are_interleaved_there_and_back() -> None:
+    trials = trials_of_ablation(ablation(kind=Kind.cost, repeats=3), [])
+    assert [(t.arm, t.replicate) for t in trials] == [("a", 1), ("b", 1), ("b", 2), ("a", 2), ("a", 3), ("b", 3)]
+    assert len({t.overrides for t in trials}) == 6
+    assert not any("seed=" in override for t in trials for override in t.overrides)
+
+
+def test_what_is_typed_replaces_what_is_common() -> None:
+    assert merged(["a=1", "b=2"], ["a=3"]) == ("b=2", "a=3")
+    (first, *_) = trials_of_ablation(ablation(common=["model.dropout=0.1"]), ["model.dropout=0.2"])
+    assert "model.dropout=0.2" in first.overrides
+    assert "model.dropout=0.1" not in first.overrides
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("model.norm=layernorm", "`model.norm` must not be typed beside this ablation: its arm `a` sets it"),
+        ("optim=muon", "its arm `b` sets it"),
+        ("optim.lr=1,2", "`optim.lr` must have one value beside an ablation"),
+        ("seed=7", "type ablation.seeds="),
+    ],
+)
+def test_what_an_arm_sets_must_not_be_typed(typed: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        trials_of_ablation(ablation(), [typed])
+    assert message in str(caught.value)
+
+
+def test_a_grid_has_an_arm_for_each_combination_but_of_seeds() -> None:
+    trials = trials_of_grid(["optim.lr=1,2", "seed=1,2", "model.dropout=0", "model=nano,minimind_26m"], seed=9)
+    assert len(trials) == 8
+    assert {t.arm for t in trials} == {f"optim.lr={lr} model={m}" for lr in (1, 2) for m in ("nano", "minimind_26m")}
+    assert {t.replicate for t in trials} == {1, 2}
+    (alone,) = trials_of_grid(["model.dropout=0"], seed=9)
+    assert (alone.arm, alone.replicate) == ("all", 9)
+    with pytest.raises(ConfigError, match="but is an interval"):
+        trials_of_grid(["optim.lr=interval(0,1)"], seed=1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"baseline": "c"}, "`ablation.baseline` must be one of the arms (a, b), but is c"),
+        ({"arms": {"a": []}}, "`ablation.arms` must have two or more, but has 1"),
+        ({"seeds": [1, 1]}, "`ablation.seeds` must be different numbers"),
+        ({"margin": -1.0}, "`ablation.margin` must be at least 0, but is -1.0"),
+    ],
+)
+def test_an_ablation_that_cannot_be(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        ablation(**changes)
+    assert message in str(caught.value)
+
+
+def test_a_sweep_says_what_differs_and_where_its_runs_are(prepare: Prepare) -> None:
+    planned = prepare("ablation=norm", "ablation.seeds=[1,2]", "trainer.max_steps=10", "schedule.warmup_steps=1")
+    assert planned.sweep.differs == {"rmsnorm": [], "layernorm": ["model.norm"]}
+    assert len(planned.jobs) == len({job.run for job in planned.sweep.jobs}) == 4
+    assert all(job.run.startswith("runs/nano-stdlib-") for job in planned.sweep.jobs)
+    assert planned.folder.name.startswith("norm-")
+    again = prepare("ablation=norm", "ablation.seeds=[1,2]", "trainer.max_steps=10", "schedule.warmup_steps=1")
+    assert again.folder == planned.folder
+    assert prepare("ablation=norm", "ablation.seeds=[1,2]").folder != planned.folder
+
+
+def test_all_mistakes_of_all_arms_at_once(prepare: Prepare) -> None:
+    with pytest.raises(ConfigError) as caught:
+        prepare("ablation=norm", '+ablation.arms.odd=["model.num_key_value_heads=3"]', "optim.lr=-1",
+                '+ablation.arms.typo=["model.nrom=rmsnorm"]')  # fmt: skip
+    common, of_odd, of_typo = caught.value.problems
+    assert common.startswith("arm rmsnorm, layernorm, odd: `optim.lr`")  # of `typo` it cannot be known yet
+    assert of_odd.startswith("arm odd: ")
+    assert of_typo.startswith("arm typo: ")
+    assert "nrom" in of_typo
+
+
+def test_two_jobs_of_one_identity_run_once(prepare: Prepare) -> None:
+    planned = prepare("ablation=norm", '+ablation.arms.same=["model.norm=rmsnorm"]', "ablation.seeds=[1]")
+    assert len(planned.sweep.jobs) == 3
+    assert len(planned.jobs) == 2
+    with pytest.raises(ConfigError) as caught:
+        prepare("ablation=norm", '+ablation.arms.same=["model.norm=rmsnorm","trainer.log_every_steps=3"]')
+    assert "arm same is the same run as another, but for trainer.log_every_steps" in str(caught.value)
+
+
+@pytest.mark.parametrize("budget", ["tokens", "flops"])
+def test_every_arm_has_the_budget_of_the_baseline(prepare: Prepare, budget: str) -> None:
+    arms = '{half: ["trainer.batch_tokens=1024"], thin: ["model.hidden_size=64"]}'
+    planned = prepare("ablation=norm", f"+ablation.arms={arms}", f"ablation.budget={budget}", "ablation.seeds=[1]")
+    spent = {}
+    for overrides, one in planned.jobs:
+        cfg = one.plan.cfg
+        assert cfg.trainer.max_steps is not None
+        assert cfg.schedule.horizon_steps == cfg.trainer.max_steps
+        tokens = cfg.trainer.max_steps * cfg.trainer.batch_tokens
+        spent[overrides] = tokens * (cfg.model.flops_per_token(cfg.data.sequence_length) if budget == "flops" else 1)
+    assert max(spent.values()) / min(spent.values()) < 1.001
+    with pytest.raises(ConfigError, match=r"arm long must not set `trainer.max_steps`"):
+        prepare("ablation=norm", '+ablation.arms.long=["trainer.max_steps=900"]', f"ablation.budget={budget}")

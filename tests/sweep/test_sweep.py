@@ -1,0 +1,135 @@
+"""A small real sweep through the real command line: a failing arm, a kill in the middle, and a second start."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from minimind.report.sweep_file import Sweep, load_sweep
+from minimind.runs.folder import RunFolder
+from minimind.runs.metrics_file import read_rows
+
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
+TINY = ["model.num_hidden_layers=1", "callbacks=none", "evaluation.max_new_tokens=2", "trainer.accelerator=cpu",
+        "trainer.num_threads=1"]  # fmt: skip
+
+
+class Started:
+    """`train.py -m …` in the background."""
+
+    def __init__(self, root: Path, arguments: Sequence[str]) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, str(REPOSITORY / "train.py"), "-m", *arguments], cwd=root, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+            env={**os.environ, "MINIMIND_ROOT": str(root), "PYTHONPATH": str(REPOSITORY), "COLUMNS": "200"},
+        )  # fmt: skip
+
+    def end(self) -> tuple[int, str]:
+        out, err = self.process.communicate(timeout=240)
+        return self.process.returncode, out + err
+
+
+def sweep_in(root: Path) -> tuple[Path, Sweep]:
+    (file,) = root.glob("sweeps/*/sweep.json")
+    return file.parent, load_sweep(file.parent)
+
+
+def states(root: Path, sweep: Sweep) -> dict[tuple[str, int], str]:
+    return {(job.arm, job.replicate): RunFolder(root / job.run).status.get("state", "none") for job in sweep.jobs}
+
+
+def wait_for_a_checkpoint(root: Path, sweep_seconds: float = 120) -> Path:
+    """Of the second run that begins, while it is under way."""
+    end = time.monotonic() + sweep_seconds
+    while time.monotonic() < end:
+        folders = [RunFolder(path.parent) for path in root.glob("runs/*/status.json")]
+        for folder in folders:
+            if len(folders) == 2 and folder.status["state"] == "running" and folder.complete_checkpoints():
+                return folder.path
+        time.sleep(0.02)
+    raise AssertionError("no run came so far")
+
+
+def test_killed_in_the_middle_it_goes_on_and_one_failing_arm_stops_nobody(
+    small_arguments: list[str], tmp_path: Path
+) -> None:
+    longer = ["trainer.max_steps=600", "trainer.validate_every_steps=300", "trainer.checkpoint_every_steps=2"]
+    arguments = ["ablation=norm", "ablation.seeds=[1,2]", *small_arguments, *TINY, *longer,
+                 '+ablation.arms.broken=["init_from=/nowhere"]']  # fmt: skip
+    first = Started(tmp_path, arguments)
+    interrupted = wait_for_a_checkpoint(tmp_path)
+    first.process.send_signal(signal.SIGKILL)
+    first.end()
+    folder, sweep = sweep_in(tmp_path)
+    assert list(sweep.arms) == ["rmsnorm", "layernorm", "broken"]
+    orphan = RunFolder(interrupted)
+    for _ in range(300):  # the job notices that nobody waits for it
+        if orphan.status["state"] == "preempted":
+            break
+        time.sleep(0.1)
+    assert orphan.status["state"] == "preempted"
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/*/summary.json")}
+    assert len(before) == 1
+
+    code, said = Started(tmp_path, arguments).end()
+    assert code == 1, said
+    assert "6 runs, of which 1 are finished already" in said
+    assert "init_from must exist, but /nowhere" in said
+    assert "logs/broken-1.log" in said
+    for arm in ("rmsnorm", "layernorm"):
+        assert {states(tmp_path, sweep)[arm, seed] for seed in (1, 2)} == {"finished"}
+    assert states(tmp_path, sweep)["broken", 1] == "none"
+    assert all(path.stat().st_mtime_ns == time_ns for path, time_ns in before.items())
+    rows = read_rows(orphan.metrics)
+    assert [row["step"] for row in rows] == sorted({row["step"] for row in rows})
+    assert rows[-1]["step"] == 600
+    assert "Resuming" in "".join(path.read_text() for path in (folder / "logs").glob("*.log"))
+
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    text = (folder / "report.md").read_text(encoding="utf-8")
+    assert report["arms"]
+    assert "broken" in text
+    assert "2 seeds" in text or "verdict" in text.lower()
+    assert (folder / "report.png").read_bytes().startswith(b"\x89PNG")
+    assert "<html" in (folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_grid_stopped_by_ctrl_c_goes_on(small_arguments: list[str], tmp_path: Path) -> None:
+    longer = ["trainer.max_steps=2000", "trainer.validate_every_steps=2000", "trainer.checkpoint_every_steps=2"]
+    arguments = ["optim.lr=1e-3,3e-3", *small_arguments, *TINY, "hydra.launcher.num_parallel=2"]
+    started = Started(tmp_path, [*arguments, *longer])
+    wait_for_a_checkpoint(tmp_path)
+    started.process.send_signal(signal.SIGINT)
+    code, said = started.end()
+    assert code == 75, said
+    _, sweep = sweep_in(tmp_path)
+    assert list(sweep.arms) == ["optim.lr=0.001", "optim.lr=0.003"]
+    assert set(states(tmp_path, sweep).values()) <= {"preempted", "none"}
+    stopped = {job.run: RunFolder(tmp_path / job.run).status.get("step") for job in sweep.jobs}
+    assert any(stopped.values())
+
+
+def test_every_mistake_is_said_before_anything_is_written(small_arguments: list[str], tmp_path: Path) -> None:
+    code, said = Started(tmp_path, ["ablation=norm", "model.norm=rmsnorm", *small_arguments]).end()
+    assert code == 2
+    assert "`model.norm` must not be typed beside this ablation" in said
+    assert "Traceback" not in said
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("launcher", ["basic", "joblib", "submitit_local"])
+def test_other_launchers_work_as_well(launcher: str, small_arguments: list[str], tmp_path: Path) -> None:
+    if launcher != "basic":
+        pytest.importorskip(f"hydra_plugins.hydra_{launcher.split('_')[0]}_launcher")
+    done, said = Started(
+        tmp_path, [f"hydra/launcher={launcher}", "seed=1,2", "trainer.max_steps=2", *small_arguments, *TINY]
+    ).end()
+    assert done == 0, said
+    _, sweep = sweep_in(tmp_path)
+    assert set(states(tmp_path, sweep).values()) == {"finished"}
