@@ -6,6 +6,7 @@ from pathlib import Path
 
 from minimind.report.comparable import caveats, refuse_unequal
 from minimind.report.figures import Figure, figure_of
+from minimind.report.number_arms import numbers_of
 from minimind.report.run_record import RunRecord, read_run
 from minimind.report.statistics import Difference, Spread, paired_difference, spread
 from minimind.report.sweep_file import Sweep
@@ -33,7 +34,7 @@ class Arm:
 class Report:
     folder: Path
     sweep: Sweep
-    arms: list[Arm]  # the baseline first
+    arms: list[Arm]  # as planned, or by size where they are values of one quantity
     caveats: list[str]
 
     @property
@@ -51,11 +52,11 @@ class Report:
 
     @property
     def baseline(self) -> Arm:
-        return self.arms[0]
+        return next(arm for arm in self.arms if arm.name == self.sweep.baseline)
 
     @property
-    def num_compared(self) -> int:
-        return len(self.arms) - 1
+    def others(self) -> list[Arm]:
+        return [arm for arm in self.arms if arm.name != self.sweep.baseline]
 
 
 def analyse(folder: Path, sweep: Sweep) -> Report:
@@ -67,10 +68,17 @@ def analyse(folder: Path, sweep: Sweep) -> Report:
     runs = [read_run(job, run_path(job.run, folder)) for job in sweep.jobs]
     refuse_unequal(sweep, runs)
     _check_metric(sweep.metric, runs)
-    names = [sweep.baseline, *(name for name in sweep.arms if name != sweep.baseline)]
-    bare = [_arm(name, [run for run in runs if run.job.arm == name]) for name in names]
-    arms = [bare[0], *(_compared(arm, bare[0], sweep) for arm in bare[1:])]
-    return Report(folder, sweep, arms, [*caveats(sweep, runs), *survivors(bare, sweep.metric)])
+    alone = {name: _arm(name, [run for run in runs if run.job.arm == name]) for name in in_order(sweep)}
+    baseline = alone[sweep.baseline]
+    arms = [arm if arm is baseline else _compared(arm, baseline, sweep) for arm in alone.values()]
+    return Report(folder, sweep, arms, [*caveats(sweep, runs), *survivors(arms, sweep.metric)])
+
+
+def in_order(sweep: Sweep) -> list[str]:
+    """The names of the arms; sweep.json keeps them by the alphabet, its jobs as they were planned."""
+    names = list(dict.fromkeys([*(job.arm for job in sweep.jobs), *sweep.arms]))
+    numbers = numbers_of(names)
+    return names if numbers is None else [name for _, name in sorted(zip(numbers, names, strict=True))]
 
 
 def run_path(run: str, sweep_folder: Path) -> Path:
@@ -111,7 +119,7 @@ def _compared(arm: Arm, baseline: Arm, sweep: Sweep) -> Arm:
     unit = "repeat" if sweep.kind == "cost" else "seed"
     verdict = judge(difference, figure_of(sweep.metric), sweep.margin, unit)
     planned = len(sweep.replicates())
-    if len(common) < planned:
+    if difference.interval and len(common) < planned:
         verdict = replace(verdict, words=f"{verdict.words} (over {len(common)} of {planned} {unit}s)")
     return replace(arm, difference=difference, verdict=verdict)
 
@@ -134,6 +142,6 @@ def survivors(arms: Iterable[Arm], metric: str) -> list[str]:
         if lost:
             found.append(
                 f"`{arm.name}` lost {len(lost)} of {len(arm.runs)} runs (failed or diverged): its figures are of "
-                "those that survived, and flatter it."
+                "those that survived, and may flatter it."
             )
     return found

@@ -5,36 +5,44 @@ from minimind.report.figures import Better, several
 from minimind.report.number_arms import numbers_of
 from minimind.report.verdict import Finding
 
+FEW = 4
+SHOWN = {Finding.better, Finding.worse, Finding.higher, Finding.lower, Finding.equal}
+CLAUSES = {
+    Finding.equal: "equal within the margin: {}",
+    Finding.not_shown: "no difference shown for {}",
+    Finding.undecided: "no verdict on {}",
+}
+
 
 def answer_of(report: Report) -> str:
     finished = sum(run.finished for run in report.runs)
     if not finished:
         return f"Nothing can be said yet: none of {len(report.runs)} runs is finished."
-    opening = "" if finished == len(report.runs) else f"So far ({finished} of {len(report.runs)} runs are finished): "
+    opening = "" if finished == len(report.runs) else f"With {finished} of {len(report.runs)} runs finished, "
     label, baseline = report.metric.label, report.baseline
-    if not report.num_compared:
+    if not report.others:
         return f"{opening}{_alone(baseline, report)}"
     if not baseline.counted(report.sweep.metric):
         nothing = "nothing" if opening else "Nothing"
         return f"{opening}{nothing} can be compared: the baseline `{baseline.name}` has no run with a {label}."
-    parts = [part for arm in report.arms[1:] if (part := _shown(arm))]
-    parts += _together(report.arms[1:], Finding.not_shown, "no difference is shown for {}")
-    parts += _together(report.arms[1:], Finding.undecided, "no verdict on {}" + f" (too few {report.unit}s)")
-    if without := [arm.name for arm in report.arms[1:] if arm.verdict is None]:
-        parts.append(f"nothing to compare of {_listed(without)}")
+    without = [arm.name for arm in report.others if arm.verdict is None]
+    parts = [*_verdicts(report), *([f"nothing to compare of {_listed(without)}"] if without else [])]
     on = "on" if opening else "On"
     return f"{opening}{on} {label}, compared with `{baseline.name}`: {'; '.join(parts)}.{_best(report)}"
 
 
-def _shown(arm: Arm) -> str | None:
-    if arm.verdict is None or arm.verdict.finding in (Finding.not_shown, Finding.undecided):
-        return None
-    return f"`{arm.name}` is {arm.verdict.words}"
-
-
-def _together(arms: list[Arm], finding: Finding, sentence: str) -> list[str]:
-    names = [arm.name for arm in arms if arm.verdict is not None and arm.verdict.finding is finding]
-    return [sentence.format(_listed(names))] if names else []
+def _verdicts(report: Report) -> list[str]:
+    """A clause for each arm of which something was shown, if they are few; else one for each finding."""
+    few = len(report.others) <= FEW
+    parts = []
+    for finding in Finding:
+        arms = [arm for arm in report.others if arm.verdict and arm.verdict.finding is finding]
+        if arms and few and finding in SHOWN:
+            parts += [f"`{arm.name}` is {arm.verdict.words}" for arm in arms if arm.verdict]
+        elif arms:
+            clause = CLAUSES.get(finding, f"{finding.value}: {{}}")
+            parts.append(clause.format(_listed([arm.name for arm in arms])))
+    return parts
 
 
 def _listed(names: list[str]) -> str:

@@ -6,6 +6,8 @@ from minimind.report.analysis import Arm, Report
 from minimind.report.number_arms import numbers_of
 
 GREY = "0.45"
+BELOW = 0.25  # the runs' points, so that they do not hide the interval
+LONGEST = 30  # characters of a name
 
 
 def draw_arms(axes: Any, report: Report, colours: dict[str, Any]) -> None:
@@ -28,7 +30,7 @@ def _by_name(axes: Any, report: Report, colours: dict[str, Any]) -> None:
     for row, arm in enumerate(report.arms):
         values = [*arm.counted(report.sweep.metric).values()]
         colour = colours[arm.name]
-        axes.plot(values, [row] * len(values), "o", color=colour, alpha=0.45, ms=7, mew=0)
+        axes.plot(values, [row + BELOW] * len(values), "o", color=colour, alpha=0.45, ms=7, mew=0)
         if found := arm.spreads.get(report.sweep.metric):
             axes.plot(found.mean, row, "D", color=colour, ms=8)
         else:
@@ -37,7 +39,8 @@ def _by_name(axes: Any, report: Report, colours: dict[str, Any]) -> None:
             )
         if ends := interval_from_baseline(arm, report):
             axes.errorbar([sum(ends) / 2], [row], xerr=[(ends[1] - ends[0]) / 2], color=colour, capsize=5, lw=2)
-    axes.set_yticks(range(len(report.arms)), [_label(arm, report) for arm in report.arms])
+    axes.set_yticks(range(len(report.arms)), [shortened(arm.name) for arm in report.arms])
+    axes.get_yticklabels()[report.arms.index(report.baseline)].set_fontweight("bold")
     axes.set_ylim(len(report.arms) - 0.4, -0.6)
     axes.set_xlabel(_metric_label(report))
 
@@ -59,7 +62,7 @@ def _by_number(axes: Any, report: Report, colours: dict[str, Any], numbers: list
     names = [arm.name.rpartition("=") for arm in report.arms]
     axes.set_xticks(numbers, [name[2] for name in names])
     axes.set_xticks([], minor=True)
-    axes.set_xlabel(f"{names[0][0] or 'arm'} (baseline: {names[0][2]})")
+    axes.set_xlabel(f"{names[0][0] or 'arm'} (baseline: {report.sweep.baseline.rpartition('=')[2]})")
     axes.set_ylabel(_metric_label(report))
 
 
@@ -72,8 +75,10 @@ def interval_from_baseline(arm: Arm, report: Report) -> tuple[float, float] | No
     return base.mean + low, base.mean + high
 
 
-def _label(arm: Arm, report: Report) -> str:
-    return f"{arm.name}\n(baseline)" if arm is report.baseline else arm.name
+def shortened(name: str) -> str:
+    """Both ends of a long name, as either may be what tells it from others."""
+    half = LONGEST // 2
+    return name if len(name) <= LONGEST else f"{name[:half]}…{name[-half:]}"
 
 
 def _metric_label(report: Report) -> str:

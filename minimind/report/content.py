@@ -8,14 +8,14 @@ from minimind.report.analysis import Report
 from minimind.report.answer import answer_of
 from minimind.report.blocks import Block, Bullets, Code, Heading, Paragraph, Picture
 from minimind.report.comparable import ACCELERATOR, FINGERPRINT, OF_EACH_RUN, PRECISION, held_equal
-from minimind.report.figures import Better, figure_of
+from minimind.report.figures import figure_of
 from minimind.report.statistics import CONFIDENCE
 
 PICTURE = "report.png"
 
 
 def content(report: Report) -> list[Block]:
-    return [*_opening(report), *_figures(report), *_comparison(report), *_runs(report), *_origin(report)]
+    return [*_opening(report), *_figures(report), *_comparison(report), *_origin(report), *_runs(report)]
 
 
 def title(report: Report) -> str:
@@ -37,18 +37,16 @@ def _opening(report: Report) -> list[Block]:
 
 def how_to_read(report: Report) -> str:
     """The statistics in three sentences."""
-    unit, metric, margin = report.unit, report.metric, report.sweep.margin
-    way = {Better.lower: " Lower is better.", Better.higher: " Higher is better.", None: ""}[metric.better]
-    text = (
-        f"Mean ± standard deviation over {unit}s; difference: arm minus baseline, run by run of the same {unit}.{way}"
-    )
-    if report.num_compared:
-        each = 1 - (1 - CONFIDENCE) / report.num_compared
+    better, margin, count = report.metric.better, report.sweep.margin, len(report.others)
+    text = f"Mean ± standard deviation over {report.unit}s" + (f"; {better.value} is better." if better else ".")
+    if count:
+        each = f" (Bonferroni: {1 - (1 - CONFIDENCE) / count:.2%} each)"
+        together = f"for all {count} comparisons together{each}" if count > 1 else "for the difference"
         text += (
-            f" Intervals: paired t, {CONFIDENCE:.0%} for all {report.num_compared} comparisons together "
-            f"(Bonferroni: {each:.2%} each), df degrees of freedom."
+            f" Differences are between runs of the same {report.unit}; in brackets, {CONFIDENCE:.0%} intervals "
+            f"{together}: paired t with df degrees of freedom."
         )
-    return text + (f" Margin, the smallest effect worth naming: {margin:g}." if margin else "")
+    return text + (f" Margin, the smallest difference worth naming: {margin:g}." if margin else "")
 
 
 def _figures(report: Report) -> list[Block]:

@@ -1,20 +1,15 @@
 """report.png: losses against tokens and seconds, and the arms against the metric."""
 
 import textwrap
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from minimind.report.analysis import Arm, Report
-from minimind.report.arms_panel import draw_arms
+from minimind.report.analysis import Report
+from minimind.report.arms_panel import draw_arms, shortened
 from minimind.report.curves import FEWEST_VALIDATIONS, Curve, curve_of, usual_window, visible_range
-from minimind.report.number_arms import numbers_of
+from minimind.report.styles import Style, styles_of
 
-# Okabe and Ito's, which the colour-blind tell apart, without the yellow that white paper swallows.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
-LINES = ("-", "--", ":")
 SIZE, DPI = (14, 10.5), 100
-Style = dict[str, Any]
 
 
 def draw(report: Report, target: Path) -> None:
@@ -23,7 +18,7 @@ def draw(report: Report, target: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    styles = {arm.name: style for arm, style in zip(report.arms, styles_of(report.arms), strict=True)}
+    styles = styles_of([arm.name for arm in report.arms], report.sweep.baseline)
     runs = [run for run in report.runs if run.finished]
     window = usual_window(runs)
     smoothing = f", moving average of {window} log points" if window > 1 else ""
@@ -41,35 +36,25 @@ def draw(report: Report, target: Path) -> None:
         arms.set_title(f"Arms: each {report.unit}, mean, interval of the difference to the baseline")
         _curves(seconds, report, styles, "elapsed_s", key, against)
         seconds.set(title=f"{name.capitalize()} against time (a reading: machines vary)", ylabel="nats per token")
-        handles = [plt.Line2D([], [], label=arm, **style) for arm, style in styles.items()]
-        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 6))
+        _legend(figure, styles, report.sweep.baseline)
         figure.savefig(target, dpi=DPI)
         plt.close(figure)
 
 
-def styles_of(arms: Sequence[Arm]) -> list[Style]:
-    """The baseline black; values of one quantity from dark to light; else a colour and a line for each."""
-    numbers = numbers_of([arm.name for arm in arms])
-    rest: list[Style]
-    if numbers is None:
-        rest = [
-            {"color": COLOURS[i % len(COLOURS)], "ls": LINES[i // len(COLOURS) % len(LINES)]}
-            for i in range(len(arms) - 1)
-        ]
-    else:
-        import matplotlib
+def _legend(figure: Any, styles: dict[str, Style], baseline: str) -> None:
+    from matplotlib.lines import Line2D
 
-        order = sorted(numbers)
-        scale = matplotlib.colormaps["viridis"]
-        rest = [{"color": scale(0.9 * order.index(number) / (len(order) - 1))} for number in numbers[1:]]
-    return [{"color": "black", "lw": 2.4}, *({"lw": 1.7, **style} for style in rest)]
+    labels = {name: shortened(name) + (" (baseline)" if name == baseline else "") for name in styles}
+    handles = [Line2D([], [], label=labels[name], **style) for name, style in styles.items()]
+    width = 70 + 8 * max(map(len, labels.values()))  # pixels of an entry
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), int(SIZE[0] * DPI / width)))
 
 
 def _curves(axes: Any, report: Report, styles: dict[str, Style], x_key: str, y_key: str, window: int) -> None:
     """A mean line for each arm; against tokens with a band from the lowest to the highest run."""
     curves: list[Curve] = []
     scale = 1e6 if x_key == "tokens" else 1.0
-    for arm in reversed(report.arms):  # the baseline on top
+    for arm in [report.baseline, *report.others]:  # one that is as good lies on it, and both are seen
         curve = curve_of([run for run in arm.runs if run.finished], x_key, y_key, window)
         if curve is None:
             continue

@@ -1,8 +1,7 @@
 """The tables of a report."""
 
 import os
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from minimind.report.analysis import Arm, Report
 from minimind.report.blocks import Cell, Link, Table
@@ -13,40 +12,30 @@ USUAL = (
     "val/loss", "val/bits_per_byte", "train/tokens_per_second", "train/mfu", "memory/host_peak_mib",
     "memory/device_peak_mib", "parameters", "active_parameters", "step", "tokens", "flops", "elapsed_s",
 )  # fmt: skip
-MANY = 8  # settings; more are counted instead of named
 NOTHING = "–"
 
 
 def verdicts(report: Report) -> Table:
-    """Arm, pairs, metric, difference, interval, verdict."""
+    """Each arm's metric, and the verdict, which has the difference and its interval in it."""
     metric = report.metric
     planned = len(report.sweep.replicates())
     rows = []
     for arm in report.arms:
         found, difference = arm.spreads.get(metric.key), arm.difference
-        low_high = difference.interval if difference else None
-        rows.append([
-            _name(arm, report),
-            f"{found.count if found else 0} of {planned}",
-            mean_and_sd(metric, found),
-            metric.show_signed(difference.mean) if difference else NOTHING,
-            f"{difference.relative:+.1%}" if difference and difference.relative is not None else NOTHING,
-            "[{}, {}]".format(*map(metric.show_signed, low_high)) if low_high else NOTHING,
-            str(difference.degrees_of_freedom) if low_high and difference else NOTHING,
-            _verdict(arm, report),
-        ])  # fmt: skip
-    header = ("arm", f"{report.unit}s", metric.label, "difference", "relative", "interval", "df", "verdict")
-    return Table(header, rows, wordy=(0, 7))
+        relative = NOTHING if difference is None or difference.relative is None else f"{difference.relative:+.2%}"
+        degrees = str(difference.degrees_of_freedom) if difference and difference.interval else NOTHING
+        runs_of_all = f"{found.count if found else 0} of {planned}"
+        rows.append(
+            [_name(arm, report), runs_of_all, mean_and_sd(metric, found), relative, degrees, _verdict(arm, report)]
+        )
+    header = ("arm", f"{report.unit}s", metric.label, "relative", "df", "against the baseline")
+    return Table(header, rows, wordy=(0, 5))
 
 
 def _verdict(arm: Arm, report: Report) -> str:
-    if arm is report.baseline:
-        return "baseline"
-    return (
-        arm.verdict.words
-        if arm.verdict
-        else f"nothing to compare: no pair with the baseline has a {report.metric.label}"
-    )
+    if arm.verdict:
+        return arm.verdict.words
+    return NOTHING if arm is report.baseline else "nothing to compare: no run paired with one of the baseline"
 
 
 def _name(arm: Arm, report: Report) -> str:
@@ -82,7 +71,7 @@ def constant_figures(report: Report) -> dict[str, float]:
     return found
 
 
-def figures(report: Report, show: Any = mean_and_sd) -> Table:
+def figures(report: Report, show: Callable[[Figure, Spread | None], str] = mean_and_sd) -> Table:
     keys = [key for key in shown_keys(report) if key not in constant_figures(report)]
     shown = [figure_of(key) for key in keys]
     rows = [[_name(arm, report), *(show(item, arm.spreads.get(item.key)) for item in shown)] for arm in report.arms]
@@ -90,22 +79,24 @@ def figures(report: Report, show: Any = mean_and_sd) -> Table:
 
 
 def changes(report: Report) -> Table:
-    """What was typed for each arm, and the settings that came of it."""
+    """What was typed for each arm, and the other settings that it changed."""
     rows = []
     for arm in report.arms:
-        overrides = " ".join(f"`{override}`" for override in report.sweep.arms[arm.name])
+        overrides = report.sweep.arms[arm.name]
         settings = next((run.settings for run in arm.runs if run.settings), {})
-        rows.append([_name(arm, report), overrides or "nothing", _settings(report, arm, settings)])
-    return Table(("arm", "overrides", "settings that differ from the baseline's"), rows, wordy=(0, 1, 2))
+        differing = [
+            f"{key}={settings[key]}" if key in settings else key for key in report.sweep.differs.get(arm.name, [])
+        ]
+        rows.append(
+            [_name(arm, report), _codes(overrides), _codes([item for item in differing if item not in overrides])]
+        )
+    columns = 3 if any(row[2] != NOTHING for row in rows) else 2
+    header = ("arm", "overrides", "and by these, against the baseline")
+    return Table(header[:columns], [row[:columns] for row in rows], wordy=range(columns))
 
 
-def _settings(report: Report, arm: Arm, settings: Mapping[str, Any]) -> str:
-    if arm is report.baseline:
-        return NOTHING
-    keys = report.sweep.differs.get(arm.name, [])
-    if len(keys) > MANY:
-        return f"{len(keys)}: " + ", ".join(f"`{key}`" for key in keys)
-    return ", ".join(f"`{key}={settings[key]}`" if key in settings else f"`{key}`" for key in keys) or "none"
+def _codes(items: Sequence[str]) -> str:
+    return ", ".join(f"`{item}`" for item in items) or NOTHING
 
 
 def runs(report: Report) -> Table:

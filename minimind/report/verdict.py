@@ -31,7 +31,7 @@ def judge(difference: Difference, figure: Figure, margin: float | None, unit: st
     """
     if difference.interval is None:
         few = f"{several(difference.pairs, unit)} in common with the baseline, {FEWEST_PAIRS} are needed"
-        return Verdict(Finding.undecided, f"no verdict: {few}")
+        return Verdict(Finding.undecided, f"no verdict ({figure.show_signed(difference.mean)}; {few})")
     low, high = difference.interval
     if low == high == 0:
         return Verdict(Finding.equal, f"identical in every {unit}")

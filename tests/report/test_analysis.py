@@ -69,7 +69,7 @@ def test_unfinished_runs_are_shown_and_not_averaged(two_arms: Make, state: str) 
     layer = arm(report, "layer")
     assert layer.spreads["val/loss"].mean == pytest.approx((2.05 + 2.099) / 2)
     assert layer.verdict.finding is Finding.undecided
-    assert answer_of(report).startswith("So far (5 of 6 runs are finished): on validation loss")
+    assert answer_of(report).startswith("With 5 of 6 runs finished, on validation loss")
     (row,) = [row for row in runs(report).rows if row[:2] == ["`layer`", "2"]]
     assert row[2] == ("failed: it was so" if state == "failed" else state)
     assert any("lost 1 of 3 runs" in caveat for caveat in report.caveats) == (state == "failed")

@@ -39,7 +39,7 @@ def test_words(key: str, low: float, high: float, margin: float | None, finding:
 def test_too_few_pairs_get_no_verdict() -> None:
     found = judge(Difference(2, -5.0, None, 0.0, None, 0.95), figure_of(LOSS), 0.01, "seed")
     assert found.finding is Finding.undecided
-    assert found.words == "no verdict: 2 seeds in common with the baseline, 3 are needed"
+    assert found.words == "no verdict (-5.0000; 2 seeds in common with the baseline, 3 are needed)"
 
 
 @pytest.mark.parametrize(

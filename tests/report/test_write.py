@@ -13,11 +13,10 @@ import pytest
 from made_sweeps import Maker
 from markdown_it import MarkdownIt
 
-from minimind.report.analysis import Arm
 from minimind.report.blocks import Bullets, Code, Heading, Link, Paragraph, Picture, Table
 from minimind.report.html import to_html
 from minimind.report.markdown import to_markdown
-from minimind.report.picture import styles_of
+from minimind.report.styles import styles_of
 from minimind.report.terminal import print_report
 from minimind.report.write import write_report
 
@@ -114,8 +113,9 @@ def test_pictures_of_many_arms_and_of_a_varied_quantity(maker: Maker, names: lis
 
 @pytest.mark.parametrize("names", [[str(number) for number in range(1, 17)], [f"arm {number}" for number in range(19)]])
 def test_every_arm_looks_different(names: list[str]) -> None:
-    styles = styles_of([Arm(name, [], {}, None, None) for name in names])
-    assert len({(str(style["color"]), style.get("ls")) for style in styles}) == len(names)
+    styles = styles_of(names, names[3])
+    assert list(styles) == names
+    assert len({(str(style["color"]), style.get("ls")) for style in styles.values()}) == len(names)
 
 
 SENTENCES = [
