@@ -4,7 +4,7 @@ import argparse
 import importlib
 import sys
 
-from minimind.cli import export, generate, import_, inspect_, runs, sync
+from minimind.cli import export, generate, import_, inspect_, report, runs, sync
 from minimind.cli.app import guarded
 
 HYDRA_VERBS = {
@@ -29,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
     verbs = top.add_subparsers(title="verbs", metavar="VERB", required=True)
     for name, description in HYDRA_VERBS.items():
         verbs.add_parser(name, help=f"{description}; settings as GROUP.NAME=VALUE", add_help=False)
-    for module in (generate, export, import_, inspect_, runs, sync):
+    for module in (generate, export, import_, inspect_, report, runs, sync):
         module.add_parser(verbs)
     return top
 

@@ -44,7 +44,7 @@ from minimind.training.callbacks.samples import Samples, show_samples
 from minimind.training.checkpoint import STATE, TOKENIZER, load_weights, newest_readable
 from minimind.utils.errors import UserError
 from minimind.utils.files import write_json, write_text
-from minimind.utils.hardware import peak_memory
+from minimind.utils.hardware import describe_machine, peak_memory
 from minimind.utils.paths import find_existing
 from minimind.utils.ranks import global_rank, is_main_process, world_size
 from minimind.utils.seeding import seed_everything
@@ -110,6 +110,7 @@ class Session:
             state=RUNNING, reason=None, step=status.get("step", 0), tokens=status.get("tokens", 0), auto=self.auto,
             versions=versions(), git_commit=git_commit(), source_hash=source, data_fingerprint=fingerprint,
             parameters=self.cfg.model.num_parameters(), active_parameters=self.cfg.model.num_parameters(active=True),
+            machine=describe_machine(torch.device(self.auto["accelerator"])),
         )  # fmt: skip
         step = 0 if resume_from is None else step_of(resume_from)
         for file in (run.metrics, run.samples, run.histograms):

@@ -1,7 +1,10 @@
-"""What the device can do: which precision it computes, how fast it multiplies matrices, how much memory it gave."""
+"""What the device is and can do: its name, the precision it computes, how fast it is, how much memory it gave."""
 
 import functools
+import os
+import platform
 import resource
+import socket
 import sys
 import time
 from pathlib import Path
@@ -72,3 +75,14 @@ def peak_memory(device: torch.device) -> dict[str, float]:
     if device.type == "cuda":
         peaks["memory/device_peak_mib"] = torch.cuda.max_memory_allocated(device) / 2**20
     return peaks
+
+
+def describe_machine(device: torch.device) -> dict[str, str | int | None]:
+    """Where figures were made: host, the name of the GPU or processor, cores."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    else:
+        cpu_info = Path("/proc/cpuinfo")
+        lines = cpu_info.read_text().splitlines() if cpu_info.is_file() else []
+        name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    return {"host": socket.gethostname(), "device": name or platform.machine(), "cores": os.cpu_count()}

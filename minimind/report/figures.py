@@ -1,0 +1,61 @@
+"""How a figure is called and written, and which way is better."""
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Better(Enum):
+    lower = "lower"
+    higher = "higher"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One key of summary.json."""
+
+    key: str
+    label: str
+    spec: str  # of `format`
+    better: Better | None  # None: that is for the reader to say
+
+    def show(self, value: float) -> str:
+        return format(value, self.spec)
+
+    def show_signed(self, value: float) -> str:
+        return format(value, f"+{self.spec}")
+
+
+KNOWN = {
+    "val/loss": ("validation loss", ".4f"),
+    "val/bits_per_byte": ("bits per byte", ".4f"),
+    "val/perplexity": ("validation perplexity", ".2f"),
+    "train/loss": ("training loss", ".4f"),
+    "train/tokens_per_second": ("tokens/s", ",.0f"),
+    "train/mfu": ("MFU", ".2%"),
+    "train/real_token_fraction": ("real tokens", ".2%"),
+    "train/data_wait_fraction": ("waiting for data", ".2%"),
+    "memory/host_peak_mib": ("peak host memory (MiB)", ",.0f"),
+    "memory/device_peak_mib": ("peak device memory (MiB)", ",.0f"),
+    "parameters": ("parameters", ",.0f"),
+    "active_parameters": ("active parameters", ",.0f"),
+    "flops": ("FLOPs", ".3g"),
+    "elapsed_s": ("training time (s)", ",.1f"),
+    "command_s": ("whole command (s)", ",.1f"),
+    "step": ("steps", ",.0f"),
+    "tokens": ("tokens", ",.0f"),
+    "moe/max_load": ("busiest expert ÷ mean", ".3f"),
+    "moe/dead_experts": ("dead experts", ".1f"),
+    "moe/balance_loss": ("balance loss", ".4f"),
+}
+LOWER = ("loss", "perplexity", "bits_per_byte", "_s", "_mib", "_bytes", "max_load", "dead_experts", "wait_fraction")
+HIGHER = ("per_second", "mfu", "real_token_fraction", "accuracy")
+
+
+def figure_of(key: str) -> Figure:
+    label, spec = KNOWN.get(key, (key, ".4g"))
+    better = Better.lower if key.endswith(LOWER) else Better.higher if key.endswith(HIGHER) else None
+    return Figure(key, label, spec, better)
+
+
+def several(count: int, unit: str) -> str:
+    return f"{count} {unit}{'' if count == 1 else 's'}"

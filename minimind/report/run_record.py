@@ -1,0 +1,85 @@
+"""What a report takes from one run folder."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from minimind.report.sweep_file import Job
+from minimind.runs.folder import FAILED, FINISHED, RUNNING, RunFolder
+from minimind.runs.identity import is_hashed, leaves
+from minimind.runs.lock import is_held
+from minimind.runs.metrics_file import Row, read_rows
+from minimind.utils.files import read_json
+
+NOT_STARTED, INTERRUPTED = "not started", "interrupted"
+# Of log points, in place of the last one's: a run's speed is its usual one.
+MEDIANS = ("train/tokens_per_second", "train/mfu", "train/data_wait_fraction", "train/real_token_fraction")
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    job: Job
+    path: Path
+    state: str  # of status.json, or one of the two above
+    reason: str | None
+    figures: Mapping[str, float]  # of a finished run
+    rows: list[Row]  # of a finished run
+    settings: Mapping[str, Any]  # hashed ones; none: not started
+    status: Mapping[str, Any]
+
+    @property
+    def finished(self) -> bool:
+        return self.state == FINISHED
+
+    def figure(self, key: str) -> float | None:
+        """Of a finished run, if it is finite."""
+        value = self.figures.get(key)
+        return value if value is not None and math.isfinite(value) else None
+
+    def trouble(self, metric: str) -> str | None:
+        """Why it is not counted; None: it is."""
+        if not self.finished:
+            return self.state + (f": {self.reason}" if self.reason else "")
+        if metric not in self.figures:
+            return f"finished without {metric}"
+        return None if self.figure(metric) is not None else f"diverged: {metric} is {self.figures[metric]}"
+
+
+def read_run(job: Job, path: Path) -> RunRecord:
+    folder = RunFolder(path)
+    status = folder.status
+    state, reason = status.get("state", NOT_STARTED), status.get("reason")
+    if state == RUNNING and not is_held(folder.lock):
+        state = INTERRUPTED
+    if state == FINISHED and not folder.summary.is_file():
+        state, reason = FAILED, f"no {folder.summary.name}"
+    rows = read_rows(folder.metrics) if state == FINISHED else []
+    figures = {**numbers(read_json(folder.summary)), **usual_speed(rows)} if state == FINISHED else {}
+    return RunRecord(job, path, state, reason, figures, rows, hashed_settings(folder.config), status)
+
+
+def hashed_settings(config: Path) -> dict[str, Any]:
+    if not config.is_file():
+        return {}
+    container = OmegaConf.to_container(OmegaConf.load(config))
+    assert isinstance(container, dict)
+    return {leaf: value for leaf, value in leaves({str(k): v for k, v in container.items()}).items() if is_hashed(leaf)}
+
+
+def numbers(summary: dict[str, Any]) -> dict[str, float]:
+    return {key: value for key, value in summary.items() if type(value) in (int, float)}
+
+
+def usual_speed(rows: list[Row]) -> dict[str, float]:
+    """Medians over the log points but the first, which warms up (or is the only one)."""
+    found = {}
+    for key in MEDIANS:
+        values = [row[key] for row in rows if key in row]
+        if values:
+            found[key] = median(values[1:] or values)
+    return found

@@ -1,0 +1,115 @@
+"""The tables of a report."""
+
+import os
+from collections.abc import Callable, Sequence
+
+from minimind.report.analysis import Arm, Report
+from minimind.report.blocks import Cell, Link, Table
+from minimind.report.figures import Figure, figure_of
+from minimind.report.statistics import Spread
+
+USUAL = (
+    "val/loss", "val/bits_per_byte", "train/tokens_per_second", "train/mfu", "memory/host_peak_mib",
+    "memory/device_peak_mib", "parameters", "active_parameters", "step", "tokens", "flops", "elapsed_s",
+)  # fmt: skip
+NOTHING = "–"
+
+
+def verdicts(report: Report) -> Table:
+    """Each arm's metric, and the verdict, which has the difference and its interval in it."""
+    metric = report.metric
+    planned = len(report.sweep.replicates())
+    rows = []
+    for arm in report.arms:
+        found, difference = arm.spreads.get(metric.key), arm.difference
+        relative = NOTHING if difference is None or difference.relative is None else f"{difference.relative:+.2%}"
+        degrees = str(difference.degrees_of_freedom) if difference and difference.interval else NOTHING
+        runs_of_all = f"{found.count if found else 0} of {planned}"
+        rows.append(
+            [_name(arm, report), runs_of_all, mean_and_sd(metric, found), relative, degrees, _verdict(arm, report)]
+        )
+    header = ("arm", f"{report.unit}s", metric.label, "relative", "df", "against the baseline")
+    return Table(header, rows, wordy=(0, 5))
+
+
+def _verdict(arm: Arm, report: Report) -> str:
+    if arm.verdict:
+        return arm.verdict.words
+    return NOTHING if arm is report.baseline else "nothing to compare: no run paired with one of the baseline"
+
+
+def _name(arm: Arm, report: Report) -> str:
+    return f"`{arm.name}` (baseline)" if arm is report.baseline else f"`{arm.name}`"
+
+
+def mean_and_sd(figure: Figure, found: Spread | None) -> str:
+    if found is None:
+        return NOTHING
+    return figure.show(found.mean) + (f" ± {figure.show(found.sd)}" if found.sd else "")
+
+
+def median_and_quartiles(figure: Figure, found: Spread | None) -> str:
+    if found is None:
+        return NOTHING
+    low, high = map(figure.show, found.quartiles)
+    return figure.show(found.median) + (f" ({low} to {high})" if found.sd else "")
+
+
+def shown_keys(report: Report) -> list[str]:
+    """Figures that some arm has: the metric, what the sweep asks for, the usual ones."""
+    keys = dict.fromkeys((report.sweep.metric, *report.sweep.columns, *USUAL))
+    return [key for key in keys if any(key in arm.spreads for arm in report.arms)]
+
+
+def constant_figures(report: Report) -> dict[str, float]:
+    """Those that are the same in every finished run: said once, not in a column."""
+    found = {}
+    for key in shown_keys(report):
+        values = {run.figures.get(key) for run in report.runs if run.finished}
+        if len(values) == 1 and key != report.sweep.metric and (value := values.pop()) is not None:
+            found[key] = value
+    return found
+
+
+def figures(report: Report, show: Callable[[Figure, Spread | None], str] = mean_and_sd) -> Table:
+    keys = [key for key in shown_keys(report) if key not in constant_figures(report)]
+    shown = [figure_of(key) for key in keys]
+    rows = [[_name(arm, report), *(show(item, arm.spreads.get(item.key)) for item in shown)] for arm in report.arms]
+    return Table(("arm", *(item.label for item in shown)), rows)
+
+
+def changes(report: Report) -> Table:
+    """What was typed for each arm, and the other settings that it changed."""
+    rows = []
+    for arm in report.arms:
+        overrides = report.sweep.arms[arm.name]
+        settings = next((run.settings for run in arm.runs if run.settings), {})
+        differing = [
+            f"{key}={settings[key]}" if key in settings else key for key in report.sweep.differs.get(arm.name, [])
+        ]
+        rows.append(
+            [_name(arm, report), _codes(overrides), _codes([item for item in differing if item not in overrides])]
+        )
+    columns = 3 if any(row[2] != NOTHING for row in rows) else 2
+    header = ("arm", "overrides", "and by these, against the baseline")
+    return Table(header[:columns], [row[:columns] for row in rows], wordy=range(columns))
+
+
+def _codes(items: Sequence[str]) -> str:
+    return ", ".join(f"`{item}`" for item in items) or NOTHING
+
+
+def runs(report: Report) -> Table:
+    """Every run with its state, the metric, and a link to its folder."""
+    metric = report.metric
+    rows: list[list[Cell]] = []
+    for run in report.runs:
+        value = run.figure(metric.key)
+        trouble = run.trouble(metric.key)
+        state = trouble or run.state + (f" ({run.reason})" if run.reason else "")
+        target = os.path.relpath(run.path, report.folder.resolve())
+        cell: Cell = Link(run.path.name, target) if run.status else run.path.name
+        rows.append(
+            [f"`{run.job.arm}`", str(run.job.replicate), state, NOTHING if value is None else metric.show(value), cell]
+        )
+    return Table(("arm", report.unit, "state", metric.label, "run"), rows, wordy=(0, 2, 4))

@@ -1,0 +1,88 @@
+"""`minimind report` of runs that were started one by one."""
+
+from pathlib import Path
+
+import pytest
+from made_sweeps import Maker
+
+from minimind.cli import main
+from minimind.report.from_runs import sweep_of
+from minimind.report.sweep_file import load_sweep
+from minimind.utils.errors import UserError
+
+
+def test_arms_are_what_the_runs_differ_in(maker: Maker) -> None:
+    folders = [
+        maker.run(f"{norm}{rate}", seed, 2.0, settings={"model.norm": norm, "optim.lr": rate, "run.tag": f"t{seed}"})
+        for norm, rate in (("rms", 0.1), ("layer", 0.1), ("rms", 0.2))
+        for seed in (1, 2)
+    ]
+    sweep = sweep_of(folders, maker.root)
+    assert list(sweep.arms) == ["norm=rms, lr=0.1", "norm=layer, lr=0.1", "norm=rms, lr=0.2"]
+    assert sweep.baseline == "norm=rms, lr=0.1"
+    assert sweep.differs == {"norm=layer, lr=0.1": ["model.norm"], "norm=rms, lr=0.2": ["optim.lr"]}
+    assert [(job.replicate, job.run) for job in sweep.jobs[:2]] == [(1, "runs/rms0.1-1"), (2, "runs/rms0.1-2")]
+    assert sweep_of(list(reversed(folders)), maker.root).name == sweep.name
+
+
+def test_names_are_short_and_unambiguous(maker: Maker) -> None:
+    two_kinds = {"data.kind": "jsonl", "tokenizer.kind": "file"}
+    folders = [maker.run("a", 1, 2.0), maker.run("b", 1, 2.0, settings=two_kinds)]
+    assert list(sweep_of(folders, maker.root).arms) == ["data.kind=text, tokenizer.kind=None",
+                                                        "data.kind=jsonl, tokenizer.kind=file"]  # fmt: skip
+    many = {"model.norm": "layer", "optim.lr": 0.5, "trainer.max_steps": 7, "data.packing": "pad"}
+    sweep = sweep_of([folders[0], maker.run("c", 1, 2.0, settings=many)], maker.root)
+    assert list(sweep.arms) == ["norm=rmsnorm, …", "norm=layer, …"]
+    assert set(sweep.differs["norm=layer, …"]) == set(many)
+
+
+def test_two_runs_of_one_arm_and_seed_are_refused(maker: Maker) -> None:
+    folders = [maker.run(name, 1, 2.0, settings={"run.tag": name}) for name in ("a", "b")]
+    with pytest.raises(UserError, match=r"a-1 and runs/b-1 are both `runs` with seed 1; leave one out"):
+        sweep_of(folders, maker.root)
+    with pytest.raises(UserError, match=r"has no config.yaml; name runs/<run>"):
+        sweep_of([maker.root], maker.root)
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr("sys.argv", ["minimind", "report", *arguments])
+    monkeypatch.setenv("COLUMNS", "200")
+    return main.main()
+
+
+def test_the_command(maker: Maker, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    folders = [str(maker.run(f"lr{rate}", seed, 2.0 + rate + seed**2 / 100, settings={"optim.lr": rate}))
+               for rate in (0.1, 0.2) for seed in (1, 2, 3)]  # fmt: skip
+    assert call(monkeypatch, *folders, "--baseline", "lr=0.2") == 0
+    assert "`lr=0.1` is better".replace("`", "") in capsys.readouterr().out
+    (sweep,) = (maker.root / "sweeps").iterdir()
+    assert {path.name for path in sweep.iterdir()} == {
+        "sweep.json",
+        "report.md",
+        "report.json",
+        "report.png",
+        "report.html",
+    }
+    assert load_sweep(sweep).baseline == "lr=0.2"
+    assert call(monkeypatch, str(sweep), "--baseline", "lr=0.1", "--metric", "val/bits_per_byte") == 0
+    said = capsys.readouterr().out
+    assert "lr=0.2 is worse" in said
+    assert "the baseline was chosen for this report; the sweep's own is lr=0.2." in said
+    assert "the metric was chosen for this report" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nowhere"], "A sweep or run folder must exist"),
+        (["runs/a-1", "--metric", "val/los"], "did you mean `val/loss`?"),
+        (["runs/a-1", "--baseline", "x"], "The baseline must be an arm, but is x"),
+    ],
+)
+def test_mistakes_are_explained(
+    maker: Maker, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, arguments: list[str], said: str
+) -> None:
+    path: Path = maker.run("a", 1, 2.0)
+    assert path.is_dir()
+    assert call(monkeypatch, *arguments) == 2
+    assert said in capsys.readouterr().err
