@@ -1,6 +1,6 @@
 """A sweep's run folders → its arms: figures, differences to the baseline, verdicts."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -117,11 +117,18 @@ def _compared(arm: Arm, baseline: Arm, sweep: Sweep) -> Arm:
         return arm
     difference = paired_difference([mine[seed] for seed in common], [its[seed] for seed in common], len(sweep.arms) - 1)
     unit = "repeat" if sweep.kind == "cost" else "seed"
-    verdict = judge(difference, figure_of(sweep.metric), sweep.margin, unit)
+    verdict = judge(difference, figure_of(sweep.metric), margin_of(sweep, its.values()), unit)
     planned = len(sweep.replicates())
     if difference.interval and len(common) < planned:
         verdict = replace(verdict, words=f"{verdict.words} (over {len(common)} of {planned} {unit}s)")
     return replace(arm, difference=difference, verdict=verdict)
+
+
+def margin_of(sweep: Sweep, baseline: Collection[float]) -> float | None:
+    """In units of the metric: of costs, which depend on the machine, it is given as a share of the baseline's mean."""
+    if sweep.margin is None or sweep.kind != "cost":
+        return sweep.margin
+    return sweep.margin * abs(sum(baseline) / len(baseline))
 
 
 def _check_metric(metric: str, runs: Iterable[RunRecord]) -> None:

@@ -41,11 +41,11 @@ def judge(difference: Difference, figure: Figure, margin: float | None, unit: st
     nearest, farthest = sorted((abs(low), abs(high)))
     by = f"{finding.value} by {figure.show(abs(difference.mean))} [{figure.show(nearest)}, {figure.show(farthest)}]"
     if margin and farthest <= margin:
-        return Verdict(Finding.equal, f"equal within ±{margin:g} ({by if excludes_zero else signed})")
+        return Verdict(Finding.equal, f"equal within ±{margin:.3g} ({by if excludes_zero else signed})")
     if not excludes_zero:
         return Verdict(finding, f"no difference shown ({signed})")
     if margin and nearest < margin:
-        by += f", perhaps by less than {margin:g}"
+        by += f", perhaps by less than {margin:.3g}"
     return Verdict(finding, by)
 
 

@@ -61,7 +61,8 @@ def run_sweep(planned: SweepPlan, launch: Launch) -> int:
     )
     jobs = [_in_group(overrides, one.plan.config, folder) for overrides, one in due]
     codes = launch(folder, jobs, sweep.kind == Kind.cost.value) if jobs else []
-    from minimind.report.write import print_report, write_report
+    from minimind.report.terminal import print_report
+    from minimind.report.write import write_report
 
     print_report(write_report(folder))
     print(f"\nThe report is in {folder}: report.md, report.html, report.png, report.json.")
