@@ -3,7 +3,7 @@
 from minimind.report.analysis import Arm, Report
 from minimind.report.figures import Better, several
 from minimind.report.number_arms import numbers_of
-from minimind.report.verdict import Finding
+from minimind.report.verdict import Finding, Verdict
 
 FEW = 4
 SHOWN = {Finding.better, Finding.worse, Finding.higher, Finding.lower, Finding.equal}
@@ -32,17 +32,24 @@ def answer_of(report: Report) -> str:
 
 
 def _verdicts(report: Report) -> list[str]:
-    """A clause for each arm of which something was shown, if they are few; else one for each finding."""
+    """A clause for each arm if they are few, else one for each finding."""
     few = len(report.others) <= FEW
     parts = []
     for finding in Finding:
         arms = [arm for arm in report.others if arm.verdict and arm.verdict.finding is finding]
-        if arms and few and finding in SHOWN:
-            parts += [f"`{arm.name}` is {arm.verdict.words}" for arm in arms if arm.verdict]
+        if few:
+            parts += [_clause(arm.name, arm.verdict) for arm in arms if arm.verdict]
         elif arms:
             clause = CLAUSES.get(finding, f"{finding.value}: {{}}")
             parts.append(clause.format(_listed([arm.name for arm in arms])))
     return parts
+
+
+def _clause(name: str, verdict: Verdict) -> str:
+    if verdict.finding in SHOWN:
+        return f"`{name}` is {verdict.words}"
+    told = verdict.words.removeprefix(verdict.finding.value)  # the figures
+    return CLAUSES[verdict.finding].format(f"`{name}`") + told
 
 
 def _listed(names: list[str]) -> str:

@@ -12,6 +12,11 @@ from minimind.report.figures import figure_of
 from minimind.report.statistics import CONFIDENCE
 
 PICTURE = "report.png"
+CAPTION = (
+    "Curves: the mean of an arm's runs, with a band from the lowest to the highest; the steep beginning is cut off. "
+    "Arms: a point for each run, a diamond for their mean, a bar for the interval of the difference, drawn from the "
+    "baseline's mean (dashed, with the margin in grey)."
+)
 
 
 def content(report: Report) -> list[Block]:
@@ -31,7 +36,7 @@ def _opening(report: Report) -> list[Block]:
         blocks += [Paragraph("", lead="Mind:"), Bullets(report.caveats)]
     blocks += [tables.verdicts(report), Paragraph(how_to_read(report))]
     if any(run.finished for run in report.runs):
-        blocks.append(Picture(PICTURE, f"Curves of the loss, and {report.metric.label} by arm"))
+        blocks += [Picture(PICTURE, f"Curves of the loss, and {report.metric.label} by arm"), Paragraph(CAPTION)]
     return blocks
 
 
@@ -41,9 +46,9 @@ def how_to_read(report: Report) -> str:
     text = f"Mean ± standard deviation over {report.unit}s" + (f"; {better.value} is better." if better else ".")
     if count:
         each = f" (Bonferroni: {1 - (1 - CONFIDENCE) / count:.2%} each)"
-        together = f"for all {count} comparisons together{each}" if count > 1 else "for the difference"
+        together = f" for all {count} comparisons together{each}" if count > 1 else ""
         text += (
-            f" Differences are between runs of the same {report.unit}; in brackets, {CONFIDENCE:.0%} intervals "
+            f" Differences are between runs of the same {report.unit}; in brackets, {CONFIDENCE:.0%} intervals"
             f"{together}: paired t with df degrees of freedom."
         )
     return text + (f" Margin, the smallest difference worth naming: {margin:g}." if margin else "")

@@ -58,6 +58,8 @@ def median_and_quartiles(figure: Figure, found: Spread | None) -> str:
 def shown_keys(report: Report) -> list[str]:
     """Figures that some arm has: the metric, what the sweep asks for, the usual ones."""
     keys = dict.fromkeys((report.sweep.metric, *report.sweep.columns, *USUAL))
+    if all(run.figures.get("active_parameters") == run.figures.get("parameters") for run in report.runs):
+        keys.pop("active_parameters", None)
     return [key for key in keys if any(key in arm.spreads for arm in report.arms)]
 
 
@@ -90,9 +92,9 @@ def changes(report: Report) -> Table:
         rows.append(
             [_name(arm, report), _codes(overrides), _codes([item for item in differing if item not in overrides])]
         )
-    columns = 3 if any(row[2] != NOTHING for row in rows) else 2
-    header = ("arm", "overrides", "and by these, against the baseline")
-    return Table(header[:columns], [row[:columns] for row in rows], wordy=range(columns))
+    header = ("arm", "overrides", "settings against the baseline's")
+    used = [column for column in range(3) if any(row[column] != NOTHING for row in rows)]
+    return Table([header[c] for c in used], [[row[c] for c in used] for row in rows], wordy=range(len(used)))
 
 
 def _codes(items: Sequence[str]) -> str:

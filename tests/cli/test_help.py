@@ -13,6 +13,7 @@ PROGRAMS = {
     "minimind": ["-m", "minimind.cli.main"],
     "minimind prepare": ["-m", "minimind.cli.main", "prepare"],
     "minimind generate": ["-m", "minimind.cli.main", "generate"],
+    "minimind report": ["-m", "minimind.cli.main", "report"],
 }
 
 

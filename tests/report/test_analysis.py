@@ -15,6 +15,7 @@ from minimind.report.sweep_file import load_sweep
 from minimind.report.tables import constant_figures, figures, runs, verdicts
 from minimind.report.verdict import Finding
 from minimind.runs.folder import RunFolder
+from minimind.runs.lock import run_lock
 from minimind.utils.errors import UserError
 
 Make = Callable[..., Path]
@@ -57,8 +58,6 @@ def test_unfinished_runs_are_shown_and_not_averaged(two_arms: Make, state: str) 
     folder = two_arms(loss=99.0, state=stored, reason="it was so" if state == "failed" else None)
     run = RunFolder(folder.parent.parent / "runs" / "layer-2")
     if state == "running":
-        from minimind.runs.lock import run_lock
-
         with run_lock(run.lock):
             report = read(folder)
     else:
@@ -73,6 +72,9 @@ def test_unfinished_runs_are_shown_and_not_averaged(two_arms: Make, state: str) 
     (row,) = [row for row in runs(report).rows if row[:2] == ["`layer`", "2"]]
     assert row[2] == ("failed: it was so" if state == "failed" else state)
     assert any("lost 1 of 3 runs" in caveat for caveat in report.caveats) == (state == "failed")
+    assert answer_of(report).endswith(
+        "no verdict on `layer` (+0.0495; 2 seeds in common with the baseline, 3 are needed)."
+    )
 
 
 def test_a_diverged_run_is_not_averaged(two_arms: Make) -> None:
