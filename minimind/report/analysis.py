@@ -42,6 +42,11 @@ class Report:
         return figure_of(self.sweep.metric)
 
     @property
+    def margin(self) -> float | None:
+        """In units of the metric."""
+        return margin_of(self.sweep, self.baseline.counted(self.sweep.metric).values())
+
+    @property
     def unit(self) -> str:
         """What there are several of in an arm."""
         return "repeat" if self.sweep.kind == "cost" else "seed"
@@ -118,6 +123,8 @@ def _compared(arm: Arm, baseline: Arm, sweep: Sweep) -> Arm:
     difference = paired_difference([mine[seed] for seed in common], [its[seed] for seed in common], len(sweep.arms) - 1)
     unit = "repeat" if sweep.kind == "cost" else "seed"
     verdict = judge(difference, figure_of(sweep.metric), margin_of(sweep, its.values()), unit)
+    if sweep.kind == "cost" and difference.relative is not None:  # what carries over to another machine, if anything
+        verdict = replace(verdict, words=f"{verdict.words} ({difference.relative:+.1%})")
     planned = len(sweep.replicates())
     if difference.interval and len(common) < planned:
         verdict = replace(verdict, words=f"{verdict.words} (over {len(common)} of {planned} {unit}s)")
@@ -126,7 +133,7 @@ def _compared(arm: Arm, baseline: Arm, sweep: Sweep) -> Arm:
 
 def margin_of(sweep: Sweep, baseline: Collection[float]) -> float | None:
     """In units of the metric: of costs, which depend on the machine, it is given as a share of the baseline's mean."""
-    if sweep.margin is None or sweep.kind != "cost":
+    if sweep.margin is None or sweep.kind != "cost" or not baseline:
         return sweep.margin
     return sweep.margin * abs(sum(baseline) / len(baseline))
 

@@ -21,8 +21,8 @@ def draw_arms(axes: Any, report: Report, colours: dict[str, Any]) -> None:
     if base is not None:
         line, span = (axes.axvline, axes.axvspan) if numbers is None else (axes.axhline, axes.axhspan)
         line(base.mean, color=GREY, lw=1.2, ls="--", zorder=0)
-        if report.sweep.margin:
-            span(base.mean - report.sweep.margin, base.mean + report.sweep.margin, color="0.9", zorder=-1)
+        if report.margin:
+            span(base.mean - report.margin, base.mean + report.margin, color="0.9", zorder=-1)
     axes.grid(alpha=0.3)
 
 

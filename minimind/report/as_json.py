@@ -13,7 +13,7 @@ def as_json(report: Report) -> dict[str, Any]:
     sweep = report.sweep
     return _finite({
         "name": sweep.name, "question": sweep.question, "claim": sweep.claim, "answer": answer_of(report),
-        "kind": sweep.kind, "metric": sweep.metric, "margin": sweep.margin, "budget": sweep.budget,
+        "kind": sweep.kind, "metric": sweep.metric, "margin": report.margin, "budget": sweep.budget,
         "baseline": sweep.baseline, "confidence_of_all": CONFIDENCE, "num_compared": len(report.others),
         "caveats": report.caveats, "command": sweep.command, "arms": [_arm(arm, report) for arm in report.arms],
     })  # fmt: skip

@@ -42,7 +42,7 @@ def _opening(report: Report) -> list[Block]:
 
 def how_to_read(report: Report) -> str:
     """The statistics in three sentences."""
-    better, margin, count = report.metric.better, report.sweep.margin, len(report.others)
+    better, margin, count = report.metric.better, report.margin, len(report.others)
     text = f"Mean ± standard deviation over {report.unit}s" + (f"; {better.value} is better." if better else ".")
     if count:
         each = f" (Bonferroni: {1 - (1 - CONFIDENCE) / count:.2%} each)"
@@ -51,7 +51,7 @@ def how_to_read(report: Report) -> str:
             f" Differences are between runs of the same {report.unit}; in brackets, {CONFIDENCE:.0%} intervals"
             f"{together}: paired t with df degrees of freedom."
         )
-    return text + (f" Margin, the smallest difference worth naming: {margin:g}." if margin else "")
+    return text + (f" Margin, the smallest difference worth naming: {margin:.3g}." if margin else "")
 
 
 def _figures(report: Report) -> list[Block]:

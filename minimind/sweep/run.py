@@ -15,7 +15,7 @@ from minimind.runs.stop import EX_TEMPFAIL
 from minimind.sweep.compose import Compose
 from minimind.sweep.plan import SweepPlan, plan_sweep
 from minimind.sweep.trials import trials_of_ablation, trials_of_grid
-from minimind.utils.errors import ConfigError
+from minimind.utils.errors import ConfigError, UserError
 
 Launch = Callable[[Path, list[list[str]], bool], list[int]]  # folder, jobs, one at a time → exit codes
 
@@ -61,12 +61,23 @@ def run_sweep(planned: SweepPlan, launch: Launch) -> int:
     )
     jobs = [_in_group(overrides, one.plan.config, folder) for overrides, one in due]
     codes = launch(folder, jobs, sweep.kind == Kind.cost.value) if jobs else []
+    if not report(folder):
+        return 1
+    return _exit_code(codes)
+
+
+def report(folder: Path) -> bool:
+    """Writes and shows it; whether it could be written."""
     from minimind.report.terminal import print_report
     from minimind.report.write import write_report
 
-    print_report(write_report(folder))
+    try:
+        print_report(write_report(folder))
+    except UserError as error:
+        print(f"\nNo report: {error}", file=sys.stderr)
+        return False
     print(f"\nThe report is in {folder}: report.md, report.html, report.png, report.json.")
-    return _exit_code(codes)
+    return True
 
 
 def _exit_code(codes: Sequence[int]) -> int:

@@ -134,8 +134,9 @@ def test_repeats_of_a_cost(maker: Maker) -> None:
             rate = base + 10 * repeat
             rows = [{**row, "train/tokens_per_second": rate} for row in curve(2.0, 1)]
             maker.run(name, repeat, 2.0, settings={"seed": 1, "model.norm": name, "run.tag": f"r{repeat}"}, rows=rows)
-    report = read(maker.sweep("eager", kind="cost", metric="train/tokens_per_second", margin=50.0))
-    assert arm(report, "sdpa").verdict.words == "better by 1,000 [1,000, 1,000]"
+    report = read(maker.sweep("eager", kind="cost", metric="train/tokens_per_second", margin=0.02))
+    assert arm(report, "sdpa").verdict.words == "better by 1,000 [1,000, 1,000] (+33.1%)"
+    assert report.margin == pytest.approx(0.02 * 3020)
     assert arm(report, "sdpa").spreads["train/tokens_per_second"].median == 4020.0
     assert "repeats" in verdicts(report).header
 

@@ -110,7 +110,9 @@ def test_a_grid_stopped_by_ctrl_c_goes_on(small_arguments: list[str], tmp_path: 
     assert code == 75, said
     _, sweep = sweep_in(tmp_path)
     assert list(sweep.arms) == ["optim.lr=0.001", "optim.lr=0.003"]
-    assert set(states(tmp_path, sweep).values()) <= {"preempted", "none"}
+    found = set(states(tmp_path, sweep).values())
+    assert "preempted" in found
+    assert found <= {"preempted", "running", "none"}  # the other may not have come to its first step
     stopped = {job.run: RunFolder(tmp_path / job.run).status.get("step") for job in sweep.jobs}
     assert any(stopped.values())
 
