@@ -3,6 +3,7 @@
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from minimind.runs.stop import EX_TEMPFAIL
 from minimind.sweep.compose import Compose
 from minimind.sweep.plan import SweepPlan, plan_sweep
 from minimind.sweep.trials import trials_of_ablation, trials_of_grid
+from minimind.tracking.config import WandbSettings
+from minimind.tracking.report_artifact import publish_report
 from minimind.utils.errors import ConfigError, UserError
 
 Launch = Callable[[Path, list[list[str]], bool], list[int]]  # folder, jobs, one at a time → exit codes
@@ -61,9 +64,10 @@ def run_sweep(planned: SweepPlan, launch: Launch) -> int:
     )
     jobs = [_in_group(overrides, one.plan.config, folder) for overrides, one in due]
     codes = launch(folder, jobs, sweep.kind == Kind.cost.value) if jobs else []
-    if not report(folder):
-        return 1
-    return _exit_code(codes)
+    written = report(folder)
+    if written and (node := planned.jobs[0][1].plan.config["logger"].get("wandb")):
+        publish(folder, node)
+    return _exit_code(codes) if written else 1
 
 
 def report(folder: Path) -> bool:
@@ -76,8 +80,14 @@ def report(folder: Path) -> bool:
     except UserError as error:
         print(f"\nNo report: {error}", file=sys.stderr)
         return False
-    print(f"\nThe report is in {folder}: report.md, report.html, report.png, report.json.")
     return True
+
+
+def publish(folder: Path, wandb: dict[str, Any]) -> None:
+    """W&B gets the report as well; whatever comes of it, the sweep is done."""
+    settings = WandbSettings(**{field.name: wandb[field.name] for field in fields(WandbSettings)})
+    if problem := publish_report(folder, settings):
+        print(f"W&B has no report of this sweep: {problem}", file=sys.stderr)
 
 
 def _exit_code(codes: Sequence[int]) -> int:
