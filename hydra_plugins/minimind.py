@@ -16,15 +16,15 @@ class QueueLauncher(Launcher):
         self.num_parallel = num_parallel
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self.loader, self.config = hydra_context.config_loader, config
+        self.loader, self.master = hydra_context.config_loader, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from minimind.cli.train import JOB
         from minimind.sweep.compose import composer
         from minimind.sweep.launch import run_queue
 
-        compose = composer(self.loader, self.config)
-        codes = run_queue(job_overrides, compose, Path(self.config.hydra.sweep.dir), self.num_parallel, JOB)
+        compose = composer(self.loader, self.master)
+        codes = run_queue(job_overrides, compose, Path(self.master.hydra.sweep.dir), self.num_parallel, JOB)
         return [
             JobReturn(overrides=overrides, status=JobStatus.COMPLETED, _return_value=code)
             for overrides, code in zip(job_overrides, codes, strict=True)
@@ -33,7 +33,7 @@ class QueueLauncher(Launcher):
 
 class AblationSweeper(Sweeper):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self.context, self.task_function, self.config = hydra_context, task_function, config
+        self.context, self.task_function, self.master = hydra_context, task_function, config
 
     def sweep(self, arguments: list[str]) -> Any:
         from hydra.core.plugins import Plugins
@@ -44,11 +44,11 @@ class AblationSweeper(Sweeper):
         def launch(folder: Path, jobs: list[list[str]], alone: bool) -> list[int]:
             launcher = Plugins.instance().instantiate_launcher(
                 hydra_context=self.context, task_function=self.task_function,
-                config=in_folder(self.config, folder, alone),
+                config=in_folder(self.master, folder, alone),
             )  # fmt: skip
             return [code_of(job) for job in launcher.launch(jobs, initial_job_idx=0)]
 
-        planned = prepare_sweep(self.config, arguments, composer(self.context.config_loader, self.config))
+        planned = prepare_sweep(self.master, arguments, composer(self.context.config_loader, self.master))
         if code := run_sweep(planned, launch):
             raise SystemExit(code)  # Hydra would lose what is returned
 

@@ -19,6 +19,7 @@ def test_the_wheel_carries_the_configuration(tmp_path: Path) -> None:
         archive.extractall(tmp_path / "site")
     options = {path.relative_to(REPOSITORY / "conf").as_posix() for path in (REPOSITORY / "conf").rglob("*.yaml")}
     assert {f"minimind/conf/{option}" for option in options} <= names
+    assert "hydra_plugins/minimind.py" in names
     found = subprocess.run(
         [sys.executable, "-c", "from minimind.utils.paths import conf_dir; print(conf_dir())"],
         cwd=tmp_path / "site", capture_output=True, text=True, check=True, timeout=60,

@@ -9,7 +9,7 @@ WATCHED = ("gradients", "weights", "moe_load", "all")
 class WandbSettings:
     project: str = "minimind"
     entity: str | None = None
-    group: str | None = None  # None: the experiment, or the multirun
+    group: str | None = None  # None: the experiment, or the sweep
     job_type: str = "train"
     tags: list[str] = field(default_factory=list)
     notes: str | None = None

@@ -130,7 +130,7 @@ def test_other_launchers_work_as_well(launcher: str, small_arguments: list[str],
     if launcher != "basic":
         pytest.importorskip(f"hydra_plugins.hydra_{launcher.split('_')[0]}_launcher")
     done, said = Started(
-        tmp_path, [f"hydra/launcher={launcher}", "seed=1,2", "trainer.max_steps=2", *small_arguments, *TINY]
+        tmp_path, [f"hydra/launcher={launcher}", "seed=1", "trainer.max_steps=2", *small_arguments, *TINY]
     ).end()
     assert done == 0, said
     _, sweep = sweep_in(tmp_path)

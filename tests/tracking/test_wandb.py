@@ -145,7 +145,7 @@ def test_each_job_of_a_multirun_is_a_run_of_one_group(story, wandb_log) -> None:
     logs = [wandb_log(live_run(folder)) for folder in folders]
     assert len({log.of("run")[0]["run_id"] for log in logs}) == 3
     (group,) = {log.of("run")[0]["run_group"] for log in logs}
-    assert group.startswith("multirun-")
+    assert group.startswith("sweep-")
     for folder, log in zip(folders, logs, strict=True):
         rows = read_rows(folder / "metrics.jsonl")
         assert log.rows(rows) == rows
