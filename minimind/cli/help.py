@@ -1,6 +1,9 @@
 """What `--help` says to somebody who has never seen Hydra; read from conf/, so that it is never out of date."""
 
+import textwrap
 from pathlib import Path
+
+WIDTH = 110
 
 TRAIN = """\
 Train a small language model from raw text, evaluate it, and leave a run folder.
@@ -8,6 +11,8 @@ Train a small language model from raw text, evaluate it, and leave a run folder.
   python train.py                                   the default run: nano model, standard library's source
   python train.py data=text data.files='[my/*.txt]' your own text
   python train.py model=minimind_26m trainer.max_steps=2000 optim.lr=1e-3
+  python train.py -m ablation=norm                  every arm with every seed, and a report of what differs
+  python train.py -m optim.lr=3e-3,1e-2 seed=1,2,3  every combination, one after the other
   python train.py --cfg job                         show all settings and stop
 
 A setting is GROUP.NAME=VALUE (trainer.max_steps=2000). A whole group is chosen by GROUP=OPTION (model=nano):
@@ -24,7 +29,7 @@ Often used:
 
 The same command again resumes an unfinished run. Quote values with brackets or spaces for your shell.
 Exit codes: 0 finished, 1 failed, 2 bad configuration or input, 75 preempted (run the command again).
-Hydra's own options (-m for sweeps, --info, …): --hydra-help
+Of a sweep: hydra.launcher.num_parallel=N, ablation.seeds='[1,2,3,4]'. Hydra's own options (--info, …): --hydra-help
 """
 
 EVALUATE = """\
@@ -57,7 +62,13 @@ HIDDEN = ("hydra",)
 
 def train_help(conf: Path) -> str:
     groups = sorted(folder.name for folder in conf.iterdir() if folder.is_dir() and folder.name not in HIDDEN)
-    lines = [f"  {group:<10} {', '.join(options(conf, group))}" for group in groups]
+    lines = [
+        textwrap.fill(
+            ", ".join(options(conf, group)), WIDTH, initial_indent=f"  {group:<10} ", subsequent_indent=" " * 13,
+            break_on_hyphens=False,
+        )
+        for group in groups
+    ]  # fmt: skip
     return TRAIN.format(groups="\n".join(lines))
 
 

@@ -1,13 +1,9 @@
 """`minimind runs`: what runs there are, and how they stand."""
 
 import argparse
-import os
-import socket
 import time
 from pathlib import Path
 from typing import Any
-
-SILENT_S = 600.0  # a process on another machine beats in the lock file far more often
 
 
 def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -45,26 +41,10 @@ def run(arguments: argparse.Namespace) -> int:
 def state_of(status: dict[str, Any], lock: Path) -> str:
     """The state as stored, or `interrupted` for a run that says it is running while nobody works on it."""
     from minimind.runs.folder import RUNNING
+    from minimind.runs.lock import is_held
 
     state = str(status["state"])
-    return "interrupted" if state == RUNNING and not is_worked_on(lock) else state
-
-
-def is_worked_on(lock: Path) -> bool:
-    from minimind.utils.files import read_json
-
-    if not lock.is_file():
-        return False
-    holder = read_json(lock)
-    if holder.get("host") != socket.gethostname():
-        return time.time() - holder.get("heartbeat", holder["since"]) < SILENT_S
-    try:
-        os.kill(holder["pid"], 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass  # another user's
-    return True
+    return "interrupted" if state == RUNNING and not is_held(lock) else state
 
 
 def age(seconds: float) -> str:

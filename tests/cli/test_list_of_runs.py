@@ -1,6 +1,5 @@
 """`minimind runs` tells a run that somebody works on from one that only says so."""
 
-import os
 import socket
 import subprocess
 import sys
@@ -11,6 +10,7 @@ import pytest
 
 from minimind.cli import main
 from minimind.runs.folder import RunFolder
+from minimind.runs.lock import run_lock
 from minimind.utils.files import write_json
 
 
@@ -21,10 +21,9 @@ def lock_of_a_dead_process() -> dict[str, object]:
 
 
 def test_states_figures_and_age(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    here = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
     elsewhere = {"host": "another", "pid": 1, "since": 0.0}
     runs = {
-        "alive": ("running", here, "running"),
+        "alive": ("running", None, "running"),
         "killed": ("running", lock_of_a_dead_process(), "interrupted"),
         "unlocked": ("running", None, "interrupted"),
         "far": ("running", {**elsewhere, "heartbeat": time.time() - 30}, "running"),
@@ -42,7 +41,8 @@ def test_states_figures_and_age(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setenv("MINIMIND_ROOT", str(tmp_path))
     monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.setattr("sys.argv", ["minimind", "runs"])
-    assert main.main() == 0
+    with run_lock(tmp_path / "runs" / "alive" / "lock.json"):
+        assert main.main() == 0
     lines = [[cell.strip() for cell in line.split("│")[1:-1]] for line in capsys.readouterr().out.splitlines()]
     cells = {line[0]: line[1:] for line in lines if len(line) == 6}
     assert {name: cells[name][0] for name in runs} == {name: shown for name, (_, _, shown) in runs.items()}
