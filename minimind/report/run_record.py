@@ -17,8 +17,9 @@ from minimind.runs.metrics_file import Row, read_rows
 from minimind.utils.files import read_json
 
 NOT_STARTED, INTERRUPTED = "not started", "interrupted"
-# Of log points, in place of the last one's: a run's speed is its usual one.
-MEDIANS = ("train/tokens_per_second", "train/mfu", "train/data_wait_fraction", "train/real_token_fraction")
+# Of log points, in place of the last one's: a run's speed, and load of its experts, is its usual one.
+MEDIANS = ("train/tokens_per_second", "train/mfu", "train/data_wait_fraction", "train/real_token_fraction",
+           "moe/max_load", "moe/dead_experts")  # fmt: skip
 
 
 @dataclass(frozen=True)
