@@ -68,8 +68,8 @@ def _figures(report: Report) -> list[Block]:
         blocks.append(Paragraph(f"The same in every run: {same}."))
     blocks.append(
         Paragraph(
-            "Tokens/s, MFU and load of experts of a run are medians over its log points but the first; training time leaves out "
-            "validation and checkpoints; memory is the peak of the main process."
+            "Tokens/s, MFU and load of experts of a run are medians over its log points but the first; "
+            "training time leaves out validation and checkpoints; memory is the peak of the main process."
         )
     )
     return blocks
