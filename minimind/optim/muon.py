@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from minimind.utils.hardware import pick_precision
 
@@ -55,25 +55,25 @@ class Muon(torch.optim.Optimizer):
         self.adamw.found_inf = self.found_inf  # type: ignore[attr-defined]
         self.adamw.step()
 
-    def _update(self, parameters: list[nn.Parameter], group: dict[str, Any]) -> None:
-        """One step of parameters of one shape, as one stack."""
-        buffers = [self._momentum_of(parameter) for parameter in parameters]
-        weights, before = torch.stack(list(parameters)), torch.stack(buffers)
-        gradients = torch.stack([parameter.grad for parameter in parameters if parameter.grad is not None])
-        momentum = before.lerp(gradients, 1 - group["momentum"])
-        matrices = gradients.lerp(momentum, group["momentum"])  # Nesterov's look ahead
-        matrices = matrices.unflatten(-2, (group["row_blocks"], -1))
-        scale = RMS_OF_ADAMW * math.sqrt(max(matrices.shape[-2:]))
-        update = orthogonal(matrices).reshape(weights.shape)
-        updated = weights * (1 - group["lr"] * group["weight_decay"])
-        updated.add_(update, alpha=-group["lr"] * scale)
-        if self.found_inf is not None:
-            bad = self.found_inf > 0
-            momentum, updated = torch.where(bad, before, momentum), torch.where(bad, weights, updated)
-        torch._foreach_copy_(buffers, list(momentum))
-        torch._foreach_copy_(list[Tensor](parameters), list(updated))
+    def _update(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        """One step of parameters of one shape, whose directions are made orthogonal as one stack."""
+        first, momentum, lr = parameters[0], group["momentum"], group["lr"]
+        bad = torch.zeros((), device=first.device) if self.found_inf is None else self.found_inf
+        good = 1 - bad
+        weight, keep = (1 - momentum) * good, 1 - lr * group["weight_decay"] * good
+        directions = first.new_empty(len(parameters), *first.shape, dtype=_fast_dtype(first.device))
+        for parameter, direction in zip(parameters, directions, strict=True):
+            gradient = parameter.grad
+            assert gradient is not None
+            gradient.masked_fill_(bad > 0, 0)  # zero times NaN would be NaN
+            buffer = self._momentum_of(parameter).lerp_(gradient, weight.to(first.dtype))
+            direction.copy_(gradient.lerp(buffer, momentum))  # Nesterov's look ahead
+        matrices = directions.mul_(good).unflatten(-2, (group["row_blocks"], -1))
+        size = lr * RMS_OF_ADAMW * math.sqrt(max(matrices.shape[-2:]))
+        for parameter, update in zip(parameters, orthogonal(matrices).reshape(directions.shape), strict=True):
+            parameter.mul_(keep).add_(update, alpha=-size)
 
-    def _momentum_of(self, parameter: nn.Parameter) -> Tensor:
+    def _momentum_of(self, parameter: Tensor) -> Tensor:
         state = self.state[parameter]
         if not state:
             state["momentum_buffer"] = torch.zeros_like(parameter)
@@ -86,7 +86,7 @@ def orthogonal(matrices: Tensor) -> Tensor:
     Source: Jordan et al. 2024, Newton–Schulz iteration.
     """
     a, b, c = COEFFICIENTS
-    x = matrices.flatten(0, -3).to(_fast_dtype(matrices.device))  # (N, R, C)
+    x = matrices.flatten(0, -3)  # (N, R, C)
     tall = x.shape[-2] > x.shape[-1]
     if tall:
         x = x.mT  # the product of x with itself is then the smaller one
@@ -104,7 +104,7 @@ def _fast_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if pick_precision("auto", device).startswith("bf16") else torch.float32
 
 
-def _of_equal_shape(parameters: Iterable[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
+def _of_equal_shape(parameters: Iterable[Tensor]) -> Iterator[list[Tensor]]:
     """Those with a gradient, in lists of one shape that are not too large together."""
     with_gradient = [parameter for parameter in parameters if parameter.grad is not None]
     with_gradient.sort(key=lambda parameter: parameter.shape)

@@ -69,11 +69,12 @@ def test_its_steps_are_torchs() -> None:
 
 
 @pytest.mark.parametrize("shape", [(3, 40, 40), (3, 20, 50), (3, 50, 20), (2, 3, 16, 24)])
-def test_singular_values_become_one_and_singular_vectors_stay(shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_singular_values_become_one_and_singular_vectors_stay(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     u, s, vt = torch.linalg.svd(torch.randn(shape), full_matrices=False)
     spread = torch.linspace(1, 0.05, s.shape[-1])
-    core = u.mT @ orthogonal(u * spread @ vt).float() @ vt.mT
+    core = u.mT @ orthogonal((u * spread @ vt).to(dtype)).float() @ vt.mT
     values = core.diagonal(dim1=-2, dim2=-1)
     assert values.min() > 0.6
     assert values.max() < 1.3
