@@ -5,7 +5,8 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from minimind.optim.config import OptimConfig
+from minimind.optim.config import OptimConfig, OptimKind
+from minimind.optim.muon import Muon
 from minimind.optim.param_groups import param_groups
 
 
@@ -14,4 +15,7 @@ def build_optimizer(named_parameters: Iterable[tuple[str, nn.Parameter]], cfg: O
     groups = param_groups(named_parameters, cfg)
     for group in groups:
         group["peak_lr"] = group["lr"]
-    return torch.optim.AdamW(groups, lr=cfg.lr, betas=(cfg.betas[0], cfg.betas[1]), eps=cfg.eps, fused=True)
+    betas = (cfg.betas[0], cfg.betas[1])
+    if cfg.kind is OptimKind.muon:
+        return Muon(groups, betas=betas, eps=cfg.eps)
+    return torch.optim.AdamW(groups, betas=betas, eps=cfg.eps, fused=True)

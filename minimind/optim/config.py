@@ -1,17 +1,31 @@
 """How parameters are updated, and how the learning rate moves."""
 
 from dataclasses import dataclass, field
+from enum import Enum
 
 from minimind.utils.errors import ConfigError
 
 
+class OptimKind(Enum):
+    adamw = "adamw"
+    muon = "muon"  # for the matrices of the blocks, AdamW for the rest
+
+
+class Decay(Enum):
+    cosine = "cosine"
+    linear = "linear"
+    one_minus_sqrt = "one_minus_sqrt"
+
+
 @dataclass
 class OptimConfig:
-    kind: str = "adamw"
+    kind: OptimKind = OptimKind.adamw
     lr: float = 5e-4
-    embedding_lr_ratio: float = 1.0  # learning rate of the embedding (and a tied head) relative to `lr`
+    matrix_lr_ratio: float = 1.0  # learning rate of the matrices of the blocks relative to `lr`
+    embedding_lr_ratio: float = 1.0  # of the embedding (and a tied head)
     betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
     eps: float = 1e-8
+    momentum: float | None = None  # of Muon alone
     weight_decay: float = 0.1  # matrices of the blocks only
 
     def __post_init__(self) -> None:
@@ -21,10 +35,11 @@ class OptimConfig:
 
 @dataclass
 class ScheduleConfig:
-    kind: str = "cosine"
     warmup_steps: int = 0
     horizon_steps: int | None = None  # where the schedule ends; training may stop before. None: where training ends
-    final_ratio: float = 0.1  # of the peak learning rate
+    decay: Decay = Decay.cosine  # its shape
+    decay_fraction: float = 1.0  # of the steps after the warm-up, the last ones; before them the rate is at its peak
+    final_ratio: float = 0.1  # of the peak learning rate; 1: constant
 
     def __post_init__(self) -> None:
         if found := schedule_problems(self):
@@ -33,14 +48,17 @@ class ScheduleConfig:
 
 def optim_problems(cfg: OptimConfig) -> list[str]:
     found = []
-    if cfg.lr <= 0 or cfg.embedding_lr_ratio <= 0:
-        found.append(
-            f"`optim.lr` and `optim.embedding_lr_ratio` must be above 0, but are {cfg.lr} and {cfg.embedding_lr_ratio}."
-        )
+    for name in ("lr", "matrix_lr_ratio", "embedding_lr_ratio", "eps"):
+        if not 0 < getattr(cfg, name) < float("inf"):
+            found.append(f"`optim.{name}` must be above 0, but is {getattr(cfg, name)}.")
     if len(cfg.betas) != 2 or not all(0 <= beta < 1 for beta in cfg.betas):
         found.append(f"`optim.betas` must be two numbers from 0 to below 1, but are {list(cfg.betas)}.")
     if cfg.weight_decay < 0:
         found.append(f"`optim.weight_decay` must be at least 0, but is {cfg.weight_decay}.")
+    if cfg.kind is OptimKind.adamw and cfg.momentum is not None:
+        found.append(f"`optim.momentum` must be null with optim=adamw, but is {cfg.momentum}; set optim.betas.")
+    if cfg.kind is OptimKind.muon and (cfg.momentum is None or not 0 <= cfg.momentum < 1):
+        found.append(f"`optim.momentum` must be from 0 to below 1 with optim=muon, but is {cfg.momentum}; try 0.95.")
     return found
 
 
@@ -51,6 +69,8 @@ def schedule_problems(cfg: ScheduleConfig) -> list[str]:
             f"`schedule.warmup_steps` must be between 0 and `schedule.horizon_steps` ({cfg.horizon_steps}), "
             f"but is {cfg.warmup_steps}."
         )
+    if not 0 < cfg.decay_fraction <= 1:
+        found.append(f"`schedule.decay_fraction` must be above 0 and at most 1, but is {cfg.decay_fraction}.")
     if not 0 <= cfg.final_ratio <= 1:
         found.append(f"`schedule.final_ratio` must be between 0 and 1, but is {cfg.final_ratio}.")
     return found

@@ -18,7 +18,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent.parent
 STEPS = 160
 MIXTURE = [
     "model.num_experts=4", "model.num_experts_per_tok=2", "model.moe_intermediate_size=32", "model.dropout=0.1",
-    "trainer.micro_batch=4", f"trainer.max_steps={STEPS}", "trainer.log_every_steps=2",
+    "optim=muon", "trainer.micro_batch=4", f"trainer.max_steps={STEPS}", "trainer.log_every_steps=2",
     "trainer.validate_every_steps=20", "trainer.checkpoint_every_steps=1", "trainer.num_threads=1",
 ]  # fmt: skip
 # What a resumed run cannot repeat: times.

@@ -1,6 +1,7 @@
 """A step whose loss or gradient is not finite leaves no trace but its count."""
 
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 import pytest
@@ -11,6 +12,7 @@ from minimind.data.packing import Batch
 from minimind.model.config import BalanceLoss
 from minimind.objectives.pretrain import pretrain
 from minimind.objectives.protocol import Loss
+from minimind.optim.config import OptimKind
 from minimind.training.loss_spikes import NEEDED, LossSpikes
 from minimind.training.module import TrainingModule
 
@@ -31,12 +33,15 @@ def poison(module: TrainingModule, calls: set[int], value: float) -> None:
 @pytest.mark.parametrize(
     "config", [DENSE, MOE, {**MOE, "balance_loss": BalanceLoss.loss_free}], ids=["dense", "moe", "bias"]
 )
+@pytest.mark.parametrize("optim", [{}, {"kind": OptimKind.muon, "momentum": 0.9}], ids=["adamw", "muon"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_bad_step_is_skipped_and_counted(config: dict[str, object], value: float, tmp_path: Path) -> None:
+def test_a_bad_step_is_skipped_and_counted(
+    config: dict[str, object], optim: dict[str, Any], value: float, tmp_path: Path
+) -> None:
     """Weights, moments and the optimizer's own count are those of a run that never saw the batch."""
     torch.manual_seed(1)
     batches = [random_batch(2) for _ in range(6)]  # three steps of two micro-batches
-    module, without = build(config), build(config)
+    module, without = build(config, **optim), build(config, **optim)
     poison(module, {3}, value)
     fit(module, batches, 2, tmp_path)
     fit(without, batches[:2] + batches[4:], 2, tmp_path)

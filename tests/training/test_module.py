@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 import pytest
@@ -13,7 +14,7 @@ from minimind.data.packing import IGNORED, Batch
 from minimind.model.config import BalanceLoss, ModelConfig
 from minimind.model.transformer import MiniMind
 from minimind.objectives.pretrain import pretrain
-from minimind.optim.config import OptimConfig, ScheduleConfig
+from minimind.optim.config import OptimConfig, OptimKind, ScheduleConfig
 from minimind.training.module import TrainingModule
 
 VOCAB = 61
@@ -31,12 +32,12 @@ def random_batch(rows: int, length: int = 16, masked: bool = False) -> Batch:
     return Batch(tokens[:, :-1], labels)
 
 
-def build(config: dict[str, object], **optim: float) -> TrainingModule:
+def build(config: dict[str, object], **optim: Any) -> TrainingModule:
     torch.manual_seed(0)
     return TrainingModule(
         MiniMind(ModelConfig(**config)),  # type: ignore[arg-type]
         objective="pretrain",
-        optim=OptimConfig(**{"lr": 1e-2, **optim}),  # type: ignore[arg-type]
+        optim=OptimConfig(**{"lr": 1e-2, **optim}),
         schedule=ScheduleConfig(horizon_steps=1000, final_ratio=1.0),
         gradient_clip=1.0,
         token_bytes=torch.ones(VOCAB, dtype=torch.long),
@@ -57,9 +58,12 @@ def test_initial_loss_is_that_of_a_guess(config: dict[str, object]) -> None:
     assert (loss.loss / loss.num_tokens).item() == pytest.approx(math.log(VOCAB), rel=0.05)
 
 
-@pytest.mark.parametrize("config", [DENSE, MOE], ids=["dense", "moe"])
-def test_one_batch_is_learnt_by_heart(config: dict[str, object], tmp_path: Path) -> None:
-    module = build(config, weight_decay=0.0)
+@pytest.mark.parametrize(
+    ("config", "optim"), [(DENSE, {}), (MOE, {}), (MOE, {"kind": OptimKind.muon, "momentum": 0.9})],
+    ids=["dense", "moe", "moe, muon"],
+)  # fmt: skip
+def test_one_batch_is_learnt_by_heart(config: dict[str, object], optim: dict[str, Any], tmp_path: Path) -> None:
+    module = build(config, weight_decay=0.0, **optim)
     batch = random_batch(2)
     fit(module, [batch] * 150, 1, tmp_path)
     loss = pretrain(module.model, batch)
