@@ -71,6 +71,8 @@ def in_folder(config: DictConfig, folder: Path, alone: bool) -> DictConfig:
     chosen = config.hydra.runtime.choices["hydra/launcher"]
     if alone and chosen not in ("queue", "basic"):
         raise ConfigError([f"`hydra/launcher` must be queue for a cost ablation, which runs alone, but is {chosen}."])
+    if alone and chosen == "queue" and config.hydra.launcher.num_parallel not in (None, 1):
+        raise ConfigError(["`hydra.launcher.num_parallel` must be 1 for a cost ablation, which runs alone."])
     with read_write(config), read_write(config.hydra):
         OmegaConf.update(config, "hydra.sweep.dir", str(folder))
         if alone and chosen == "queue":

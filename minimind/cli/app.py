@@ -61,15 +61,18 @@ def _compose_and_run(config_name: str, task: Callable[..., int | None]) -> int |
 
     register()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra would print a traceback of its own and exit 1
-    codes: list[int | None] = []
+    codes: list[int] = []
     errors: list[BaseException] = []  # kept from Hydra, which would print them its own way
 
     @hydra.main(config_path=str(conf_dir()), config_name=config_name, version_base="1.3")
-    def main(cfg: DictConfig) -> None:
+    def main(cfg: DictConfig) -> int:
+        """The exit code, which a launcher takes to the sweeper; of one run, Hydra would lose it."""
         try:
-            codes.append(task(cfg))
+            codes.append(task(cfg) or FINISHED)
         except BaseException as error:
             errors.append(error)
+            return BAD_INPUT if isinstance(error, UserError) else FAILED
+        return codes[-1]
 
     try:
         main()
@@ -79,7 +82,7 @@ def _compose_and_run(config_name: str, task: Callable[..., int | None]) -> int |
         raise ConfigError([f"A file of conf/ is not YAML: {' '.join(str(error).split())}"]) from None
     if errors:
         raise errors[0]
-    return max((code or FINISHED for code in codes), default=FINISHED)
+    return max(codes, default=FINISHED)
 
 
 def _explain(config_name: str, arguments: list[str], error: Exception) -> list[str]:

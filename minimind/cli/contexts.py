@@ -29,7 +29,7 @@ def context_figures(
             model.config = model.model.config = replace(
                 config, rope_scaling=YarnConfig(factor=factor, original_max_position_embeddings=trained)
             )
-        metric = TextLoss(token_bytes)
+        metric = TextLoss(token_bytes).to(model.lm_head.weight.device)
         packing = validation_packing(stream, replace(cfg, sequence_length=trained * factor))
         add_losses(model.eval(), packing, max(1, ROWS // factor), precision, [metric])
         figures[f"context_{factor}x/perplexity"] = metric.compute()["perplexity"]

@@ -8,9 +8,8 @@ import time
 from types import FrameType
 
 from minimind.cli.app import FAILED, PREEMPTED
-from minimind.runs.stop import SIGNALS
+from minimind.runs.stop import PARENT, SIGNALS
 
-PARENT = "MINIMIND_SWEEP_PID"  # in a job's environment, see stop_with
 _received: list[int] = []  # once asked to stop, no further job is begun
 
 
@@ -18,7 +17,7 @@ def run_job(command: list[str]) -> int:
     """The exit code of `command`, which has a session of its own: a Ctrl-C reaches it once, through us."""
     if _received:
         return PREEMPTED
-    process = subprocess.Popen(command, start_new_session=True)
+    process = subprocess.Popen(command, start_new_session=True, env={**os.environ, PARENT: str(os.getpid())})
 
     def forward(number: int, frame: FrameType | None) -> None:
         _received.append(number)

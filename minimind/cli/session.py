@@ -147,9 +147,11 @@ class Session:
     def finish(self) -> None:
         """Final figures beside two compressors, samples, the plot, and where to go from here."""
         flops_per_token = self.cfg.model.flops_per_token(self.cfg.data.sequence_length)
+        device = torch.device(self.auto["accelerator"])
+        self.module.model.to(device)  # from where Lightning took it when training ended
         summary = {
             **self.metrics.latest,
-            **peak_memory(self.module.device),
+            **peak_memory(device),
             "flops": flops_per_token * self.metrics.tokens,
             "parameters": self.cfg.model.num_parameters(),
             "active_parameters": self.cfg.model.num_parameters(active=True),

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 from minimind.cli.app import guarded, run_app
 from minimind.cli.help import train_help
-from minimind.cli.job import PARENT, run_job, stop_with
+from minimind.cli.job import run_job, stop_with
 from minimind.cli.processes import WORKER, run, work
 from minimind.parallel.environment import joined_tree
+from minimind.runs.stop import PARENT
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig

@@ -150,9 +150,9 @@ class MiniMind(nn.Module):
     def init_weights(self) -> None:
         """Every initial value of the model, in one place.
 
-        Matrices are normal with `initializer_range`, embeddings with a range of their own if it is given. Those that
-        end a residual branch are divided by √(2 · layers), as there are that many branches to add up (Radford et al.
-        2019), or start at zero. Norms start as the identity.
+        Matrices are normal with `initializer_range`, token embeddings with a range of their own if it is given. Those
+        that end a residual branch are divided by √(2 · layers), as there are that many branches to add up (Radford et
+        al. 2019), or start at zero. Norms start as the identity.
         """
         cfg = self.config
         residual_std = {
@@ -169,7 +169,8 @@ class MiniMind(nn.Module):
                 module.gate_up_proj.normal_(0, cfg.initializer_range)
                 module.down_proj.normal_(0, residual_std)
             elif isinstance(module, nn.Embedding):
-                module.weight.normal_(0, cfg.embedding_initializer_range or cfg.initializer_range)
+                of_tokens = cfg.embedding_initializer_range if module is self.model.embed_tokens else None
+                module.weight.normal_(0, of_tokens or cfg.initializer_range)
             elif module is self.lm_head and cfg.tie_word_embeddings:
                 pass  # it is the embedding
             elif isinstance(module, nn.Linear | Router):

@@ -28,9 +28,9 @@ def param_groups(named_parameters: Iterable[tuple[str, nn.Parameter]], cfg: Opti
 
 def _group_of(name: str, parameters: dict[str, nn.Parameter]) -> str:
     parameter = parameters[name]
-    if "embed" in name:
+    if "embed_tokens" in name:
         return "embeddings"
-    if parameter.ndim < 2 or "lm_head" in name:
+    if parameter.ndim < 2 or "lm_head" in name or "embed_positions" in name:  # positions occur in every window
         return "others"
     if name.endswith("gate_up_proj"):  # of a stack of experts; ungated ones have as many rows as `down_proj` columns
         down = parameters[name.replace("gate_up_proj", "down_proj")]

@@ -9,7 +9,7 @@ from minimind.report.figures import Figure, figure_of
 from minimind.report.number_arms import numbers_of
 from minimind.report.run_record import RunRecord, read_run
 from minimind.report.statistics import Difference, Spread, paired_difference, spread
-from minimind.report.sweep_file import Sweep
+from minimind.report.sweep_file import Sweep, load_outcomes
 from minimind.report.verdict import Verdict, judge
 from minimind.runs.folder import FINISHED
 from minimind.utils.errors import UserError, suggestion
@@ -70,7 +70,8 @@ def analyse(folder: Path, sweep: Sweep) -> Report:
     Raises:
         UserError: runs differ in what was to be held equal, or none has the metric.
     """
-    runs = [read_run(job, run_path(job.run, folder)) for job in sweep.jobs]
+    failures = load_outcomes(folder)
+    runs = [read_run(job, run_path(job.run, folder), failures.get(Path(job.run).name)) for job in sweep.jobs]
     refuse_unequal(sweep, runs)
     _check_metric(sweep.metric, runs)
     alone = {name: _arm(name, [run for run in runs if run.job.arm == name]) for name in in_order(sweep)}

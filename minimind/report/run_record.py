@@ -51,12 +51,15 @@ class RunRecord:
         return None if self.figure(metric) is not None else f"diverged: {metric} is {self.figures[metric]}"
 
 
-def read_run(job: Job, path: Path) -> RunRecord:
+def read_run(job: Job, path: Path, failure: str | None = None) -> RunRecord:
+    """`failure`: why its job failed, for a run that could not say so itself."""
     folder = RunFolder(path)
     status = folder.status
     state, reason = status.get("state", NOT_STARTED), status.get("reason")
     if state == RUNNING and not is_held(folder.lock):
         state = INTERRUPTED
+    if failure and state in (NOT_STARTED, INTERRUPTED):
+        state, reason = FAILED, failure
     if state == FINISHED and not folder.summary.is_file():
         state, reason = FAILED, f"no {folder.summary.name}"
     rows = read_rows(folder.metrics) if state == FINISHED else []

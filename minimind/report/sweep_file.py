@@ -8,6 +8,7 @@ from minimind.utils.errors import UserError
 from minimind.utils.files import read_json, write_json
 
 SWEEP_FILE = "sweep.json"
+OUTCOMES_FILE = "outcomes.json"
 
 
 @dataclass(frozen=True)
@@ -52,3 +53,12 @@ def load_sweep(folder: Path) -> Sweep:
     jobs = [Job(**job) for job in content["jobs"]]
     arms = {arm: content["arms"][arm] for arm in dict.fromkeys(job.arm for job in jobs)}  # JSON's are sorted
     return Sweep(**{**content, "jobs": jobs, "arms": arms})
+
+
+def save_outcomes(folder: Path, failures: dict[str, str]) -> None:
+    """Run folder's name → why its job failed, of the last start: what a killed or refused run cannot say itself."""
+    write_json(folder / OUTCOMES_FILE, failures)
+
+
+def load_outcomes(folder: Path) -> dict[str, str]:
+    return read_json(folder / OUTCOMES_FILE) if (folder / OUTCOMES_FILE).is_file() else {}

@@ -19,7 +19,7 @@ def print_report(report: Report) -> None:
     for run in report.runs:
         if trouble := run.trouble(report.sweep.metric):
             console.print(
-                f"{run.job.arm}, {report.unit} {run.job.replicate}: {escape(trouble)}; see {run.path}", highlight=False
+                escape(f"{run.job.arm}, {report.unit} {run.job.replicate}: {trouble}; see {run.path}"), highlight=False
             )
     console.print(f"[bold]{escape(answer_of(report).replace('`', ''))}[/bold]", highlight=False)
     console.print(f"{report.folder}/report.html (also .md, .json, .png)", highlight=False, soft_wrap=True)

@@ -101,9 +101,10 @@ def _refusal(path: Path, holder: dict[str, Any]) -> UserError:
 
 def is_held(path: Path) -> bool:
     """Whether a live process works in the run, as far as can be seen at once."""
-    if not path.is_file():
+    try:
+        holder = read_json(path)
+    except FileNotFoundError:
         return False
-    holder = read_json(path)
     if holder.get("host") != socket.gethostname():
         return time.time() - holder.get("heartbeat", 0.0) < STALE_S
     lock = FileLock(path.with_name(f"{path.name}.held"), timeout=0)

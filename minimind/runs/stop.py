@@ -10,6 +10,7 @@ from minimind.utils.ranks import is_main_process
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # the last is SLURM's early warning
 EX_TEMPFAIL = 75
+PARENT = "MINIMIND_SWEEP_PID"  # in the environment of a sweep's job: when that process has gone, the job stops
 
 
 class StopRequest:

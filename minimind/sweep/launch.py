@@ -5,13 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from minimind.report.config import Kind
-from minimind.report.sweep_file import SWEEP_FILE, load_sweep
+from minimind.report.sweep_file import SWEEP_FILE, load_sweep, save_outcomes
 from minimind.sweep.compose import Compose, Composed
-from minimind.sweep.queue import Job, Queue
-from minimind.sweep.slots import find_slots
-from minimind.sweep.table import Progress
+from minimind.sweep.places import Places, visible_gpus
+from minimind.sweep.queue import FAILED, Job, Queue
+from minimind.sweep.table import Progress, reason_of
 
 LOGS = "logs"
+LONGEST_NAME = 100  # characters
 
 
 def run_queue(
@@ -29,21 +30,25 @@ def run_queue(
     """
     composed = [compose(overrides) for overrides in job_overrides]
     columns, labels = labels_of(job_overrides, composed, folder)
-    jobs = [
-        Job(label, one.plan, one.frozen, folder / LOGS / log_name(label))
-        for label, one in zip(labels, composed, strict=True)
-    ]
+    logs = [folder / LOGS / name for name in log_names(labels)]
+    jobs = [Job(label, one.plan, one.frozen, log) for label, one, log in zip(labels, composed, logs, strict=True)]
     cpu_only = all(one.plan.cfg.trainer.accelerator == "cpu" for one in composed)
     progress = Progress(jobs, columns)
-    queue = Queue(jobs, find_slots(num_parallel, cpu_only=cpu_only), command, progress.change)
+    queue = Queue(jobs, Places([] if cpu_only else visible_gpus(), num_parallel), command, progress.change)
     with progress.showing():
         queue.run(progress.glance)
     progress.print_failures()
+    save_outcomes(folder, {job.plan.folder.path.name: reason_of(job) for job in jobs if job.state == FAILED})
     return [1 if job.code is None else job.code for job in jobs]
 
 
-def log_name(label: Sequence[str]) -> str:
-    return re.sub(r"[^\w.=-]+", "_", "-".join(label)) + ".log"
+def log_names(labels: Sequence[Sequence[str]]) -> list[str]:
+    """A file name for each: short enough for any file system, and no two alike."""
+    names: list[str] = []
+    for label in labels:
+        name = re.sub(r"[^\w.=-]+", "_", "-".join(label))[:LONGEST_NAME]
+        names.append(f"{name}-{len(names)}.log" if f"{name}.log" in names else f"{name}.log")
+    return names
 
 
 def labels_of(

@@ -33,7 +33,8 @@ def plan_sweep(
         composed = compose_all([within_budget(trial, composed, ablation) for trial in trials], compose)
     unique = once_each(composed)
     paths = next(iter(composed.values())).plan.cfg.paths
-    identity = hashlib.sha256("\n".join(sorted(unique)).encode()).hexdigest()[:8]
+    hashes = sorted(one.plan.folder.path.name[-8:] for one in unique.values())
+    identity = hashlib.sha256("\n".join(hashes).encode()).hexdigest()[:8]
     jobs = [
         Job(trial.arm, trial.replicate, _relative(one.plan.folder.path, paths.root), list(trial.overrides))
         for trial, one in composed.items()

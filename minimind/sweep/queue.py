@@ -7,19 +7,19 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
 from minimind.config.plan import Plan
 from minimind.runs.lock import is_held
-from minimind.runs.stop import EX_TEMPFAIL, SIGNALS
-from minimind.sweep.slots import Slot
+from minimind.runs.stop import EX_TEMPFAIL, PARENT, SIGNALS
+from minimind.sweep.places import Place, Places
 
 QUEUED, WAITING, RUNNING, FINISHED, STOPPED, FAILED = "queued", "waiting", "running", "finished", "stopped", "failed"
 GLANCE_S = 0.2  # between two looks at the processes
 LOOK_AT_LOCK_S = 5.0  # between two looks at a run that someone else works on
-PARENT = "MINIMIND_SWEEP_PID"  # in a job's environment: when this process has gone, the job stops
+BAD_INPUT = 2  # the exit code of a run that is refused
 
 
 @dataclass
@@ -30,13 +30,14 @@ class Job:
     log: Path
     state: str = QUEUED
     code: int | None = None
-    slots: list[Slot] = field(default_factory=list)
+    place: Place | None = None
     process: subprocess.Popen[bytes] | None = None
     seen_held: float = -LOOK_AT_LOCK_S
+    asked_to_stop: bool = False
 
     @property
-    def num_slots(self) -> int:
-        return self.plan.cfg.trainer.devices if self.plan.cfg.trainer.accelerator != "cpu" else 1
+    def num_gpus(self) -> int:
+        return self.plan.cfg.trainer.devices
 
 
 class Queue:
@@ -46,12 +47,10 @@ class Queue:
     """
 
     def __init__(
-        self, jobs: Sequence[Job], slots: Sequence[Slot], command: list[str], on_change: Callable[[Job], None]
+        self, jobs: Sequence[Job], places: Places, command: list[str], on_change: Callable[[Job], None]
     ) -> None:
-        self.jobs, self.command, self.on_change = list(jobs), command, on_change
-        self.free = list(slots)
-        self.num_slots = len(slots)
-        self.stopping = False
+        self.jobs, self.places, self.command, self.on_change = list(jobs), places, command, on_change
+        self.received = 0  # number of the signal that asked us to stop
 
     def run(self, on_glance: Callable[[], None]) -> None:
         """Returns when every job has ended, or none is running and we were asked to stop."""
@@ -70,16 +69,24 @@ class Queue:
         """Takes in who has ended, starts who fits; whether anything is left to wait for."""
         for job in self.jobs:
             if job.process is not None and job.state == RUNNING and (code := job.process.poll()) is not None:
-                self.free += job.slots
-                job.slots = []
-                self._set(job, {0: FINISHED, EX_TEMPFAIL: STOPPED}.get(code, FAILED), code)
-        waiting = [job for job in self.jobs if job.state in (QUEUED, WAITING)]
-        for job in waiting:
-            if self.stopping:
+                assert job.place is not None
+                self.places.give_back(job.place)
+                job.place = None
+                self._ended(job, code)
+        for job in [job for job in self.jobs if job.state in (QUEUED, WAITING)]:
+            if self.received:
                 self._set(job, STOPPED, EX_TEMPFAIL)
-            elif min(job.num_slots, self.num_slots) <= len(self.free) and not self._held_elsewhere(job):
-                self._start(job, folder)
+            elif not self._held_elsewhere(job) and (place := self.places.take(job.num_gpus)):
+                self._start(job, place, folder)
         return any(job.state in (QUEUED, WAITING, RUNNING) for job in self.jobs)
+
+    def _ended(self, job: Job, code: int) -> None:
+        if code == BAD_INPUT and is_held(job.plan.folder.lock):  # another sweep's job came first by a moment
+            self._set(job, WAITING, None)
+        elif self.received and code in [-number for number in SIGNALS]:  # before it could listen
+            self._set(job, STOPPED, EX_TEMPFAIL)
+        else:
+            self._set(job, {0: FINISHED, EX_TEMPFAIL: STOPPED}.get(code, FAILED), code)
 
     def _held_elsewhere(self, job: Job) -> bool:
         """Another process, perhaps another sweep's, works on the same run: its result will be ours too."""
@@ -92,25 +99,24 @@ class Queue:
             self._set(job, WAITING, None)
         return True
 
-    def _start(self, job: Job, folder: Path) -> None:
-        count = min(job.num_slots, self.num_slots)
-        job.slots, self.free = self.free[:count], self.free[count:]
+    def _start(self, job: Job, place: Place, folder: Path) -> None:
         settings = folder / f"{self.jobs.index(job)}.yaml"
         settings.write_text(job.frozen, encoding="utf-8")
         environment = {**os.environ, PARENT: str(os.getpid())}
-        gpus = [slot.gpu for slot in job.slots if slot.gpu is not None]
-        if gpus:
-            environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
+        if place.gpus:
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(place.gpus)
         job.log.parent.mkdir(parents=True, exist_ok=True)
         with job.log.open("ab") as log:
-            job.process = subprocess.Popen(
+            process = subprocess.Popen(
                 [*self.command, str(settings)], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
                 start_new_session=True, env=environment,
             )  # fmt: skip
-        cores = frozenset[int]().union(*(slot.cores for slot in job.slots))
-        if cores:
-            os.sched_setaffinity(job.process.pid, cores)  # long before it counts them
+        if place.cores:
+            os.sched_setaffinity(process.pid, place.cores)  # long before it counts them
+        job.place, job.process = place, process
         self._set(job, RUNNING, None)
+        if self.received and not job.asked_to_stop:  # while it was being started
+            process.send_signal(self.received)
 
     def _set(self, job: Job, state: str, code: int | None) -> None:
         job.state, job.code = state, code
@@ -118,7 +124,8 @@ class Queue:
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         """Each running job gets the same signal, saves, and ends by itself; a second one ends it at once."""
-        self.stopping = True
+        self.received = number
         for job in self.jobs:
             if job.state == RUNNING and job.process is not None:
+                job.asked_to_stop = True
                 job.process.send_signal(number)

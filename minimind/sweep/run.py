@@ -15,6 +15,7 @@ from minimind.report.config import AblationConfig, Kind
 from minimind.runs.stop import EX_TEMPFAIL
 from minimind.sweep.compose import Compose
 from minimind.sweep.plan import SweepPlan, plan_sweep
+from minimind.sweep.reuse import refuse_other_measurements
 from minimind.sweep.trials import trials_of_ablation, trials_of_grid
 from minimind.tracking.config import WandbSettings
 from minimind.tracking.report_artifact import publish_report
@@ -31,7 +32,8 @@ def prepare_sweep(master: DictConfig, arguments: Sequence[str], compose: Compose
         ConfigError: with all that is wrong, before anything is written.
     """
     choices: Any = master.hydra.runtime.choices
-    command = shlex.join(["python", "train.py", "-m", *arguments])
+    of_hydra = [override for override in master.hydra.overrides.hydra if not override.startswith("hydra.mode=")]
+    command = shlex.join(["python", "train.py", "-m", *arguments, *of_hydra])
     ablation = ablation_of(master)
     if ablation is None:
         name = choices.get("experiment") or "sweep"
@@ -54,9 +56,10 @@ def ablation_of(master: DictConfig) -> AblationConfig | None:
 def run_sweep(planned: SweepPlan, launch: Launch) -> int:
     """The exit code: 0 if every run is finished, 75 if some were stopped, 1 if some failed."""
     sweep, folder = planned.sweep, planned.folder
+    due = [job for job in planned.jobs if starts_afresh(job[1].plan.cfg) or not is_finished(job[1].plan)]
+    refuse_other_measurements([job[1].plan for job in planned.jobs if job not in due], sweep.kind)
     folder.mkdir(parents=True, exist_ok=True)
     sweep.save(folder)
-    due = [job for job in planned.jobs if starts_afresh(job[1].plan.cfg) or not is_finished(job[1].plan)]
     print(
         f"{folder.name}: {len(sweep.arms)} arms, {len(planned.jobs)} runs, of which "
         f"{len(planned.jobs) - len(due)} are finished already.",

@@ -58,8 +58,8 @@ class Progress:
         for job in self.jobs:
             if len(self.jobs) <= SHOWN or job.state not in (QUEUED, FINISHED):
                 figures = row_of(job)
-                place = f" ({', '.join(slot.name for slot in job.slots)})" if job.slots else ""
-                table.add_row(*job.label, job.state + place, *figures.values(), style=STYLES.get(job.state))
+                place = f" ({job.place.name})" if job.place else ""
+                table.add_row(*map(Text, job.label), job.state + place, *figures.values(), style=STYLES.get(job.state))
         return table
 
     def print_failures(self) -> None:
@@ -71,7 +71,7 @@ class Progress:
         )
         for job in failed:
             log = job.log.relative_to(Path.cwd()) if job.log.is_relative_to(Path.cwd()) else job.log
-            table.add_row(*job.label, Text(reason_of(job), overflow="fold"), Text(str(log), overflow="fold"))
+            table.add_row(*map(Text, job.label), Text(reason_of(job), overflow="fold"), Text(str(log), overflow="fold"))
         self.console.print(table)
 
 

@@ -47,9 +47,9 @@ def trials_of_ablation(ablation: AblationConfig, arguments: Sequence[str]) -> li
     Raises:
         ConfigError: the command line sets what the arms are there to set.
     """
-    typed = [o for o in parse(arguments) if o.key_or_group.split(".")[0] != "ablation"]
+    typed = parse(arguments)
     _refuse_contradictions(ablation, typed)
-    user = [str(override.input_line) for override in typed]
+    user = [str(override.input_line) for override in typed if key_of(override).split(".")[0] != "ablation"]
     trials = []
     if ablation.kind is Kind.quality:
         for seed, (arm, own) in itertools.product(ablation.seeds, ablation.arms.items()):
@@ -64,10 +64,13 @@ def trials_of_ablation(ablation: AblationConfig, arguments: Sequence[str]) -> li
 
 def _refuse_contradictions(ablation: AblationConfig, typed: list[Override]) -> None:
     found = []
+    ignored = "ablation.seeds" if ablation.kind is Kind.cost else "ablation.repeats"
     set_by = {key_of(o): name for name, overrides in ablation.arms.items() for o in parse(overrides)}
     for override in typed:
         key = key_of(override)
-        if key in set_by:
+        if key == ignored:
+            found.append(f"`{key}` must not be typed: an ablation of `kind: {ablation.kind.value}` has none.")
+        elif key in set_by:
             found.append(
                 f"`{key}` must not be typed beside this ablation: its arm `{set_by[key]}` sets it. Leave it out, or "
                 "change the arms (ablation.arms)."

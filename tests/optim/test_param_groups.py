@@ -17,7 +17,7 @@ MODELS = {
     "mixture": {**SIZES, "num_experts": 4, "num_shared_experts": 1, "tie_word_embeddings": False},
 }  # fmt: skip
 PLACES = {
-    "embed_tokens.weight": "embeddings", "embed_positions.weight": "embeddings", "lm_head.weight": "others",
+    "embed_tokens.weight": "embeddings", "embed_positions.weight": "others", "lm_head.weight": "others",
     "norm.weight": "others", "norm.bias": "others", "q_proj.weight": "matrices", "down_proj.weight": "matrices",
     "mlp.gate.weight": "matrices", "experts.down_proj": "matrices", "experts.gate_up_proj": "gates_above_ups",
 }  # fmt: skip

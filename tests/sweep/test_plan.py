@@ -6,6 +6,7 @@ import pytest
 
 from minimind.report.config import AblationConfig, Kind
 from minimind.sweep.plan import SweepPlan
+from minimind.sweep.reuse import refuse_other_measurements
 from minimind.sweep.trials import merged, trials_of_ablation, trials_of_grid
 from minimind.utils.errors import ConfigError
 
@@ -124,3 +125,29 @@ def test_every_arm_has_the_budget_of_the_baseline(prepare: Prepare, budget: str)
     assert max(spent.values()) / min(spent.values()) < 1.001
     with pytest.raises(ConfigError, match=r"arm long must not set `trainer.max_steps`"):
         prepare("ablation=norm", '+ablation.arms.long=["trainer.max_steps=900"]', f"ablation.budget={budget}")
+
+
+def test_runs_measured_in_another_way_are_not_taken_for_these(prepare: Prepare) -> None:
+    (_, one), *_ = prepare("ablation=kv_cache", "ablation.repeats=1").jobs
+    one.plan.folder.path.mkdir(parents=True)
+    one.plan.folder.config.write_text(one.frozen, encoding="utf-8")
+    refuse_other_measurements([one.plan], "cost")
+    (_, other), *_ = prepare("ablation=kv_cache", "ablation.repeats=1", "evaluation.decode_tokens=9").jobs
+    assert other.plan.folder == one.plan.folder
+    with pytest.raises(ConfigError, match=r"`evaluation.decode_tokens` must be 512, with which .* but is 9"):
+        refuse_other_measurements([other.plan], "quality")
+    (_, threads), *_ = prepare("ablation=kv_cache", "ablation.repeats=1", "trainer.num_threads=1").jobs
+    refuse_other_measurements([threads.plan], "quality")
+    with pytest.raises(ConfigError, match=r"`trainer.num_threads` must be None"):
+        refuse_other_measurements([threads.plan], "cost")
+
+
+@pytest.mark.parametrize(("kind", "typed"), [(Kind.cost, "ablation.seeds=[1]"), (Kind.quality, "ablation.repeats=2")])
+def test_what_would_be_ignored_is_refused(kind: Kind, typed: str) -> None:
+    with pytest.raises(ConfigError, match=r"must not be typed: an ablation of `kind: .*` has none"):
+        trials_of_ablation(ablation(kind=kind), [typed])
+
+
+def test_the_command_that_repeats_it_has_all_that_was_typed(prepare: Prepare) -> None:
+    arguments = ["ablation=norm", "ablation.seeds=[1]", "hydra.launcher.num_parallel=2"]
+    assert "hydra.launcher.num_parallel=2" in prepare(*arguments).sweep.command

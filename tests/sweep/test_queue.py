@@ -13,10 +13,10 @@ import pytest
 
 from minimind.runs.folder import RunFolder
 from minimind.runs.lock import run_lock
-from minimind.sweep import slots
+from minimind.sweep.places import Places, visible_gpus
 from minimind.sweep.queue import FAILED, FINISHED, STOPPED, WAITING, Job, Queue
-from minimind.sweep.slots import Slot, find_slots
-from minimind.sweep.table import last_row, reason_of
+from minimind.sweep.table import Progress, last_row, reason_of
+from minimind.utils.errors import ConfigError
 
 PYTHON = [sys.executable, "-c", "import sys; exec(open(sys.argv[1]).read())"]
 Make = Callable[..., Job]
@@ -34,7 +34,7 @@ def job(tmp_path: Path) -> Make:
     return make
 
 
-def run(jobs: list[Job], places: list[Slot], on_glance: Callable[[], None] = lambda: None) -> list[str]:
+def run(jobs: list[Job], places: Places, on_glance: Callable[[], None] = lambda: None) -> list[str]:
     Queue(jobs, places, PYTHON, lambda job: None).run(on_glance)
     return [job.state for job in jobs]
 
@@ -42,7 +42,7 @@ def run(jobs: list[Job], places: list[Slot], on_glance: Callable[[], None] = lam
 def test_one_failure_ends_one_job(job: Make, tmp_path: Path) -> None:
     jobs = [job("good", "print('fine')"), job("bad", "raise SystemExit('the reason')"), job("late", "print('fine')"),
             job("shot", "import os; os.kill(os.getpid(), 9)"), job("stopped", "raise SystemExit(75)")]  # fmt: skip
-    assert run(jobs, [Slot("CPU")]) == [FINISHED, FAILED, FINISHED, FAILED, STOPPED]
+    assert run(jobs, Places([], None)) == [FINISHED, FAILED, FINISHED, FAILED, STOPPED]
     assert reason_of(jobs[1]) == "the reason"
     assert reason_of(jobs[3]) == "killed by signal 9"
     assert jobs[0].log.read_text() == "fine\n"
@@ -54,7 +54,7 @@ def test_so_many_at_a_time_each_on_its_gpu(job: Make, tmp_path: Path) -> None:
         "os.close(os.open(path, os.O_CREAT | os.O_EXCL)); time.sleep(0.3); os.unlink(path); print(gpus)"
     )
     jobs = [job(f"job{i}", script) for i in range(4)] + [job("wide", script, devices=2)]
-    assert run(jobs, [Slot("GPU 2", "2"), Slot("GPU 5", "5")]) == [FINISHED] * 5
+    assert run(jobs, Places(["2", "5"], None)) == [FINISHED] * 5
     assert sorted(one.log.read_text().strip() for one in jobs[:4]) == ["2", "2", "5", "5"]
     assert set(jobs[4].log.read_text().strip().split(",")) == {"2", "5"}
 
@@ -62,22 +62,75 @@ def test_so_many_at_a_time_each_on_its_gpu(job: Make, tmp_path: Path) -> None:
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system does not pin processes")
 def test_jobs_on_a_cpu_share_its_cores(job: Make) -> None:
     script = "import os, time; time.sleep(0.1); print(sorted(os.sched_getaffinity(0)))"
-    places = find_slots(2, cpu_only=True)
     jobs = [job("a", script), job("b", script)]
-    assert run(jobs, places) == [FINISHED] * 2
+    assert run(jobs, Places([], 2)) == [FINISHED] * 2
     if len(os.sched_getaffinity(0)) > 1:
         first, second = (set(eval(one.log.read_text())) for one in jobs)
         assert not first & second
         assert first | second == os.sched_getaffinity(0)
 
 
-def test_slots_are_the_gpus_that_may_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_places(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, 7")
-    assert [slot.gpu for slot in find_slots(None, cpu_only=False)] == ["3", "7"]
-    assert [slot.gpu for slot in find_slots(3, cpu_only=False)] == ["3", "7", "3"]
-    assert [slot.name for slot in find_slots(None, cpu_only=True)] == ["CPU"]
-    monkeypatch.setattr(slots, "visible_gpus", list)
-    assert [slot.gpu for slot in find_slots(None, cpu_only=False)] == [None]
+    assert visible_gpus() == ["3", "7"]
+    wide = Places(["3", "7"], 1)  # one job at a time, with both GPUs
+    place = wide.take(2)
+    assert place is not None
+    assert sorted(place.gpus) == ["3", "7"]
+    assert wide.take(1) is None
+    wide.give_back(place)
+    assert wide.take(1) is not None
+    shared = Places(["3", "7"], 4)  # two jobs a GPU, the idle one first
+    taken = [shared.take(1) for _ in range(5)]
+    assert sorted(place.gpus[0] for place in taken if place) == ["3", "3", "7", "7"]
+    assert taken[4] is None
+    with pytest.raises(ConfigError, match="must be at most the GPUs there are"):
+        shared.take(3)
+    crowded = Places([], 5)
+    seats = [crowded.take(1) for _ in range(5)]
+    assert all(seat is not None and seat.cores for seat in seats) or not hasattr(os, "sched_getaffinity")
+
+
+def test_as_many_at_a_time_as_may(job: Make, tmp_path: Path) -> None:
+    script = (
+        f"import pathlib, time; here = pathlib.Path({str(tmp_path)!r}) / f'at{{time.time_ns()}}'; here.touch()\n"
+        f"for _ in range(200):\n    if len(list(pathlib.Path({str(tmp_path)!r}).glob('at*'))) > 1: break\n"
+        "    time.sleep(0.05)\nelse: raise SystemExit('alone')"
+    )
+    assert run([job("a", script), job("b", script)], Places([], 2)) == [FINISHED] * 2
+
+
+def test_a_signal_before_a_job_can_listen_is_no_failure(job: Make) -> None:
+    deaf = job("deaf", "import signal, time; print('up', flush=True); time.sleep(60)")
+
+    def ask() -> None:
+        if deaf.log.is_file() and deaf.log.read_text() and not deaf.asked_to_stop:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    assert run([deaf], Places([], None), ask) == [STOPPED]
+
+
+def test_a_job_that_another_sweep_was_faster_to_start_is_waited_for(job: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("minimind.sweep.queue.LOOK_AT_LOCK_S", 0.2)
+    late = job("late", "")
+    marker, lock = late.log.with_name("second"), late.plan.folder.lock
+    held = run_lock(lock)
+    late.frozen = (
+        f"import pathlib; m = pathlib.Path({str(marker)!r})\nif not m.exists(): m.touch(); raise SystemExit(2)"
+    )
+    monkeypatch.setattr(
+        "minimind.sweep.queue.Queue._held_elsewhere", lambda queue, job: lock.is_file() and marker.exists()
+    )
+    held.__enter__()
+    glances: list[str] = []
+
+    def release() -> None:
+        glances.append(late.state)
+        if late.state == WAITING and lock.is_file():
+            held.__exit__(None, None, None)
+
+    assert run([late], Places([], None), release) == [FINISHED]
+    assert WAITING in glances
 
 
 def test_ctrl_c_lets_each_job_end_well_and_begins_no_other(job: Make, tmp_path: Path) -> None:
@@ -95,7 +148,7 @@ def test_ctrl_c_lets_each_job_end_well_and_begins_no_other(job: Make, tmp_path: 
             os.kill(os.getpid(), signal.SIGINT)
 
     before = time.monotonic()
-    assert run(jobs, [Slot("a"), Slot("b")], ask) == [STOPPED] * 3
+    assert run(jobs, Places([], 2), ask) == [STOPPED] * 3
     assert time.monotonic() - before < 30
     assert not jobs[2].log.exists()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -116,7 +169,7 @@ def test_a_run_that_someone_else_works_on_is_waited_for(
             states.extend([""] * 1000)
             lock.__exit__(None, None, None)
 
-    assert run([held, free], [Slot("CPU")], release_when_the_other_is_done) == [FINISHED, FINISHED]
+    assert run([held, free], Places([], None), release_when_the_other_is_done) == [FINISHED, FINISHED]
     assert WAITING in states
 
 
@@ -125,3 +178,16 @@ def test_the_newest_whole_row_of_a_long_file(tmp_path: Path) -> None:
     assert last_row(path) == {}
     path.write_text("".join(f'{{"step": {i}}}\n' for i in range(20_000)) + '{"step": 2')
     assert last_row(path) == {"step": 19_999}
+
+
+def test_the_table_shows_what_was_typed(job: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also what rich would take for its own markup."""
+    bad = job("bad", "raise SystemExit('[/why]')")
+    bad.label = ("data.files=[/a.txt]", "1")
+    progress = Progress([bad], ["arm", "seed"])
+    assert run([bad], Places([], None)) == [FAILED]
+    progress.console.print(progress.table())
+    progress.print_failures()
+    said = capsys.readouterr().err
+    assert said.count("[/a.txt]") == 2
+    assert "[/why]" in said
