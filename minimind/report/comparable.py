@@ -72,7 +72,7 @@ def caveats(sweep: Sweep, runs: list[RunRecord]) -> list[str]:
     """What was not held equal without being refused, and what the metric cannot bear."""
     started = [run for run in runs if run.settings]
     found = [_not_held_equal(what, values) for what, values in _circumstances(started) if len(set(values)) > 1]
-    found += _unequal_budget(sweep, runs)
+    found += [*_unequal_budget(sweep, runs), *_broken_rounds(sweep, runs)]
     for arm, keys in sweep.differs.items():
         if other := [key for key in keys if sees_other_batches(key)]:
             found.append(f"`{arm}` sees other batches than the baseline ({', '.join(other)}): paired by seed only.")
@@ -122,3 +122,14 @@ def _unequal_budget(sweep: Sweep, runs: list[RunRecord]) -> list[str]:
         return []
     (least, scant), (most, ample) = values[0], values[-1]
     return [f"not held equal: the budget. `{ample}` had {most:.4g} {sweep.budget}, `{scant}` {least:.4g}."]
+
+
+def _broken_rounds(sweep: Sweep, runs: list[RunRecord]) -> list[str]:
+    """Repeats that did not end round by round: those of a second start, for one."""
+    ended = sorted(
+        (run.status["updated"], run.job.replicate) for run in runs if run.finished and "updated" in run.status
+    )
+    rounds = [replicate for _, replicate in ended]
+    if sweep.kind != "cost" or rounds == sorted(rounds):
+        return []
+    return ["some repeats were done again later than their round: such pairs do not share a moment of the machine."]
