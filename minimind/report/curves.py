@@ -9,6 +9,7 @@ import numpy as np
 from minimind.report.run_record import RunRecord
 
 FEWEST_VALIDATIONS = 4  # that make a curve
+FEWEST_POINTS = 3  # of a curve that has a steep beginning to leave out
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,9 @@ def usual_window(runs: Sequence[RunRecord]) -> int:
 
 def visible_range(curves: Sequence[Curve]) -> tuple[float, float] | None:
     """Limits for y that leave out the steep beginning, and a curve that left the others for above."""
-    late = [curve.high[curve.x >= curve.x[0] + 0.2 * (curve.x[-1] - curve.x[0])].max() for curve in curves]
-    if not late:
+    if max((len(curve.x) for curve in curves), default=0) < FEWEST_POINTS:
         return None
+    late = [curve.high[curve.x >= curve.x[0] + 0.2 * (curve.x[-1] - curve.x[0])].max() for curve in curves]
     starts = [curve.mean[0] for curve in curves]
     bottom = min(curve.low.min() for curve in curves)
     top = min(max(late), float(np.median(starts)))
