@@ -77,7 +77,7 @@ def test_killed_in_the_middle_it_goes_on_and_one_failing_arm_stops_nobody(
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/*/summary.json")}
     assert len(before) == 1
 
-    code, said = Started(tmp_path, arguments).end()
+    code, said = Started(tmp_path, [*arguments, "hydra.launcher.num_parallel=2"]).end()
     assert code == 1, said
     assert "6 runs, of which 1 are finished already" in said
     assert "init_from must exist, but /nowhere" in said
