@@ -13,8 +13,10 @@ from minimind.config.schema import TrainConfig, load_stored
 from minimind.parallel.slurm import job_id
 from minimind.runs.folder import FINISHED, RunFolder
 from minimind.runs.identity import run_hash
-from minimind.utils.errors import ConfigError
+from minimind.utils.errors import ConfigError, suggestion
 from minimind.utils.paths import default_root, find_existing
+
+OPTIONAL_GROUPS = ("ablation", "debug", "experiment")
 
 
 class Plan(NamedTuple):
@@ -25,6 +27,7 @@ class Plan(NamedTuple):
 
 def complete(composed: DictConfig, hydra_node: Any) -> None:
     """Fills in what Hydra knows and the groups do not: label, root, what was typed, where the run belongs at W&B."""
+    refuse_unknown_options(hydra_node)
     choices = hydra_node.runtime.choices
     overrides = list(hydra_node.overrides.task)
     composed.run.name = composed.run.name or f"{choices.model}-{choices.data}"
@@ -32,6 +35,23 @@ def complete(composed: DictConfig, hydra_node: Any) -> None:
     composed.run.command = shlex.join(["python", "train.py", *overrides])
     if "wandb" in composed.logger and not composed.logger.wandb.group:
         composed.logger.wandb.group = choices.get("experiment")
+
+
+def refuse_unknown_options(hydra_node: Any) -> None:
+    """Of groups that may be left out, Hydra leaves out what it does not find.
+
+    Raises:
+        ConfigError: such an option was asked for.
+    """
+    folders = [Path(source.path) for source in hydra_node.runtime.config_sources if source.schema == "file"]
+    found = []
+    for group in OPTIONAL_GROUPS:
+        asked = hydra_node.runtime.choices.get(group)
+        known = [path.stem for folder in folders for path in (folder / group).glob("*.yaml")]
+        if asked is not None and asked not in known:
+            found.append(f"There is no {group} `{asked}`; {suggestion(asked, known)}")
+    if found:
+        raise ConfigError(found)
 
 
 def plan(composed: DictConfig) -> Plan:

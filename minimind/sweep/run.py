@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
-from minimind.config.plan import is_finished, starts_afresh
+from minimind.config.plan import is_finished, refuse_unknown_options, starts_afresh
 from minimind.report.config import AblationConfig, Kind
 from minimind.runs.stop import EX_TEMPFAIL
 from minimind.sweep.compose import Compose
@@ -31,6 +31,7 @@ def prepare_sweep(master: DictConfig, arguments: Sequence[str], compose: Compose
     Raises:
         ConfigError: with all that is wrong, before anything is written.
     """
+    refuse_unknown_options(master.hydra)
     choices: Any = master.hydra.runtime.choices
     of_hydra = [override for override in master.hydra.overrides.hydra if not override.startswith("hydra.mode=")]
     command = shlex.join(["python", "train.py", "-m", *arguments, *of_hydra])

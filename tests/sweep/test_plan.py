@@ -151,3 +151,10 @@ def test_what_would_be_ignored_is_refused(kind: Kind, typed: str) -> None:
 def test_the_command_that_repeats_it_has_all_that_was_typed(prepare: Prepare) -> None:
     arguments = ["ablation=norm", "ablation.seeds=[1]", "hydra.launcher.num_parallel=2"]
     assert "hydra.launcher.num_parallel=2" in prepare(*arguments).sweep.command
+
+
+def test_an_ablation_that_is_not_there_is_no_run(prepare: Prepare) -> None:
+    with pytest.raises(ConfigError, match="There is no ablation `norn`; did you mean `norm`"):
+        prepare("ablation=norn")
+    with pytest.raises(ConfigError, match="typo"):
+        prepare("experiment=typo")
