@@ -48,8 +48,7 @@ class Report:
 
     @property
     def unit(self) -> str:
-        """What there are several of in an arm."""
-        return "repeat" if self.sweep.kind == "cost" else "seed"
+        return self.sweep.unit
 
     @property
     def runs(self) -> list[RunRecord]:
@@ -122,13 +121,12 @@ def _compared(arm: Arm, baseline: Arm, sweep: Sweep) -> Arm:
     if not common:
         return arm
     difference = paired_difference([mine[seed] for seed in common], [its[seed] for seed in common], len(sweep.arms) - 1)
-    unit = "repeat" if sweep.kind == "cost" else "seed"
-    verdict = judge(difference, figure_of(sweep.metric), margin_of(sweep, its.values()), unit)
+    verdict = judge(difference, figure_of(sweep.metric), margin_of(sweep, its.values()), sweep.unit)
     if sweep.kind == "cost" and difference.relative is not None:  # what carries over to another machine, if anything
         verdict = replace(verdict, words=f"{verdict.words} ({difference.relative:+.1%})")
     planned = len(sweep.replicates())
     if difference.interval and len(common) < planned:
-        verdict = replace(verdict, words=f"{verdict.words} (over {len(common)} of {planned} {unit}s)")
+        verdict = replace(verdict, words=f"{verdict.words} (over {len(common)} of {planned} {sweep.unit}s)")
     return replace(arm, difference=difference, verdict=verdict)
 
 

@@ -38,6 +38,11 @@ class Sweep:
     # arm → hashed settings in which it differs from the baseline, as composed: what is not here was to be held equal
     differs: dict[str, list[str]] = field(default_factory=dict)
 
+    @property
+    def unit(self) -> str:
+        """What there are several of in an arm."""
+        return "repeat" if self.kind == "cost" else "seed"
+
     def save(self, folder: Path) -> None:
         write_json(folder / SWEEP_FILE, asdict(self))
 

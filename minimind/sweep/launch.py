@@ -4,7 +4,6 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from minimind.report.config import Kind
 from minimind.report.sweep_file import SWEEP_FILE, load_sweep, save_outcomes
 from minimind.sweep.compose import Compose, Composed
 from minimind.sweep.places import Places, visible_gpus
@@ -61,8 +60,7 @@ def labels_of(
         for job in sweep.jobs:  # arms of the same settings share a run
             name = Path(job.run).name
             arms[name] = (f"{arms[name][0]} = {job.arm}" if name in arms else job.arm, str(job.replicate))
-        unit = "seed" if sweep.kind == Kind.quality.value else "repeat"
-        return ["arm", unit], [arms[one.plan.folder.path.name] for one in composed]
+        return ["arm", sweep.unit], [arms[one.plan.folder.path.name] for one in composed]
     common = set[str].intersection(*map(set, job_overrides))
     rest = [" ".join(o for o in overrides if o not in common) for overrides in job_overrides]
     return ["job"], [(text or f"job {number}",) for number, text in enumerate(rest)]
