@@ -29,6 +29,7 @@ from twins import Step
 
 from minimind.model.config import ModelConfig
 from minimind.utils.hardware import peak_flops, pick_device, pick_precision
+from minimind.utils.memory import keep_freed_memory
 
 FLAGS = {"avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_tile"}
 TARGETS = {  # of issue 3, on two CPU cores
@@ -260,6 +261,7 @@ def main() -> None:
     parser.add_argument("--memory-of", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     bench = Bench(arguments)
+    keep_freed_memory()  # as train.py does; theirs has the gain of it, too
     cudnn = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]
     with sdpa_kernel(cudnn, set_priority=True) if bench.device.type == "cuda" else contextlib.nullcontext():
         if arguments.memory_of:

@@ -25,6 +25,7 @@ from minimind.runs.folder import RunFolder
 from minimind.training.checkpoint import TOKENIZER
 from minimind.utils.files import write_json
 from minimind.utils.hardware import autocast, pick_device, pick_precision
+from minimind.utils.memory import keep_freed_memory
 
 ROWS = 16  # of one forward pass
 
@@ -32,6 +33,7 @@ ROWS = 16  # of one forward pass
 def measure(cfg: EvaluateConfig, checkpoint: Path, cache: Path, *, all_held_out: bool) -> dict[str, Any]:
     if cfg.trainer.num_threads:
         torch.set_num_threads(cfg.trainer.num_threads)
+    keep_freed_memory()
     device = pick_device(cfg.trainer.accelerator)
     precision = pick_precision(cfg.trainer.precision, device)
     model, tokenizer = load_model(checkpoint, device)

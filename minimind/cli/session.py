@@ -45,6 +45,7 @@ from minimind.training.checkpoint import STATE, TOKENIZER, load_weights, newest_
 from minimind.utils.errors import UserError
 from minimind.utils.files import write_json, write_text
 from minimind.utils.hardware import describe_machine, peak_memory
+from minimind.utils.memory import keep_freed_memory
 from minimind.utils.paths import find_existing
 from minimind.utils.ranks import global_rank, is_main_process, world_size
 from minimind.utils.seeding import seed_everything
@@ -62,6 +63,7 @@ class Session:
         self.loggers: list[RunLogger] = []
         self.auto = from_main(lambda: stored_or_resolved(cfg, run.status.get("auto", {})))
         torch.set_num_threads(self.auto["num_threads"])
+        keep_freed_memory()
         check_tokenizer(cfg)
         self.data: PreparedData = main_first(lambda: prepare(cfg.data, cfg.tokenizer, Path(cfg.paths.cache)))
         self.tokenizer = self.data.tokenizer

@@ -1,0 +1,31 @@
+"""What a step frees, the next one gets without asking the system for pages."""
+
+import subprocess
+import sys
+
+import pytest
+
+# Minor page faults of the last of a few rounds, each of which takes two large tensors and frees them.
+ROUNDS = """
+import resource, sys, torch
+from minimind.utils.memory import keep_freed_memory
+torch.set_num_threads(1)
+if sys.argv[1] == "keep":
+    assert keep_freed_memory()
+for _ in range(8):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    tensors = [torch.ones(2**23) for _ in range(2)]
+    del tensors
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+print(faults)
+"""
+
+
+def faults_of_a_round(how: str) -> int:
+    child = subprocess.run([sys.executable, "-c", ROUNDS, how], capture_output=True, text=True, check=True)
+    return int(child.stdout)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Only glibc has the setting")
+def test_kept_memory_is_not_asked_for_again() -> None:
+    assert faults_of_a_round("keep") < 100 < 2**26 // 4096 / 2 < faults_of_a_round("as it comes")
