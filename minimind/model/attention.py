@@ -9,6 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 from minimind.model.config import AttentionBackend, ModelConfig
 from minimind.model.kv_cache import KVCache
+from minimind.model.linear import Linear
 from minimind.model.norm import build_norm
 from minimind.model.precision import for_matmul
 from minimind.model.rope import apply_rotary
@@ -101,10 +102,10 @@ class Attention(nn.Module):
         self.dropout = cfg.attention_dropout
         self.attend = sdpa_attention if cfg.attention_backend is AttentionBackend.sdpa else eager_attention
         query_size, key_size = cfg.num_attention_heads * self.head_dim, cfg.num_key_value_heads * self.head_dim
-        self.q_proj = nn.Linear(cfg.hidden_size, query_size, bias=False)
-        self.k_proj = nn.Linear(cfg.hidden_size, key_size, bias=False)
-        self.v_proj = nn.Linear(cfg.hidden_size, key_size, bias=False)
-        self.o_proj = nn.Linear(query_size, cfg.hidden_size, bias=False)
+        self.q_proj = Linear(cfg.hidden_size, query_size)
+        self.k_proj = Linear(cfg.hidden_size, key_size)
+        self.v_proj = Linear(cfg.hidden_size, key_size)
+        self.o_proj = Linear(query_size, cfg.hidden_size)
         self.q_norm = build_norm(cfg.norm, self.head_dim, cfg.rms_norm_eps) if cfg.qk_norm else nn.Identity()
         self.k_norm = build_norm(cfg.norm, self.head_dim, cfg.rms_norm_eps) if cfg.qk_norm else nn.Identity()
 

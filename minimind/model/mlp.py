@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minimind.model.config import Activation, ModelConfig
+from minimind.model.linear import Linear
 from minimind.model.precision import for_matmul
 
 ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
@@ -21,9 +22,9 @@ class MLP(nn.Module):
     def __init__(self, cfg: ModelConfig, intermediate_size: int) -> None:
         super().__init__()
         self.act = ACTIVATIONS[cfg.hidden_act]
-        self.gate_proj = nn.Linear(cfg.hidden_size, intermediate_size, bias=False) if cfg.gated_mlp else None
-        self.up_proj = nn.Linear(cfg.hidden_size, intermediate_size, bias=False)
-        self.down_proj = nn.Linear(intermediate_size, cfg.hidden_size, bias=False)
+        self.gate_proj = Linear(cfg.hidden_size, intermediate_size) if cfg.gated_mlp else None
+        self.up_proj = Linear(cfg.hidden_size, intermediate_size)
+        self.down_proj = Linear(intermediate_size, cfg.hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
         x = for_matmul(x)

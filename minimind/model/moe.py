@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from minimind.model.config import BalanceLoss, Dispatch, ModelConfig, RouterScore
 from minimind.model.grouped_linear import grouped_linear, run_multiple
+from minimind.model.linear import linear
 from minimind.model.mlp import ACTIVATIONS, MLP
 from minimind.model.precision import for_matmul
 
@@ -116,11 +117,11 @@ def grouped_dispatch(experts: Experts, tokens: Tensor, indices: Tensor, weights:
     shift = (ends - runs) - (load.cumsum(0) - load)  # (E,) how far the empty rows before it move an expert's rows
     place = torch.arange(len(order), device=order.device) + shift[indices.flatten()[order]]  # (B·T·A,)
     num_rows = len(order) + experts.num_experts * (multiple - 1)
-    grouped = x.new_zeros(num_rows, x.shape[1]).index_copy(0, place, x[source])  # (R, D)
+    grouped = x.new_zeros(num_rows, x.shape[1]).index_copy(0, place, x.index_select(0, source))  # (R, D)
     ends = ends.to(torch.int32)
     gate_up, down = experts.gate_up_proj.to(x.dtype), experts.down_proj.to(x.dtype)
     hidden = experts.activate(grouped_linear(grouped, gate_up, ends))
-    results = grouped_linear(hidden, down, ends)[place]  # (B·T·A, D)
+    results = grouped_linear(hidden, down, ends).index_select(0, place)  # (B·T·A, D)
     weighted = results * weights.flatten()[order, None].to(results.dtype)
     return torch.zeros_like(tokens).index_add(0, source, weighted.to(tokens.dtype))
 
@@ -129,8 +130,8 @@ def single_dispatch(experts: Experts, tokens: Tensor, indices: Tensor, weights: 
     """One token (1, D) through its A experts and no others: the lighter path while a text is written."""
     out = torch.zeros_like(tokens)
     for weight, expert in zip(weights[0], indices[0].tolist(), strict=True):
-        hidden = experts.activate(F.linear(tokens, experts.gate_up_proj[expert]))
-        out = out + (F.linear(hidden, experts.down_proj[expert]) * weight).to(out.dtype)
+        hidden = experts.activate(linear(tokens, experts.gate_up_proj[expert]))
+        out = out + (linear(hidden, experts.down_proj[expert]) * weight).to(out.dtype)
     return out
 
 

@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from minimind.model.attention import Attention, Rotary, attention_mask
 from minimind.model.config import ModelConfig, Position, ResidualInit
 from minimind.model.kv_cache import KVCache
+from minimind.model.linear import Linear
 from minimind.model.mlp import MLP
 from minimind.model.moe import Experts, MoE, Router, Routing
 from minimind.model.norm import LayerNorm, RMSNorm, build_norm
@@ -83,7 +84,7 @@ class MiniMind(nn.Module):
         super().__init__()
         self.config = cfg
         self.model = Decoder(cfg)
-        self.lm_head = nn.Linear(cfg.hidden_size, cfg.vocab_size, bias=False)
+        self.lm_head = Linear(cfg.hidden_size, cfg.vocab_size)
         self._tie_head()
         self.init_weights()
 
@@ -173,7 +174,7 @@ class MiniMind(nn.Module):
                 module.weight.normal_(0, of_tokens or cfg.initializer_range)
             elif module is self.lm_head and cfg.tie_word_embeddings:
                 pass  # it is the embedding
-            elif isinstance(module, nn.Linear | Router):
+            elif isinstance(module, Linear | Router):
                 ends_branch = name.endswith(("o_proj", "down_proj"))
                 module.weight.normal_(0, residual_std if ends_branch else cfg.initializer_range)
                 if isinstance(module, Router) and module.selection_bias is not None:
