@@ -12,9 +12,11 @@ def grouped_linear(rows: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
 
     Runs may be empty; rows after the last run come out as garbage. I and O must fill whole 16 bytes (torch's kernel).
     """
-    if torch.compiler.is_compiling() and rows.dtype is torch.bfloat16:
-        return F.grouped_mm(rows, weight.transpose(1, 2), offs=ends)
-    return _grouped_linear(rows, weight, ends)
+    if not torch.compiler.is_compiling():
+        return _GroupedLinear.apply(rows, weight, ends)
+    if rows.dtype is torch.bfloat16:
+        return _product(rows, weight, ends)
+    return _compiled(rows, weight, ends)
 
 
 def run_multiple(x: Tensor) -> int:
@@ -26,25 +28,40 @@ def run_multiple(x: Tensor) -> int:
     return 32 if x.device.type == "cpu" and x.dtype is torch.bfloat16 else 1
 
 
-# An operator of our own for two reasons: torch 2.13's compiler knows the shape of its own in bfloat16 only, and its
-# gradient comes in the transposed layout, which costs a slow copy into that of the parameter.
-@torch.library.custom_op("minimind::grouped_linear", mutates_args=())
-def _grouped_linear(rows: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
+def _product(rows: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
     return F.grouped_mm(rows, weight.transpose(1, 2), offs=ends)
 
 
-@torch.library.custom_op("minimind::grouped_linear_backward", mutates_args=())
-def _grouped_linear_backward(grad: Tensor, rows: Tensor, weight: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of the rows (R, I), and of the matrices (G, O, I): each one's gradients, transposed, times its rows."""
+def _gradients(grad: Tensor, rows: Tensor, weight: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
+    """Of the rows (R, I), and of the matrices (G, O, I): each one's gradients, transposed, times its rows.
+
+    Torch's own comes in the transposed layout, which costs a slow copy into that of the parameter.
+    """
     return F.grouped_mm(grad, weight, offs=ends), F.grouped_mm(grad.t(), rows, offs=ends)
 
 
-@_grouped_linear.register_fake
+class _GroupedLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
+        ctx.save_for_backward(rows, weight, ends)
+        return _product(rows, weight, ends)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        return *_gradients(grad.contiguous(), *ctx.saved_tensors), None
+
+
+# The same as an operator: torch 2.13's compiler knows the shapes of `grouped_mm` in bfloat16 only.
+_compiled = torch.library.custom_op("minimind::grouped_linear", _product, mutates_args=())
+_compiled_gradients = torch.library.custom_op("minimind::grouped_linear_backward", _gradients, mutates_args=())
+
+
+@_compiled.register_fake
 def _(rows: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
     return rows.new_empty(rows.shape[0], weight.shape[1])
 
 
-@_grouped_linear_backward.register_fake
+@_compiled_gradients.register_fake
 def _(grad: Tensor, rows: Tensor, weight: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
     return torch.empty_like(rows), torch.empty_like(weight)
 
@@ -54,7 +71,7 @@ def _save(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> No
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
-    return *_grouped_linear_backward(grad.contiguous(), *ctx.saved_tensors), None
+    return *_compiled_gradients(grad.contiguous(), *ctx.saved_tensors), None
 
 
-_grouped_linear.register_autograd(_backward, setup_context=_save)
+_compiled.register_autograd(_backward, setup_context=_save)
