@@ -28,6 +28,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from twins import Step
 
 from minimind.model.config import ModelConfig
+from minimind.model.linear import linear
+from minimind.utils.cpu import cpu_info
 from minimind.utils.hardware import peak_flops, pick_device, pick_precision
 from minimind.utils.memory import keep_freed_memory
 
@@ -116,8 +118,14 @@ def gemm_fraction(bench: Bench) -> dict[str, Any]:
     cfg = twins.shape(bench.tiny)
     num_tokens, repeats = bench.batch[0] * bench.batch[1], 2 if bench.tiny else 60
     x = torch.randn(num_tokens, cfg.hidden_size, device=bench.device)
-    matrix = torch.randn(cfg.hidden_size, cfg.resolved_intermediate_size, device=bench.device)
-    rounds = bench.interleaved(bench.step("ours", "32-true"), lambda: [x @ matrix for _ in range(repeats)])
+    matrix = torch.randn(cfg.resolved_intermediate_size, cfg.hidden_size, device=bench.device)
+
+    def product() -> None:
+        with torch.no_grad():
+            for _ in range(repeats):
+                linear(x, matrix)
+
+    rounds = bench.interleaved(bench.step("ours", "32-true"), product)
     step_flops = cfg.flops_per_token(bench.batch[1]) * num_tokens
     gemm_flops = 2 * repeats * num_tokens * matrix.numel()
     return {
@@ -240,8 +248,7 @@ def line(name: str, figure: dict[str, Any] | None) -> str:
 
 
 def machine(bench: Bench) -> dict[str, Any]:
-    info = Path("/proc/cpuinfo")
-    text = info.read_text() if info.is_file() else ""
+    text = cpu_info()
     names = [row.split(":")[1].strip() for row in text.splitlines() if row.startswith("model name")]
     return {
         "device": torch.cuda.get_device_name() if bench.device.type == "cuda" else bench.device.type,

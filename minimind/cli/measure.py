@@ -33,12 +33,12 @@ ROWS = 16  # of one forward pass
 def measure(cfg: EvaluateConfig, checkpoint: Path, cache: Path, *, all_held_out: bool) -> dict[str, Any]:
     if cfg.trainer.num_threads:
         torch.set_num_threads(cfg.trainer.num_threads)
-    keep_freed_memory()
     device = pick_device(cfg.trainer.accelerator)
     precision = pick_precision(cfg.trainer.precision, device)
     model, tokenizer = load_model(checkpoint, device)
     data = prepare_with(cfg.data, checkpoint / TOKENIZER, cache, all_held_out=all_held_out)
     verify(data, tokenizer, cfg.data.verify)
+    keep_freed_memory()
     streams = data.streams(VALIDATION)
     token_bytes = padded_token_bytes(tokenizer, model.config.vocab_size)
     of_all, start = TextLoss(token_bytes).to(device), time.perf_counter()

@@ -63,7 +63,6 @@ class Session:
         self.loggers: list[RunLogger] = []
         self.auto = from_main(lambda: stored_or_resolved(cfg, run.status.get("auto", {})))
         torch.set_num_threads(self.auto["num_threads"])
-        keep_freed_memory()
         check_tokenizer(cfg)
         self.data: PreparedData = main_first(lambda: prepare(cfg.data, cfg.tokenizer, Path(cfg.paths.cache)))
         self.tokenizer = self.data.tokenizer
@@ -124,6 +123,7 @@ class Session:
     def fit(self) -> None:
         """Trains to the last step, validating and saving on the way."""
         cfg = self.cfg
+        keep_freed_memory()
         if cfg.trainer.compile:
             self.module.model.compile()
         data = build_data(cfg, self.data, self.auto["micro_batch"])

@@ -1,11 +1,13 @@
-"""The linear layer, with a quicker kernel for the few rows that pass through it while a text is written."""
+"""The linear layer; on a CPU float32 goes to the library that is quicker."""
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-FEW_ROWS = 16
-LARGE_MATRIX = 2**17  # numbers; below, finding oneDNN's kernel takes longer than the product
+from minimind.utils.cpu import onednn_is_quicker, onednn_product
 
 
 class Linear(nn.Linear):
@@ -19,24 +21,37 @@ class Linear(nn.Linear):
 
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:
-    """x Wᵀ: (…, I) and (O, I) → (…, O).
-
-    A few rows are all about reading the matrix. Torch gives float32 to the BLAS it is built with, which then reads with
-    one core; oneDNN, its library for the other types, reads with all of them.
-    """
-    if _few_rows_on_a_cpu(x, weight):
-        return torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
-    return F.linear(x, weight)
+    """x Wᵀ: (…, I) and (O, I) → (…, O)."""
+    if torch.compiler.is_compiling() or not _for_onednn(x, weight):
+        return F.linear(x, weight)
+    return _LinearByOneDNN.apply(x, weight) if torch.is_grad_enabled() else onednn_product(x, weight)
 
 
-def _few_rows_on_a_cpu(x: Tensor, weight: Tensor) -> bool:
+def _for_onednn(x: Tensor, weight: Tensor) -> bool:
     return (
-        not torch.is_grad_enabled()
-        and weight.numel() >= LARGE_MATRIX
-        and x.numel() <= FEW_ROWS * weight.shape[1]
-        and x.dtype is weight.dtype is torch.float32
+        x.dtype is weight.dtype is torch.float32
         and x.device.type == "cpu"
-        and torch.backends.mkldnn.is_available()
         and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
+        and x.numel() > 0
+        and x.shape[-1] == weight.shape[1]  # else let torch say what is wrong
+        and onednn_is_quicker(x.numel() // weight.shape[1], weight.numel())
     )
+
+
+class _LinearByOneDNN(torch.autograd.Function):
+    """Torch's operator has no gradient; it is two more products of the same kind."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return onednn_product(x, weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        of_x = onednn_product(grad, weight.t()) if ctx.needs_input_grad[0] else None
+        of_weight = None
+        if ctx.needs_input_grad[1]:  # gᵀ x: (O, R) (R, I)
+            of_weight = onednn_product(grad.reshape(-1, grad.shape[-1]).t(), x.reshape(-1, x.shape[-1]).t())
+        return of_x, of_weight

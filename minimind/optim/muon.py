@@ -3,7 +3,7 @@
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -43,7 +43,7 @@ class Muon(torch.optim.Optimizer):
                 loss = closure()
         for group in self.param_groups:
             if "momentum" in group:
-                for stack in _of_equal_shape(group["params"]):
+                for stack in _of_equal_shape(group):
                     self._update(stack, group)
         self._step_adamw()
         return loss
@@ -56,22 +56,23 @@ class Muon(torch.optim.Optimizer):
         self.adamw.step()
 
     def _update(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
-        """One step of parameters of one shape, whose directions are made orthogonal as one stack."""
-        first, momentum, lr = parameters[0], group["momentum"], group["lr"]
+        """One step of parameters whose matrices have one shape; their directions are made orthogonal as one stack."""
+        first, momentum, lr, blocks = parameters[0], group["momentum"], group["lr"], group["row_blocks"]
         bad = torch.zeros((), device=first.device) if self.found_inf is None else self.found_inf
         good = 1 - bad
         weight, keep = (1 - momentum) * good, 1 - lr * group["weight_decay"] * good
-        directions = first.new_empty(len(parameters), *first.shape, dtype=_fast_dtype(first.device))
+        shape = (len(parameters), *_wide(first, blocks).shape)
+        directions = torch.empty(shape, dtype=_fast_dtype(first.device), device=first.device)
         for parameter, direction in zip(parameters, directions, strict=True):
             gradient = parameter.grad
             assert gradient is not None
             gradient.masked_fill_(bad > 0, 0)  # zero times NaN would be NaN
             buffer = self._momentum_of(parameter).lerp_(gradient, weight.to(first.dtype))
-            direction.copy_(gradient.lerp(buffer, momentum))  # Nesterov's look ahead
-        matrices = directions.mul_(good).unflatten(-2, (group["row_blocks"], -1))
-        size = lr * RMS_OF_ADAMW * math.sqrt(max(matrices.shape[-2:]))
-        for parameter, update in zip(parameters, orthogonal(matrices).reshape(directions.shape), strict=True):
-            parameter.mul_(keep).add_(update, alpha=-size)
+            direction.copy_(_wide(gradient.lerp(buffer, momentum), blocks))  # Nesterov's look ahead
+        size = lr * RMS_OF_ADAMW * math.sqrt(shape[-1])
+        for parameter, update in zip(parameters, orthogonal(directions.mul_(good)), strict=True):
+            parameter.mul_(keep)
+            _wide(parameter, blocks).add_(update, alpha=-size)
 
     def _momentum_of(self, parameter: Tensor) -> Tensor:
         state = self.state[parameter]
@@ -80,22 +81,25 @@ class Muon(torch.optim.Optimizer):
         return state["momentum_buffer"]
 
 
+def _wide(tensor: Tensor, row_blocks: int) -> Tensor:
+    """A view of the matrices of a parameter, (…, row_blocks, R, C), turned where they had more rows than columns."""
+    matrices = tensor.unflatten(-2, (row_blocks, -1))
+    return matrices.mT if matrices.shape[-2] > matrices.shape[-1] else matrices
+
+
 def orthogonal(matrices: Tensor) -> Tensor:
-    """U Vᵀ of the singular value decomposition U S Vᵀ of each matrix (N, …, R, C), to about a fifth.
+    """U Vᵀ of the singular value decomposition U S Vᵀ of each matrix (…, R, C), to about a fifth; best where R ≤ C.
 
     Source: Jordan et al. 2024, Newton–Schulz iteration.
     """
     a, b, c = COEFFICIENTS
-    x = matrices.flatten(0, -3)  # (N, R, C)
-    tall = x.shape[-2] > x.shape[-1]
-    if tall:
-        x = x.mT  # the product of x with itself is then the smaller one
+    x = matrices.reshape(-1, *matrices.shape[-2:])  # (N, R, C)
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)  # no singular value above 1
     for _ in range(ITERATIONS):
         gram = x @ x.mT
         polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
         x = torch.baddbmm(x, polynomial, x, beta=a)
-    return (x.mT if tall else x).reshape(matrices.shape)
+    return x.reshape(matrices.shape)
 
 
 @functools.cache
@@ -104,11 +108,14 @@ def _fast_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if pick_precision("auto", device).startswith("bf16") else torch.float32
 
 
-def _of_equal_shape(parameters: Iterable[Tensor]) -> Iterator[list[Tensor]]:
-    """Those with a gradient, in lists of one shape that are not too large together."""
-    with_gradient = [parameter for parameter in parameters if parameter.grad is not None]
-    with_gradient.sort(key=lambda parameter: parameter.shape)
-    for _, equal in itertools.groupby(with_gradient, key=lambda parameter: parameter.shape):
+def _of_equal_shape(group: dict[str, Any]) -> Iterator[list[Tensor]]:
+    """A group's parameters with a gradient, in lists whose matrices have one shape and are not too large together."""
+
+    def shape(parameter: Tensor) -> torch.Size:
+        return _wide(parameter, group["row_blocks"]).shape
+
+    with_gradient = [parameter for parameter in group["params"] if parameter.grad is not None]
+    for _, equal in itertools.groupby(sorted(with_gradient, key=shape), key=shape):
         same = list(equal)
         length = max(1, STACKED_NUMBERS // same[0].numel())
         yield from (same[start : start + length] for start in range(0, len(same), length))
