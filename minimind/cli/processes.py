@@ -5,7 +5,7 @@ import sys
 import traceback
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from minimind.cli.app import BAD_INPUT, FAILED, FINISHED, PREEMPTED, explain
 from minimind.runs.folder import FAILED as STATE_FAILED
@@ -179,7 +179,7 @@ def _verdict(folder: RunFolder, outcome: "Outcome", before: float | None) -> int
     return FAILED
 
 
-def work(path: Path) -> int:
+def work(path: Path) -> NoReturn:
     """One rank of a tree of our own; see `lead`."""
     from minimind.parallel.worker import TreeFolder, Worker
 
@@ -202,5 +202,4 @@ def work(path: Path) -> int:
         worker.fail(error, PREEMPTED)
     except BaseException as error:
         worker.fail(error, FAILED)
-    worker.depart()
-    return FINISHED
+    worker.depart(FINISHED)

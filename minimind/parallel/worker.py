@@ -80,9 +80,10 @@ class Worker:
             time.sleep(GLANCE_S)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    def depart(self) -> None:
-        """Before a good end."""
+    def depart(self, code: int) -> NoReturn:
+        """A good end, and at once: a library's thread that lives until Python unloads it may abort the process."""
         self.folder.presence(global_rank()).unlink(missing_ok=True)
+        _exit(code)
 
     def fail(self, error: BaseException, code: int, text: str | None = None) -> NoReturn:
         """Leaves word of it and ends, without a farewell to peers that may be stuck."""
@@ -90,9 +91,13 @@ class Worker:
             "rank": global_rank(), "time": time.time(), "code": code, "reason": f"{type(error).__name__}: {error}",
             "text": text if text is not None else "".join(traceback.format_exception(error)),
         })  # fmt: skip
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        _exit(code)
+
+
+def _exit(code: int) -> NoReturn:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _alive(pid: int) -> bool:

@@ -94,9 +94,9 @@ def test_a_killed_rank_is_shown_though_its_peer_complains_of_the_loss(script: Sc
 def test_a_rank_may_leave_early_when_it_says_so(script: Script) -> None:
     assert tree(
         script("""
-        worker.depart()
         if rank == 0:
             time.sleep(1.5)  # more than a glance
+        worker.depart(0)
     """)
     ) == Outcome(0, None)
 
@@ -112,7 +112,7 @@ def test_a_signal_reaches_the_ranks_and_is_reported(script: Script, tmp_path: Pa
             os.kill(os.getppid(), signal.SIGUSR1)
         while not Path({str(tmp_path)!r}, f"got{{rank}}").exists():
             time.sleep(0.01)
-        worker.depart()
+        worker.depart(0)
     """)
     before = signal.getsignal(signal.SIGUSR1)
     assert tree(command) == Outcome(signal.SIGUSR1, None)

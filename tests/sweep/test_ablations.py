@@ -20,7 +20,8 @@ ABLATIONS = sorted(path.stem for path in (conf_dir() / "ablation").glob("*.yaml"
 LISTED = ("activation attention balance batch_size depth_width document_mask dropout experts ffn_width "
           "gradient_checkpointing heads init kv_cache learning_rate moe norm norm_speed optimizer packing position "
           "precision qk_norm schedule shared_expert tying yarn")  # fmt: skip
-UNLIKE = ("moe", "tying")  # a dense model has no experts; a tied head no rate of its own
+# a dense model has no experts; a tied head no rate of its own; only a bias has a rate of update
+UNLIKE = ("moe", "tying", "balance")
 TINY = ["debug=smoke", "trainer.max_steps=2", "schedule.warmup_steps=0", "trainer.validate_every_steps=2",
         "trainer.checkpoint_every_steps=2", "trainer.batch_tokens=256", "data.sequence_length=32",
         "model.hidden_size=32", "model.num_hidden_layers=1", "model.vocab_size=300", "trainer.accelerator=cpu",
