@@ -1,4 +1,4 @@
-"""The linear layer; on a CPU float32 goes to the library that is quicker."""
+"""The linear layer; on a CPU float32 goes the way that is quickest."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from minimind.utils.cpu import onednn_is_quicker, onednn_product
+from minimind.utils.cpu import blocks_are_quicker, onednn_is_quicker, onednn_product, product_in_blocks
 
 
 class Linear(nn.Linear):
@@ -22,19 +22,23 @@ class Linear(nn.Linear):
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:
     """x Wᵀ: (…, I) and (O, I) → (…, O)."""
-    if torch.compiler.is_compiling() or not _for_onednn(x, weight):
+    if torch.compiler.is_compiling() or not _float32_on_a_cpu(x, weight):
         return F.linear(x, weight)
-    return _LinearByOneDNN.apply(x, weight) if torch.is_grad_enabled() else onednn_product(x, weight)
+    rows, learns = x.numel() // weight.shape[1], torch.is_grad_enabled()
+    if blocks_are_quicker(rows, weight.numel()) and not learns:
+        return product_in_blocks(x, weight)
+    if onednn_is_quicker(rows, weight.numel()):
+        return _LinearByOneDNN.apply(x, weight) if learns else onednn_product(x, weight)
+    return F.linear(x, weight)
 
 
-def _for_onednn(x: Tensor, weight: Tensor) -> bool:
+def _float32_on_a_cpu(x: Tensor, weight: Tensor) -> bool:
     return (
         x.dtype is weight.dtype is torch.float32
-        and x.device.type == "cpu"
+        and x.is_cpu
         and not torch.is_autocast_enabled("cpu")
         and x.numel() > 0
         and x.shape[-1] == weight.shape[1]  # else let torch say what is wrong
-        and onednn_is_quicker(x.numel() // weight.shape[1], weight.numel())
     )
 
 

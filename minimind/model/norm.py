@@ -23,6 +23,8 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.requires_grad and x.device.type == "cpu" and not torch.compiler.is_compiling():
             return _RMSNormOnCPU.apply(x, self.weight, self.eps)
+        if x.dtype is torch.float32:
+            return F.rms_norm(x, self.weight.shape, self.weight.float(), self.eps)
         normed = F.rms_norm(x.float(), self.weight.shape, eps=self.eps).to(x.dtype)
         return normed * self.weight.to(x.dtype)
 

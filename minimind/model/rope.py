@@ -63,8 +63,8 @@ def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     This is the rotate-half form. The paper pairs neighbours (x_{2i}, x_{2i+1}); one is the other after a
     permutation of the rows of the query and key projections.
     """
-    if x.requires_grad and not torch.compiler.is_compiling():
-        return _Rotation.apply(x, cos, sin)
+    if not torch.compiler.is_compiling():
+        return _Rotation.apply(x, cos, sin) if x.requires_grad else _rotate(x, cos, sin)
     first, second = x.chunk(2, dim=-1)
     rotated = torch.cat((-second, first), dim=-1)
     return (x * cos + rotated * sin).to(x.dtype)

@@ -1,13 +1,15 @@
-"""What the processor is, and which library multiplies float32 on it: torch's BLAS, or oneDNN."""
+"""What the processor is, and by which of torch's libraries it multiplies float32 soonest."""
 
 import functools
+import math
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-FEW_ROWS = 16
-LARGE_MATRIX = 2**17  # numbers; below, finding oneDNN's kernel takes longer than reading the matrix
+FEW_ROWS = 8
+LARGE_MATRIX = 2**14  # numbers; below, cutting it up takes longer than reading it
+BLOCKS = 8  # of a matrix; as quick as 2 or 64 on two cores
 MUCH_WORK = 2**20  # multiplications
 
 
@@ -18,14 +20,26 @@ def cpu_info() -> str:
     return file.read_text() if file.is_file() else ""
 
 
+def blocks_are_quicker(rows: int, matrix_size: int) -> bool:
+    """A few rows are all about reading the matrix, and MKL reads one matrix with one core, but a batch with all."""
+    return rows <= FEW_ROWS and matrix_size >= LARGE_MATRIX and torch.backends.mkl.is_available()
+
+
+def product_in_blocks(x: Tensor, weight: Tensor) -> Tensor:
+    """x Wᵀ: (…, I) and (O, I) → (…, O), as a batch of products of a few rows of W each."""
+    num_out, num_in = weight.shape
+    blocks = math.gcd(BLOCKS, num_out)
+    rows = x.reshape(-1, num_in).t().expand(blocks, -1, -1)  # (blocks, I, R)
+    product = torch.bmm(weight.view(blocks, -1, num_in), rows)  # (blocks, O/blocks, R)
+    return product.view(num_out, -1).t().contiguous().view(*x.shape[:-1], num_out)
+
+
 def onednn_is_quicker(rows: int, matrix_size: int) -> bool:
     """Torch gives float32 to the BLAS it was built with, and other types to oneDNN.
 
-    A few rows are all about reading the matrix, and the BLAS reads with one core. Many rows it multiplies slowly
-    where it is MKL, but the processor AMD's.
+    Where that BLAS is MKL, but the processor AMD's, it is slow.
     """
-    few = rows <= FEW_ROWS and matrix_size >= LARGE_MATRIX
-    return (few or (rows * matrix_size >= MUCH_WORK and mkl_is_slow())) and torch.backends.mkldnn.is_available()
+    return rows * matrix_size >= MUCH_WORK and mkl_is_slow() and torch.backends.mkldnn.is_available()
 
 
 @functools.cache

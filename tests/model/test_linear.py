@@ -1,4 +1,4 @@
-"""oneDNN computes what torch's BLAS does, gradients included, and is asked only where it is quicker."""
+"""Whichever way a product goes it is what torch computes, gradients included, and it goes the quickest way."""
 
 import pytest
 import torch
@@ -6,21 +6,25 @@ from torch.nn import functional as F
 
 from minimind.model.linear import Linear, linear
 from minimind.utils import cpu
-from minimind.utils.cpu import FEW_ROWS, LARGE_MATRIX
+from minimind.utils.cpu import FEW_ROWS, LARGE_MATRIX, MUCH_WORK
 from minimind.utils.hardware import autocast, peak_flops
 
-OUT, IN = 512, LARGE_MATRIX // 512
-ONEDNN, TORCH = {"mkldnn::_linear_pointwise"}, {"aten::linear"}
+MANY_ROWS = FEW_ROWS + 1
+OUT, IN = 512, MUCH_WORK // 512 // 4
+ONEDNN, TORCH, BLOCKS = {"mkldnn::_linear_pointwise"}, {"aten::linear"}, {"aten::bmm"}
 
-pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="This torch has no oneDNN")
+pytestmark = pytest.mark.skipif(
+    not (torch.backends.mkldnn.is_available() and torch.backends.mkl.is_available()),
+    reason="This torch lacks oneDNN or MKL",
+)
 
 
 def kernels(rows: int, weight: torch.Tensor, *, grad: bool = False, precision: str = "32-true") -> set[str]:
-    """Which of the two products torch computes for so many rows."""
+    """Which of the three products torch computes for so many rows."""
     x = torch.randn(1, rows, weight.shape[1])
     with torch.profiler.profile() as profile, torch.set_grad_enabled(grad), autocast(precision, x.device):
         linear(x, weight)
-    return {event.name for event in profile.events()} & (ONEDNN | TORCH)
+    return {event.name for event in profile.events()} & (ONEDNN | TORCH | BLOCKS)
 
 
 @pytest.fixture(params=[True, False], ids=["slow MKL", "quick BLAS"])
@@ -30,23 +34,31 @@ def mkl_is_slow(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("shape", [(IN,), (1, IN), (2, 3, IN), (FEW_ROWS, IN), (2, 40, IN), (0, IN)], ids=str)
-def test_same_as_torch_with_gradients(shape: tuple[int, ...], mkl_is_slow: bool) -> None:
-    layer, x = Linear(IN, OUT), torch.randn(shape, requires_grad=True)
-    upstream = torch.randn(*shape[:-1], OUT)
+@pytest.mark.parametrize("out", [OUT, OUT - 1, OUT - 2])
+def test_same_as_torch_with_gradients(shape: tuple[int, ...], out: int, mkl_is_slow: bool) -> None:
+    layer, x = Linear(IN, out), torch.randn(shape, requires_grad=True)
+    upstream = torch.randn(*shape[:-1], out)
+    expected = F.linear(x, layer.weight)
     for wanted in ((x, layer.weight), (x,), (layer.weight,)):
         for parameter in (x, layer.weight):
             parameter.requires_grad_(any(parameter is one for one in wanted))
         found = torch.autograd.grad(layer(x), wanted, upstream)
-        expected = torch.autograd.grad(F.linear(x, layer.weight), wanted, upstream)
-        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(layer(x), F.linear(x, layer.weight), rtol=1e-5, atol=1e-5)
+        gradients = torch.autograd.grad(F.linear(x, layer.weight), wanted, upstream)
+        torch.testing.assert_close(found, gradients, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(layer(x), expected, rtol=1e-5, atol=1e-5)
+    with torch.no_grad():
+        found = layer(x)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    assert found.is_contiguous()
 
 
-def test_who_gets_onednn(mkl_is_slow: bool) -> None:
-    large, small = torch.randn(OUT, IN), torch.randn(OUT - 1, IN)
-    assert kernels(1, large) == kernels(FEW_ROWS, large) == kernels(1, large, grad=True) == ONEDNN
-    assert kernels(1, small) == kernels(1, large, precision="bf16-mixed") == TORCH
-    assert kernels(FEW_ROWS + 1, large) == kernels(FEW_ROWS + 1, small) == (ONEDNN if mkl_is_slow else TORCH)
+def test_which_way_each_goes(mkl_is_slow: bool) -> None:
+    large, small = torch.randn(OUT, IN), torch.randn(OUT, LARGE_MATRIX // OUT - 1)
+    assert kernels(1, large) == kernels(FEW_ROWS, large) == BLOCKS
+    assert kernels(1, small) == kernels(1, large, precision="bf16-mixed") == kernels(1, large, grad=True) == TORCH
+    of_many = ONEDNN if mkl_is_slow else TORCH
+    assert kernels(MANY_ROWS, large) == kernels(MANY_ROWS, large, grad=True) == of_many
+    assert kernels(MANY_ROWS, small) == TORCH
 
 
 def test_a_wrong_width_is_told_as_torch_tells_it(mkl_is_slow: bool) -> None:
@@ -56,7 +68,8 @@ def test_a_wrong_width_is_told_as_torch_tells_it(mkl_is_slow: bool) -> None:
 
 def test_the_compiler_sees_one_graph(mkl_is_slow: bool) -> None:
     layer = torch.compile(Linear(IN, OUT), fullgraph=True, backend="eager")
-    assert layer(torch.randn(FEW_ROWS + 1, IN)).shape == (FEW_ROWS + 1, OUT)
+    for rows in (1, MANY_ROWS):
+        assert layer(torch.randn(rows, IN)).shape == (rows, OUT)
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
