@@ -90,6 +90,10 @@ def test_experts_stand_where_transformers_puts_them() -> None:
     assert [cfg.is_moe_layer(layer) for layer in range(6)] == [False, True, False, False, False, True]
 
 
+def test_rope_is_that_of_minimind_unless_told() -> None:
+    assert (ModelConfig().rope_theta, ModelConfig().max_position_embeddings) == (1e6, 32_768)
+
+
 def test_words_are_read_as_choices() -> None:
     cfg = ModelConfig(norm="layernorm", attention_backend="eager")  # type: ignore[arg-type]
     assert cfg.norm is Norm.layernorm

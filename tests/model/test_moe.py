@@ -3,11 +3,13 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import Qwen3MoeConfig
 from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeSparseMoeBlock
 
-from minimind.model.config import Dispatch, ModelConfig
+from minimind.model.config import Activation, Dispatch, ModelConfig
 from minimind.model.grouped_linear import grouped_linear
+from minimind.model.mlp import MLP
 from minimind.model.moe import DISPATCHERS, Experts, MoE, Router, Routing, single_dispatch
 from minimind.model.moe_losses import expert_load, updated_bias
 
@@ -90,6 +92,26 @@ def test_the_lighter_path_of_one_token_gives_the_same() -> None:
     by_loop = DISPATCHERS[Dispatch.loop](moe.experts, token[0], routing.indices[0], routing.weights[0])
     torch.testing.assert_close(single_dispatch(moe.experts, token[0], routing.indices[0], routing.weights[0]), by_loop)
     torch.testing.assert_close(moe(token)[0], moe(token.expand(1, 2, -1))[0][:, :1])
+
+
+@torch.no_grad()
+def test_one_token_is_multiplied_by_its_own_experts_only() -> None:
+    moe = randomised(MoE(config(moe_dispatch="dense")))
+    token = torch.randn(1, 1, 16)
+    with FlopCounterMode(display=False) as counter:
+        moe.experts(token, moe.gate(token))
+    assert counter.get_total_flops() == moe.gate.weight.numel() * 2 + A * 2 * 3 * 16 * 24
+
+
+@pytest.mark.parametrize("act", list(Activation))
+def test_experts_have_the_activation_of_the_configuration(act: Activation) -> None:
+    experts = randomised(Experts(config(hidden_act=act)))
+    mlp = MLP(config(hidden_act=act), 24)
+    x, first = torch.randn(1, 3, 16), torch.zeros(1, 3, 1, dtype=torch.long)
+    gate, up = experts.gate_up_proj[0].chunk(2)
+    parts = {"gate_proj.weight": gate, "up_proj.weight": up, "down_proj.weight": experts.down_proj[0]}
+    mlp.load_state_dict(parts)
+    torch.testing.assert_close(experts(x, Routing(x, x, first, torch.ones(1, 3, 1))), mlp(x))
 
 
 def test_the_grouped_layer_is_a_linear_layer_for_each_run() -> None:

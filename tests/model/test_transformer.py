@@ -10,7 +10,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from minimind.data.packing import Batch
 from minimind.generation.engine import generate
 from minimind.generation.sampling import SamplingConfig
+from minimind.model import moe_losses
 from minimind.model.config import YarnConfig
+from minimind.model.kv_cache import KVCache
+from minimind.model.rope import sinusoidal_table
 from minimind.model.transformer import MiniMind
 from minimind.objectives.pretrain import pretrain
 from minimind.utils.errors import UserError
@@ -141,6 +144,32 @@ def test_gradient_checkpointing_changes_no_gradient(kind: str, dropout: float, b
     torch.testing.assert_close(results[0], results[1], rtol=1e-5, atol=1e-6)
 
 
+def test_gradient_checkpointing_keeps_less_for_the_backward_pass(build: Any) -> None:
+    def kept(on: bool) -> int:
+        """Numbers of all tensors that the graph of a loss holds."""
+        model, sizes = build(gradient_checkpointing=on).train(), dict[int, int]()
+
+        def note(tensor: Tensor) -> Tensor:
+            sizes[tensor.data_ptr()] = tensor.numel()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            logits = model(tokens(8, 32)).logits
+        assert logits.requires_grad
+        return sum(sizes.values())
+
+    assert kept(True) < kept(False) / 2
+
+
+def test_dropout_stands_after_the_embedding_and_after_both_halves_of_a_block(build: Any) -> None:
+    model, calls = build(dropout=0.5).train(), []
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.register_forward_hook(lambda _module, inputs, _out: calls.append(inputs[0].shape))
+    model(tokens())
+    assert calls == [(B, T, 32)] * (1 + 2 * 2)
+
+
 def test_dropout_acts_in_training_only(build: Any) -> None:
     model, ids = build(dropout=0.5), tokens()
     torch.testing.assert_close(model(ids).logits, build()(ids).logits)
@@ -216,6 +245,44 @@ def test_the_whole_model_runs_in_bfloat16(kind: str, build: Any) -> None:
     assert (logits.float() - expected).norm() < 0.1 * expected.norm()
 
 
+@torch.no_grad()
+def test_without_positions_the_order_of_what_came_before_means_nothing(build: Any) -> None:
+    ids, turned = tokens(1, T), tokens(1, T)
+    turned[:, : T - 1] = turned[:, : T - 1].flip(1)
+    for position in ("none", "rope", "learned", "sinusoidal"):
+        model = build(num_hidden_layers=1, position=position)  # in a second layer the mask itself would tell
+        same = torch.allclose(model(ids).logits[:, -1], model(turned).logits[:, -1], atol=1e-4)
+        assert same == (position == "none"), position
+
+
+@torch.no_grad()
+def test_sinusoids_are_added_to_the_embedding(build: Any) -> None:
+    model, seen = build(position="sinusoidal"), []
+    model.model.layers[0].register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
+    ids = tokens(1, 4)
+    model(ids)
+    table = sinusoidal_table(torch.arange(4)[None], 32)
+    torch.testing.assert_close(seen, [model.model.embed_tokens(ids) + table])
+
+
+@torch.no_grad()
+def test_embeddings_may_begin_with_a_range_of_their_own(build: Any) -> None:
+    model = build(hidden_size=128, embedding_initializer_range=1.0, tie_word_embeddings=False)
+    assert float(model.model.embed_tokens.weight.std()) == pytest.approx(1.0, rel=0.1)
+    assert float(model.lm_head.weight.std()) == pytest.approx(0.3, rel=0.1)
+
+
+@torch.no_grad()
+def test_writing_from_the_cache_never_waits_for_the_device(build: Any) -> None:
+    """On a CPU a mixture looks which experts were chosen; elsewhere it does not."""
+    model = build()
+    cache = KVCache(model.config, B, 16)
+    with no_host_synchronisation():
+        for chunk in (tokens(B, 3), tokens(B, 1), tokens(B, 1)):
+            model(chunk, cache=cache)
+            cache.advance(chunk.shape[1])
+
+
 def test_yarn_is_switched_on_without_touching_the_weights(build: Any) -> None:
     plain, stretched = build(), build(seed=1, rope_scaling=YarnConfig(8.0))
     stretched.load_state_dict(plain.state_dict())
@@ -229,6 +296,24 @@ def test_experts_in_use_are_observable(build: Any) -> None:
     assert use is not None
     assert use.load.shape == (2, 4)
     assert use.load.sum(dim=1).tolist() == [B * T * 2.0] * 2
+
+
+@pytest.mark.parametrize("kind", ["sequence", "batch", "importance", "none", "loss_free"])
+def test_the_auxiliary_loss_is_what_the_configuration_asks_for(kind: str, build: Any) -> None:
+    model, batch = (
+        build(**MOE, balance_loss=kind, router_aux_loss_coef=0.3, router_z_loss_coef=0.02),
+        batch_of(tokens()),
+    )
+    routings, rows = model(batch.input_ids).routings, torch.full((B,), float(T - 1))  # each weighs as its targets
+    real = torch.ones(B, T - 1, dtype=torch.bool)
+    measure = {
+        "sequence": moe_losses.sequence_balance_loss, "batch": moe_losses.batch_balance_loss,
+        "importance": moe_losses.importance_loss,
+    }.get(kind)  # fmt: skip
+    expected = sum(0.02 * moe_losses.router_z_loss(routing.logits, real) @ rows for routing in routings)
+    if measure is not None:
+        expected += sum(0.3 * measure(routing.scores, routing.indices, real) @ rows for routing in routings)
+    torch.testing.assert_close(pretrain(model, batch).auxiliary, expected)
 
 
 def test_names_are_those_of_transformers(build: Any) -> None:
