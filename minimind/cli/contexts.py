@@ -22,16 +22,14 @@ def context_figures(
 
     With `yarn` each length is read with that factor; as in validation every target has half a window before it.
     """
-    config, trained = model.config, cfg.sequence_length
+    as_it_was, trained = model.config.rope_scaling, cfg.sequence_length
     figures = {}
     for factor in factors:
         if yarn:
-            model.config = model.model.config = replace(
-                config, rope_scaling=YarnConfig(factor=factor, original_max_position_embeddings=trained)
-            )
+            model.set_rope_scaling(YarnConfig(factor=factor, original_max_position_embeddings=trained))
         metric = TextLoss(token_bytes).to(model.lm_head.weight.device)
         packing = validation_packing(stream, replace(cfg, sequence_length=trained * factor))
         add_losses(model.eval(), packing, max(1, ROWS // factor), precision, [metric])
         figures[f"context_{factor}x/perplexity"] = metric.compute()["perplexity"]
-    model.config = model.model.config = config
+    model.set_rope_scaling(as_it_was)
     return figures

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from dataclasses import replace
 
 
 def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -12,6 +13,7 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     parser.add_argument("--temperature", type=float, default=0.8, metavar="X", help="0: greedy; default: %(default)s")
     parser.add_argument("--top-k", type=int, default=0, metavar="N", help="only the N likeliest tokens; 0: all")
     parser.add_argument("--top-p", type=float, default=0.95, metavar="X", help="nucleus; default: %(default)s")
+    parser.add_argument("--yarn", type=float, metavar="FACTOR", help="stretch the context so many times by YaRN")
     parser.add_argument("--greedy", action="store_true", help="always the likeliest token")
     parser.add_argument("--seed", type=int, default=None, help="for the same text again")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
@@ -33,6 +35,8 @@ def run(arguments: argparse.Namespace) -> int:
     )
     device = pick_device(arguments.device)
     model, tokenizer = load_model(checkpoint_of(find_existing(arguments.run, "The run")), device)
+    if arguments.yarn is not None:
+        model.set_rope_scaling(replace(model.config.rope_scaling, factor=arguments.yarn))
     prompt = sys.stdin.read() if arguments.prompt == "-" else arguments.prompt
     generator = torch.Generator(device)
     if arguments.seed is None:

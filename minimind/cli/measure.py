@@ -23,6 +23,7 @@ from minimind.objectives.pretrain import logits_of
 from minimind.report.summary import bits_table
 from minimind.runs.folder import RunFolder
 from minimind.training.checkpoint import TOKENIZER
+from minimind.utils.errors import UserError
 from minimind.utils.files import write_json
 from minimind.utils.hardware import autocast, pick_device, pick_precision
 from minimind.utils.memory import keep_freed_memory
@@ -36,6 +37,11 @@ def measure(cfg: EvaluateConfig, checkpoint: Path, cache: Path, *, all_held_out:
     device = pick_device(cfg.trainer.accelerator)
     precision = pick_precision(cfg.trainer.precision, device)
     model, tokenizer = load_model(checkpoint, device)
+    if cfg.data.sequence_length > model.config.context_length:
+        raise UserError(
+            f"`data.sequence_length` must be at most the model's context of {model.config.context_length} tokens, "
+            f"but is {cfg.data.sequence_length}."
+        )
     data = prepare_with(cfg.data, checkpoint / TOKENIZER, cache, all_held_out=all_held_out)
     verify(data, tokenizer, cfg.data.verify)
     keep_freed_memory()

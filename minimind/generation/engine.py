@@ -23,7 +23,7 @@ def generate(
     """Yields the continuation token by token, until `end_of_text` (not yielded) or `max_new_tokens`.
 
     Raises:
-        UserError: the prompt is empty, has ids outside the vocabulary, or leaves no room in the context.
+        UserError: the prompt is empty, has ids outside the vocabulary, or fills the context; or a negative length.
     """
     cfg = model.config
     if not prompt:
@@ -33,10 +33,12 @@ def generate(
             f"Token ids must be from 0 to {cfg.vocab_size - 1} (the model's vocabulary), but the prompt has "
             f"{strangers[0]}; encode it with the model's own tokenizer."
         )
+    if max_new_tokens < 0:
+        raise UserError(f"`max_new_tokens` must be at least 0, but is {max_new_tokens}.")
     if len(prompt) >= cfg.context_length:
         raise UserError(
             f"The prompt must be shorter than the context of {cfg.context_length} tokens, but has {len(prompt)}; "
-            "shorten it, or stretch the context of a model with rope by YaRN (`rope_scaling.factor`)."
+            "shorten it, or stretch the context of a model with rope by YaRN (`minimind generate --yarn FACTOR`)."
         )
     model.eval()
     device = model.lm_head.weight.device

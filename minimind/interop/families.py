@@ -132,6 +132,8 @@ def from_huggingface(config: dict[str, Any]) -> ModelConfig:
             settings["balance_loss"] = BalanceLoss.batch
     except KeyError as missing:
         raise UserError(f"config.json of {family} must have {missing}, but has not; the folder is not whole.") from None
+    except TypeError as error:
+        raise UserError(f"config.json of {family} must have numbers where there are numbers, but: {error}") from None
     return ModelConfig(
         **settings,
         head_dim=config.get("head_dim") or (128 if family == "qwen3" else None),
@@ -163,7 +165,9 @@ def _context(longest: int, rope: dict[str, Any]) -> dict[str, Any]:
 def _unknown_to_us(config: dict[str, Any], rope: dict[str, Any]) -> list[str]:
     kind = rope.get("rope_type", rope.get("type", "default"))
     window = (
-        config.get("sliding_window") if config.get("use_sliding_window", config["model_type"] == "mistral") else None
+        config.get("sliding_window", 4096)
+        if config.get("use_sliding_window", config["model_type"] == "mistral")
+        else None
     )
     longest = config.get("max_position_embeddings", 0)
     activations = [activation.value for activation in Activation]

@@ -1,6 +1,7 @@
 """The model in plain PyTorch.
 
-Read config → norm → rope → kv_cache → precision → attention → mlp → moe → moe_losses → transformer.
+Begin with transformer, for the whole; then its parts: config → norm → rope → precision → linear → kv_cache →
+attention → mlp → grouped_linear → moe → moe_losses.
 
 Shape legend of the whole package:
 B batch, T time, S keys seen (cache included), D hidden, N heads, K key/value heads, H head dim,

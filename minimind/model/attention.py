@@ -15,7 +15,7 @@ from minimind.model.precision import for_matmul
 from minimind.model.rope import apply_rotary
 
 Rotary = tuple[Tensor, Tensor]
-QUERY_BLOCK = 128
+QUERY_BLOCK = 128  # its scores fit the second cache of a core
 
 
 def attention_mask(
@@ -67,8 +67,10 @@ def sdpa_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout
 
     Without a mask T must be S, or 1: torch's `is_causal` would put the queries at the first T places.
     """
+    if dropout and q.device.type == "cpu":  # torch's kernel there knows none, and what it takes instead repeats keys
+        return eager_attention(q, k, v, mask, dropout)
     causal = mask is None and q.shape[2] > 1
-    if causal and dropout == 0 and _in_16_bit_training_on_a_cpu(q):
+    if causal and _in_16_bit_training_on_a_cpu(q):
         return blockwise_attention(q, k, v)
     return F.scaled_dot_product_attention(
         q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal, enable_gqa=q.shape[1] != k.shape[1]

@@ -24,11 +24,11 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
     """x Wᵀ: (…, I) and (O, I) → (…, O)."""
     if torch.compiler.is_compiling() or not _float32_on_a_cpu(x, weight):
         return F.linear(x, weight)
-    rows, learns = x.numel() // weight.shape[1], torch.is_grad_enabled()
-    if blocks_are_quicker(rows, weight.numel()) and not learns:
+    rows, records = x.numel() // weight.shape[1], torch.is_grad_enabled()
+    if blocks_are_quicker(rows, weight.numel()) and not records:
         return product_in_blocks(x, weight)
     if onednn_is_quicker(rows, weight.numel()):
-        return _LinearByOneDNN.apply(x, weight) if learns else onednn_product(x, weight)
+        return _LinearByOneDNN.apply(x, weight) if records else onednn_product(x, weight)
     return F.linear(x, weight)
 
 
@@ -43,7 +43,7 @@ def _float32_on_a_cpu(x: Tensor, weight: Tensor) -> bool:
 
 
 class _LinearByOneDNN(torch.autograd.Function):
-    """Torch's operator has no gradient; it is two more products of the same kind."""
+    """Torch's operator has no gradient; it is two more products of the same kind. No second derivative, no `vmap`."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:

@@ -48,7 +48,7 @@ def batch_balance_loss(scores: Tensor, indices: Tensor, mask: Tensor | None = No
 def importance_loss(scores: Tensor, indices: Tensor, mask: Tensor | None = None) -> Tensor:
     """E · Σ_e (mean score)_e² over the whole batch, for each sequence: (B,).
 
-    The squared coefficient of variation of Shazeer et al. 2017, equation 6, is this minus 1.
+    The squared coefficient of variation of Shazeer et al. 2017, section 4, is this minus 1, but of the chosen gates.
     """
     flat_mask = None if mask is None else mask.reshape(1, -1)
     mean = mean_scores(scores.flatten(0, 1)[None], flat_mask)

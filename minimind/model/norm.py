@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from minimind.model.config import Norm
@@ -42,6 +43,7 @@ class _RMSNormOnCPU(torch.autograd.Function):
         return (wide * scale).to(x.dtype).mul_(weight.to(x.dtype))
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         x, weight, scale = ctx.saved_tensors
         grad, wide, weight = grad.float(), x.float(), weight.float()

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple, Self
 
 import torch
@@ -9,13 +10,14 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from minimind.model.attention import Attention, Rotary, attention_mask
-from minimind.model.config import ModelConfig, Position, ResidualInit
+from minimind.model.config import ModelConfig, Position, ResidualInit, YarnConfig
 from minimind.model.kv_cache import KVCache
 from minimind.model.linear import Linear
 from minimind.model.mlp import MLP
 from minimind.model.moe import Experts, MoE, Router, Routing
 from minimind.model.norm import LayerNorm, RMSNorm, build_norm
 from minimind.model.rope import rotary_table, sinusoidal_table
+from minimind.utils.errors import UserError
 
 
 class Output(NamedTuple):
@@ -58,7 +60,7 @@ class Decoder(nn.Module):
     def forward(
         self, input_ids: Tensor, position_ids: Tensor, mask: Tensor | None, cache: KVCache | None
     ) -> tuple[Tensor, list[Routing]]:
-        x = self.embed_tokens(input_ids)  # (B, T, D)
+        x = self._embed(input_ids)  # (B, T, D)
         if self.embed_positions is not None:
             x = x + self.embed_positions(position_ids)
         elif self.config.position is Position.sinusoidal:
@@ -75,6 +77,20 @@ class Decoder(nn.Module):
             if routing is not None:
                 routings.append(routing)
         return self.norm(x), routings
+
+    def _embed(self, input_ids: Tensor) -> Tensor:
+        """A GPU asserts what a CPU raises: to look at the ids would wait for it."""
+        if torch.compiler.is_compiling():
+            return self.embed_tokens(input_ids)
+        try:
+            return self.embed_tokens(input_ids)
+        except IndexError:
+            size = self.config.vocab_size
+            stranger = input_ids[(input_ids < 0) | (input_ids >= size)][0].item()
+            raise UserError(
+                f"Token ids must be from 0 to {size - 1} (the model's vocabulary), but one is {stranger}; "
+                "encode the text with the model's own tokenizer."
+            ) from None
 
 
 class MiniMind(nn.Module):
@@ -98,6 +114,10 @@ class MiniMind(nn.Module):
         self._tie_head()
         return self
 
+    def set_rope_scaling(self, yarn: YarnConfig) -> None:
+        """Stretches the context by YaRN, or no longer; the weights stay as they are."""
+        self.config = self.model.config = replace(self.config, rope_scaling=yarn)
+
     def forward(
         self,
         input_ids: Tensor,
@@ -113,10 +133,12 @@ class MiniMind(nn.Module):
             position_ids: (B or 1, T); default 0 … T-1, or where the cache stands.
             document_ids: (B, T) number of the document each token belongs to; none looks into another.
             padding_mask: (B, T) False where the token is padding.
-            cache: what came before; the new tokens are added to it, with their documents and padding.
+            cache: what came before; the new tokens are written to it, with their documents and padding. They count
+                only once the caller says so: `cache.advance`.
 
         Raises:
-            ValueError: the cache, or the table of learned positions, is too short.
+            UserError: an id is outside the vocabulary (on a CPU), or the text longer than the learned positions.
+            ValueError: the cache is full.
         """
         places, mask = self._places_and_mask(input_ids, document_ids, padding_mask, cache)
         position_ids = places if position_ids is None else position_ids
@@ -131,7 +153,7 @@ class MiniMind(nn.Module):
         num_keys = num_tokens if cache is None else cache.max_length + num_tokens
         longest = self.config.max_position_embeddings
         if self.config.position is Position.learned and num_keys > longest:
-            raise ValueError(
+            raise UserError(
                 f"A text must be at most as long as the learned positions, `max_position_embeddings` "
                 f"({longest} tokens), but has {num_keys}; shorten it, or train with rope."
             )
@@ -171,7 +193,7 @@ class MiniMind(nn.Module):
                 module.down_proj.normal_(0, residual_std)
             elif isinstance(module, nn.Embedding):
                 of_tokens = cfg.embedding_initializer_range if module is self.model.embed_tokens else None
-                module.weight.normal_(0, of_tokens or cfg.initializer_range)
+                module.weight.normal_(0, cfg.initializer_range if of_tokens is None else of_tokens)
             elif module is self.lm_head and cfg.tie_word_embeddings:
                 pass  # it is the embedding
             elif isinstance(module, Linear | Router):

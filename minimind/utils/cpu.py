@@ -48,5 +48,5 @@ def mkl_is_slow() -> bool:
 
 
 def onednn_product(x: Tensor, weight: Tensor) -> Tensor:
-    """x Wᵀ: (…, I) and (O, I) → (…, O), without a gradient."""
+    """x Wᵀ: (…, I) and (O, I) → (…, O), without a gradient; private, so torch's version is bounded."""
     return torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")

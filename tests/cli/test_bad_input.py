@@ -91,6 +91,8 @@ def test_generate_refuses(run, small_run: Path, tmp_path: Path) -> None:
         (["nowhere"], "The run must exist, but nowhere is neither in"),
         ([str(tmp_path)], "a run folder or a checkpoint must be given"),
         ([str(small_run), "--temperature", "-1"], "`temperature` must be at least 0"),
+        ([str(small_run), "--prompt", "a", "--max-new-tokens", "-3"], "`max_new_tokens` must be at least 0, but is -3"),
+        ([str(small_run), "--prompt", "a", "--yarn", "0.5"], "`rope_scaling.factor` must be at least 1"),
         ([str(small_run), "--prompt", ""], "at least one token, but is empty"),
         ([str(small_run), "--prompt", "a b " * 2000], "must be shorter than the context of 1024 tokens"),
     ]:

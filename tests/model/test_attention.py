@@ -65,6 +65,7 @@ def test_no_back_end_repeats_keys_in_memory() -> None:
     q, k, v = torch.randn(1, 8, 64, 8), torch.randn(1, 2, 64, 8), torch.randn(1, 2, 64, 8)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], record_shapes=True) as profile:
         sdpa_attention(q, k, v, None)
+        sdpa_attention(q, k, v, None, dropout=0.1)
     kernels = [event for event in profile.events() if event.name.startswith("aten::_scaled_dot_product")]
     assert kernels
     assert all(event.input_shapes[1] == event.input_shapes[2] == [1, 2, 64, 8] for event in kernels)

@@ -355,11 +355,20 @@ def test_a_bad_prompt_is_refused_by_name(prompt: list[int], words: str, build: A
         list(generate(build(), prompt, max_new_tokens=3, sampling=GREEDY))
 
 
+@pytest.mark.parametrize("stranger", [31, -1])
+def test_an_id_outside_the_vocabulary_is_named(stranger: int, build: Any) -> None:
+    with pytest.raises(UserError, match=f"from 0 to 30 .* but one is {stranger}; encode"):
+        build()(torch.tensor([[1, stranger]]))
+
+
 def test_yarn_makes_room_for_a_longer_prompt(build: Any) -> None:
     model = build(rope_scaling=YarnConfig(2.0))
     assert len(list(generate(model, [1] * 64, max_new_tokens=3, sampling=GREEDY))) == 3
+    model.set_rope_scaling(YarnConfig(1.0))
+    with pytest.raises(UserError, match="--yarn"):
+        list(generate(model, [1] * 64, max_new_tokens=3, sampling=GREEDY))
 
 
 def test_learned_positions_end_where_they_end(build: Any) -> None:
-    with pytest.raises(ValueError, match=r"`max_position_embeddings` \(64 tokens\), but has 65; shorten it"):
+    with pytest.raises(UserError, match=r"`max_position_embeddings` \(64 tokens\), but has 65; shorten it"):
         build(position="learned")(tokens(1, 65))
