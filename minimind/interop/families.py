@@ -32,6 +32,7 @@ MISSING_MEANS: dict[str, Any] = {  # what transformers takes where config.json s
     "tie_word_embeddings": False, "attention_dropout": 0.0, "initializer_range": 0.02, "rms_norm_eps": 1e-6,
     "decoder_sparse_step": 1, "mlp_only_layers": [], "norm_topk_prob": False, "router_aux_loss_coef": 0.001,
 }  # fmt: skip
+MISTRALS_WINDOW = 4096  # where config.json of one has no word of it; null: none
 YARN_KEYS = {"factor", "original_max_position_embeddings", "beta_fast", "beta_slow", "attention_factor"}
 
 
@@ -113,27 +114,31 @@ def to_huggingface(cfg: ModelConfig, family: str) -> dict[str, Any]:
 
 def from_huggingface(config: dict[str, Any]) -> ModelConfig:
     """Raises: UserError, naming everything in config.json that our model does not compute, or what is missing."""
+    try:
+        return _in_our_words(config)
+    except KeyError as missing:
+        raise UserError(f"config.json must have {missing}, but has not; the folder is not whole.") from None
+    except (TypeError, AttributeError) as error:
+        raise UserError(f"config.json must have what transformers writes, but has another kind: {error}.") from None
+
+
+def _in_our_words(config: dict[str, Any]) -> ModelConfig:
     family = config.get("model_type")
     if family not in ARCHITECTURES:
         raise UserError(f"`model_type` in config.json must be one of {', '.join(ARCHITECTURES)}, but is {family}.")
     rope = {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
     if found := _unknown_to_us(config, rope):
         raise ConfigError(found)
-    try:
-        settings = {name: _read(config, name) for name in SAME_NAME if name != "num_key_value_heads"}
-        settings["num_key_value_heads"] = config.get("num_key_value_heads") or settings["num_attention_heads"]
-        settings |= {name: config[name] for name in ("intermediate_size", "hidden_act")}
-        settings["rope_theta"] = rope.get("rope_theta", config.get("rope_theta", 10_000.0))
-        settings |= _context(config["max_position_embeddings"], rope)
-        if family == "qwen3_moe":
-            names = {"num_experts": config.get("num_experts", config.get("num_local_experts")), **config}
-            settings |= {name: _read(names, name) for name in SAME_NAME_MOE}
-            settings["moe_intermediate_size"] = config["moe_intermediate_size"]
-            settings["balance_loss"] = BalanceLoss.batch
-    except KeyError as missing:
-        raise UserError(f"config.json of {family} must have {missing}, but has not; the folder is not whole.") from None
-    except TypeError as error:
-        raise UserError(f"config.json of {family} must have numbers where there are numbers, but: {error}") from None
+    settings = {name: _read(config, name) for name in SAME_NAME if name != "num_key_value_heads"}
+    settings["num_key_value_heads"] = config.get("num_key_value_heads") or settings["num_attention_heads"]
+    settings |= {name: config[name] for name in ("intermediate_size", "hidden_act")}
+    settings["rope_theta"] = rope.get("rope_theta", config.get("rope_theta", 10_000.0))
+    settings |= _context(config["max_position_embeddings"], rope)
+    if family == "qwen3_moe":
+        names = {"num_experts": config.get("num_experts", config.get("num_local_experts")), **config}
+        settings |= {name: _read(names, name) for name in SAME_NAME_MOE}
+        settings["moe_intermediate_size"] = config["moe_intermediate_size"]
+        settings["balance_loss"] = BalanceLoss.batch
     return ModelConfig(
         **settings,
         head_dim=config.get("head_dim") or (128 if family == "qwen3" else None),
@@ -156,7 +161,7 @@ def _context(longest: int, rope: dict[str, Any]) -> dict[str, Any]:
     if rope.get("rope_type", rope.get("type", "default")) == "default":
         return {"max_position_embeddings": longest}
     original = rope.get("original_max_position_embeddings") or longest
-    chosen = {name: rope[name] for name in YARN_KEYS if rope.get(name) is not None}
+    chosen = {name: rope[name] for name in YARN_KEYS if rope.get(name) is not None} | {"factor": rope["factor"]}
     yarn = YarnConfig(**{**chosen, "original_max_position_embeddings": original})
     stretched = longest <= original * yarn.factor
     return {"max_position_embeddings": original if stretched else longest, "rope_scaling": yarn}

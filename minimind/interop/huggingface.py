@@ -80,6 +80,8 @@ def import_model(folder: Path) -> MiniMind:
         config = read_json(folder / CONFIG)
     except json.JSONDecodeError as error:
         raise UserError(f"{folder / CONFIG} must be JSON, but: {error}") from None
+    if not isinstance(config, dict):
+        raise UserError(f"{folder / CONFIG} must be a JSON object, but is a {type(config).__name__}.")
     with torch.device("meta"):
         model = MiniMind(from_huggingface(config))
     found = {name: t for name, t in read_weights(folder).items() if not DERIVED.fullmatch(name)}
@@ -131,7 +133,12 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     for kind in (WEIGHTS, PICKLE):
         index = folder / f"{kind}.index.json"
         if index.is_file():
-            names = sorted(set(read_json(index)["weight_map"].values()))
+            try:
+                names = sorted(set(read_json(index)["weight_map"].values()))
+            except (ValueError, KeyError, TypeError, AttributeError):
+                raise UserError(
+                    f"{index} must say in `weight_map` which file has which weight, but does not."
+                ) from None
             return {name: t for file in names for name, t in _read_file(folder / Path(file).name).items()}
         if (folder / kind).is_file():
             return _read_file(folder / kind)

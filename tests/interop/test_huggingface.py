@@ -204,6 +204,10 @@ def edited(folder: Path, **changes: Any) -> None:
         ({"attention_bias": True}, "`attention_bias` in config.json must be false .* but is True"),
         ({"mlp_bias": True}, "`mlp_bias`"),
         ({"model_type": "mistral", "sliding_window": 16}, "`sliding_window` .* at least .* but is 16"),
+        ({"model_type": "mistral", "max_position_embeddings": 8192}, "`sliding_window` .* but is 4096"),
+        ({"hidden_size": "32"}, "must have what transformers writes, but has another kind"),
+        ({"rope_scaling": "yarn"}, "must have what transformers writes"),
+        ({"rope_parameters": {"rope_type": "yarn"}}, "must have 'factor', but has not"),
         ({"hidden_act": "quick_gelu"}, "`hidden_act` .* but is quick_gelu"),
         ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4}}, "`rope_type` .* but is llama3"),
         ({"quantization_config": {"bits": 4}}, "`quantization_config`"),
@@ -277,6 +281,21 @@ def test_a_folder_that_is_not_whole_is_refused(missing: str, words: str, tokeniz
     (tmp_path / missing).unlink()
     with pytest.raises(UserError, match=words):
         import_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "words"),
+    [
+        ("config.json", "[]", "must be a JSON object, but is a list"),
+        ("config.json", "{", "must be JSON, but"),
+        ("model.safetensors.index.json", "{}", "must say in `weight_map` which file has which weight"),
+    ],
+)
+def test_a_file_of_another_kind_is_refused(file: str, text: str, words: str, tokenizer: BPE, tmp_path: Path) -> None:
+    theirs_in(tmp_path, "llama", tokenizer)
+    (tmp_path / file).write_text(text)
+    with pytest.raises(UserError, match=words):
+        import_model(tmp_path)
 
 
 def test_the_tokenizer_of_another_model_is_refused(tokenizer: BPE, tmp_path: Path) -> None:
