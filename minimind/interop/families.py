@@ -32,7 +32,7 @@ MISSING_MEANS: dict[str, Any] = {  # what transformers takes where config.json s
     "tie_word_embeddings": False, "attention_dropout": 0.0, "initializer_range": 0.02, "rms_norm_eps": 1e-6,
     "decoder_sparse_step": 1, "mlp_only_layers": [], "norm_topk_prob": False, "router_aux_loss_coef": 0.001,
 }  # fmt: skip
-MISTRALS_WINDOW = 4096  # where config.json of one has no word of it; null: none
+WINDOW_UNLESS_SAID = 4096  # tokens; null says that there is none
 YARN_KEYS = {"factor", "original_max_position_embeddings", "beta_fast", "beta_slow", "attention_factor"}
 
 
@@ -170,7 +170,7 @@ def _context(longest: int, rope: dict[str, Any]) -> dict[str, Any]:
 def _unknown_to_us(config: dict[str, Any], rope: dict[str, Any]) -> list[str]:
     kind = rope.get("rope_type", rope.get("type", "default"))
     window = (
-        config.get("sliding_window", 4096)
+        config.get("sliding_window", WINDOW_UNLESS_SAID)
         if config.get("use_sliding_window", config["model_type"] == "mistral")
         else None
     )

@@ -15,7 +15,7 @@ from minimind.model.precision import for_matmul
 from minimind.model.rope import apply_rotary
 
 Rotary = tuple[Tensor, Tensor]
-QUERY_BLOCK = 128  # its scores fit the second cache of a core
+QUERY_BLOCK = 128
 
 
 def attention_mask(

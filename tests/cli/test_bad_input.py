@@ -57,6 +57,7 @@ def test_evaluate_refuses(run, tmp_path: Path, small_run: Path) -> None:
         ([f"checkpoint={tmp_path}"], "must be given, but"),
         ([f"checkpoint={small_run}", "model.hidden_size=64"], "come from the checkpoint"),
         ([f"checkpoint={small_run}", "trainer.max_steps=5"], "there is no setting `max_steps` here"),
+        ([f"checkpoint={small_run}", "data.sequence_length=5000"], "at most the model's context of 1024 tokens"),
     ]:
         code, said = run(evaluate, *arguments)
         assert code == 2, said
