@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -53,6 +54,30 @@ def command(root: Path, text_file: Path) -> Command:
         )  # fmt: skip
         assert not check or done.returncode == 0, done.stdout + done.stderr
         return done
+
+    return run
+
+
+class Said(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def run_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], root: Path) -> Callable[..., Said]:
+    """Runs a program of ours in this process (a start would cost seconds); no mistake of a user may give a traceback.
+
+    Its first argument is a module with a `main`, such as `minimind.cli.train`.
+    """
+
+    def run(program: Any, *arguments: object) -> Said:
+        monkeypatch.setattr("sys.argv", ["program", *map(str, arguments)])
+        monkeypatch.setenv("MINIMIND_ROOT", str(root))
+        code = program.main()
+        said = capsys.readouterr()
+        assert "Traceback" not in said.err
+        return Said(code, said.out, said.err)
 
     return run
 

@@ -1,24 +1,47 @@
-"""Whether there is anything to do for a run: before torch is imported, and before anything is written."""
+"""Whether there is anything to do for a run, and taking hold of its folder: before torch is imported."""
 
 import sys
+from contextlib import ExitStack
 
 from minimind.cli.app import FINISHED
-from minimind.config.plan import Plan, is_finished, starts_afresh
-from minimind.runs.folder import RunFolder
+from minimind.config.plan import Plan, is_finished, named_folder, starts_afresh
+from minimind.config.resume import refuse_other_settings
+from minimind.runs.checkpoints import resume_point
+from minimind.runs.folder import RunFolder, step_of
+from minimind.runs.lock import run_lock
 from minimind.utils.errors import UserError
 
 
-def admit(planned: Plan) -> int | None:
-    """Sees to `run.fresh` and `run.resume`; an exit code if there is nothing to do."""
+def admit(planned: Plan, held: ExitStack) -> int | None:
+    """Takes the run's lock, for as long as `held` is open, and only then looks at what there is and moves it.
+
+    Returns:
+        An exit code if there is nothing to do.
+
+    Raises:
+        UserError: another process works there, or what is asked does not fit what is there; nothing was changed.
+    """
     cfg, _, folder = planned
     if starts_afresh(cfg) and folder.path.exists():
-        print(f"run.fresh: the old folder is now {folder.move_aside().name}.", file=sys.stderr)
+        with run_lock(folder.lock):
+            moved = folder.move_aside()
+        print(f"run.fresh: the old folder is now {moved.name}.", file=sys.stderr)
+    if named_folder(cfg.run.resume):
+        refuse_other_settings(planned.config, folder.path, folder.status.get("step", 0))
+    if is_finished(planned):  # needs no lock, so that a folder can be read where nothing can be written
+        return _show_finished(folder)
+    held.enter_context(run_lock(folder.lock))
+    if is_finished(planned):  # by another process, meanwhile
+        return _show_finished(folder)
     status = folder.status
     if status and cfg.run.resume == "never":
         raise UserError(f"{folder.path} must not exist with run.resume=never; use run.fresh=true or run.tag=….")
     if not status and cfg.run.resume == "must":
         raise UserError(f"{folder.path} must exist with run.resume=must, but does not.")
-    return _show_finished(folder) if is_finished(planned) else None
+    if (checkpoint := resume_point(folder, warn=True)) is not None:
+        refuse_other_settings(planned.config, checkpoint, step_of(checkpoint))
+    folder.claim()
+    return None
 
 
 def _show_finished(folder: RunFolder) -> int:

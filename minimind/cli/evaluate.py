@@ -39,7 +39,7 @@ def _offer_settings_of_the_run(arguments: list[str]) -> None:
     from hydra.core.config_store import ConfigStore
 
     from minimind.config.schema import load_stored
-    from minimind.runs.folder import checkpoint_of
+    from minimind.runs.checkpoints import checkpoint_of
     from minimind.utils.paths import find_existing
 
     checkpoint = checkpoint_of(find_existing(named[-1].strip("'\""), "checkpoint"))
@@ -59,7 +59,7 @@ def _task(composed: "DictConfig") -> int:
 
     from minimind.cli.measure import measure
     from minimind.config.schema import EvaluateConfig
-    from minimind.runs.folder import checkpoint_of
+    from minimind.runs.checkpoints import checkpoint_of
     from minimind.utils.paths import default_root, find_existing
 
     composed.paths.root = composed.paths.root or str(default_root())

@@ -23,7 +23,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from minimind.config.load import load_model
     from minimind.interop.huggingface import export_folder
-    from minimind.runs.folder import checkpoint_of
+    from minimind.runs.checkpoints import checkpoint_of
     from minimind.utils.paths import find_existing
 
     checkpoint = checkpoint_of(find_existing(arguments.run, "The run"))

@@ -26,7 +26,7 @@ def run(arguments: argparse.Namespace) -> int:
     from minimind.config.load import load_model
     from minimind.generation.engine import generate
     from minimind.generation.sampling import SamplingConfig
-    from minimind.runs.folder import checkpoint_of
+    from minimind.runs.checkpoints import checkpoint_of
     from minimind.utils.hardware import pick_device
     from minimind.utils.paths import find_existing
 

@@ -36,24 +36,23 @@ def write_run(model: "MiniMind", tokenizer: "BPE", source: Path, target: Path) -
     import shutil
 
     import torch
-    from omegaconf import OmegaConf
 
-    from minimind.runs.folder import COMPLETE, FINISHED, RunFolder, checkpoint_name
+    from minimind.runs.checkpoints import CONFIG, STATE, TOKENIZER, mark_complete
+    from minimind.runs.folder import FINISHED, RunFolder, checkpoint_name
     from minimind.runs.source import git_commit, source_hash, versions
-    from minimind.training.checkpoint import CONFIG, STATE, TOKENIZER, file_hash
-    from minimind.utils.files import write_json, write_text
+    from minimind.runs.stored_config import write_config
 
-    config = OmegaConf.to_yaml(OmegaConf.create(run_config(model.config, target)))
+    config = run_config(model.config, target)
     folder = RunFolder(target.with_name(f".{target.name}.tmp"))
     shutil.rmtree(folder.path, ignore_errors=True)
     checkpoint = folder.checkpoints / checkpoint_name(0)
     checkpoint.mkdir(parents=True)
     for place in (folder.path, checkpoint):
-        write_text(place / CONFIG, config)
+        write_config(place / CONFIG, config)
         tokenizer.save(place / TOKENIZER)
     weights = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     torch.save({"state_dict": weights, "global_step": 0}, checkpoint / STATE)
-    write_json(checkpoint / COMPLETE, {"step": 0, "sha256": file_hash(checkpoint / STATE)})
+    mark_complete(checkpoint, 0)
     folder.update_status(
         state=FINISHED, reason=f"imported from {source}", step=0, tokens=0, versions=versions(),
         git_commit=git_commit(), source_hash=source_hash(), data_fingerprint=None,
@@ -72,7 +71,7 @@ def run_config(model: "ModelConfig", target: Path) -> dict[str, Any]:
 
     from minimind.config.checks import to_config
     from minimind.config.schema import register
-    from minimind.training.checkpoint import TOKENIZER
+    from minimind.runs.checkpoints import TOKENIZER
     from minimind.utils.paths import conf_dir, default_root
 
     register()

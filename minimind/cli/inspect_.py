@@ -66,9 +66,8 @@ def _show_run(thing: Path) -> None:
 
     from minimind.config.schema import load_stored
     from minimind.model.config import ModelConfig
-    from minimind.runs.folder import checkpoint_of
+    from minimind.runs.checkpoints import CONFIG, TOKENIZER, checkpoint_of
     from minimind.tokenizer.bpe import BPE
-    from minimind.training.checkpoint import CONFIG, TOKENIZER
 
     checkpoint = checkpoint_of(thing)
     stored = load_stored(checkpoint / CONFIG)

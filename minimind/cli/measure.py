@@ -21,8 +21,8 @@ from minimind.model.transformer import MiniMind
 from minimind.objectives.cross_entropy import cross_entropy_sum
 from minimind.objectives.pretrain import logits_of
 from minimind.report.summary import bits_table
+from minimind.runs.checkpoints import TOKENIZER
 from minimind.runs.folder import RunFolder
-from minimind.training.checkpoint import TOKENIZER
 from minimind.utils.errors import UserError
 from minimind.utils.files import write_json
 from minimind.utils.hardware import autocast, pick_device, pick_precision
@@ -67,6 +67,7 @@ def measure(cfg: EvaluateConfig, checkpoint: Path, cache: Path, *, all_held_out:
     run = RunFolder(checkpoint.parent.parent)
     key = hashlib.sha256(f"{fingerprint}{precision}{cfg.data.sequence_length}".encode()).hexdigest()[:8]
     target = run.evaluations / f"{checkpoint.name}-{cfg.data.kind}-{key}.json"
+    target.parent.mkdir(exist_ok=True)
     write_json(target, figures)
     print(f"Written to {target}.")
     return figures

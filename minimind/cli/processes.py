@@ -12,7 +12,6 @@ from minimind.runs.folder import FAILED as STATE_FAILED
 from minimind.runs.folder import FINISHED as STATE_FINISHED
 from minimind.runs.folder import PREEMPTED as STATE_PREEMPTED
 from minimind.runs.folder import RunFolder
-from minimind.runs.lock import run_lock
 from minimind.runs.stop import StopRequest
 from minimind.utils.errors import ConfigError, RunFailed, UserError
 from minimind.utils.ranks import is_main_process
@@ -41,17 +40,17 @@ def run(composed: "DictConfig") -> int:
     from minimind.parallel.collectives import from_main, join
 
     join(planned.cfg.trainer.accelerator)
-    code = from_main(lambda: admit(planned))
-    if code is not None:
-        return code
     with ExitStack() as held:
-        from_main(lambda: held.enter_context(run_lock(planned.folder.lock)))
+        code = from_main(lambda: admit(planned, held))
+        if code is not None:
+            return code
         try:
             return train(planned, stop)
         except UserError:
             raise
         except RunFailed as error:
-            planned.folder.update_status(state=STATE_FAILED, reason=str(error))
+            if planned.folder.in_place:
+                planned.folder.update_status(state=STATE_FAILED, reason=str(error))
             print(error, file=sys.stderr)
             return FAILED
         except Exception as error:
@@ -127,7 +126,7 @@ def _preempted(planned: "Plan", reason: str) -> None:
 def _fail(folder: RunFolder, reason: str, text: str) -> None:
     """Says what happened: its end on the terminal, all of it in the folder, where there is one."""
     print("".join(f"{line}\n" for line in text.splitlines()[-LINES_SHOWN:]), end="", file=sys.stderr)
-    if folder.status:
+    if folder.in_place and folder.status:
         folder.update_status(state=STATE_FAILED, reason=reason)
         (folder.path / "traceback.txt").write_text(f"{text}\n{reason}\n", encoding="utf-8")
         print(f"Failed ({reason.splitlines()[0]}); the whole is in {folder.path / 'traceback.txt'}.", file=sys.stderr)
@@ -140,10 +139,10 @@ def lead(composed: "DictConfig", planned: "Plan", stop: StopRequest) -> int:
     from minimind.cli.admission import admit
 
     cfg, _, folder = planned
-    code = admit(planned)
-    if code is not None:
-        return code
-    with run_lock(folder.lock):
+    with ExitStack() as held:
+        code = admit(planned, held)
+        if code is not None:
+            return code
         from minimind.data.prepare import prepare
         from minimind.parallel.launch import run_tree
 
@@ -171,7 +170,7 @@ def _verdict(folder: RunFolder, outcome: "Outcome", before: float | None) -> int
         return PREEMPTED
     if outcome.signal:
         name = signal.Signals(outcome.signal).name
-        if status and status["state"] != STATE_FINISHED:
+        if folder.in_place and status and status["state"] != STATE_FINISHED:
             folder.update_status(state=STATE_PREEMPTED, reason=name)
         print(f"Stopped by {name} before a step was done. Run the same command to go on.", file=sys.stderr)
         return PREEMPTED

@@ -5,8 +5,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 import torch
-from omegaconf import OmegaConf
 
 from minimind.cli.contexts import context_figures
 from minimind.config.build import (
@@ -14,12 +14,12 @@ from minimind.config.build import (
     build_data,
     build_module,
     build_trainer,
-    factories,
     steps_of,
     stored_or_resolved,
     with_steps,
 )
 from minimind.config.checks import check_tokenizer
+from minimind.config.classes import factories
 from minimind.config.schema import TrainConfig
 from minimind.data.corpora import STDLIB_PROMPTS
 from minimind.data.datamodule import DataModule
@@ -33,17 +33,19 @@ from minimind.generation.sampling import SamplingConfig
 from minimind.parallel.collectives import from_main, main_first
 from minimind.report.loss_plot import plot_loss
 from minimind.report.summary import print_summary
-from minimind.runs.folder import FINISHED, RUNNING, RunFolder, checkpoint_of, step_of
+from minimind.runs.checkpoints import STATE, TOKENIZER, checkpoint_of, resume_point
+from minimind.runs.folder import FINISHED, RUNNING, RunFolder, step_of
 from minimind.runs.metrics_file import read_rows, truncate_after
 from minimind.runs.source import git_commit, source_hash, versions
 from minimind.runs.stop import StopRequest
+from minimind.runs.stored_config import write_config
 from minimind.tracking.run_logger import RunLogger
 from minimind.training.callbacks.early_stopping import EarlyStopping
 from minimind.training.callbacks.metrics import Metrics
 from minimind.training.callbacks.samples import Samples, show_samples
-from minimind.training.checkpoint import STATE, TOKENIZER, load_weights, newest_readable
+from minimind.training.checkpoint import load_weights, refuse_weights_only
 from minimind.utils.errors import UserError
-from minimind.utils.files import write_json, write_text
+from minimind.utils.files import write_json
 from minimind.utils.hardware import describe_machine, peak_memory
 from minimind.utils.memory import keep_freed_memory
 from minimind.utils.paths import find_existing
@@ -58,8 +60,9 @@ class Session:
 
     def __init__(self, cfg: TrainConfig, config: dict[str, Any], run: RunFolder, stop: StopRequest) -> None:
         self.config, self.run, self.stop = config, run, stop
-        self.chosen_callbacks = [make() for make in factories(cfg.callbacks, "callbacks")]
-        self.logger_factories = factories({k: node for k, node in cfg.logger.items() if k != "watch"}, "logger")
+        self.chosen_callbacks = [make() for make in factories(cfg.callbacks, "callbacks", pl.Callback)]
+        loggers = {name: node for name, node in cfg.logger.items() if name != "watch"}
+        self.logger_factories = factories(loggers, "logger", RunLogger, given=("run", "resume_step"))
         self.loggers: list[RunLogger] = []
         self.auto = from_main(lambda: stored_or_resolved(cfg, run.status.get("auto", {})))
         torch.set_num_threads(self.auto["num_threads"])
@@ -72,7 +75,10 @@ class Session:
             self.tokenizer, self._prompts(), SamplingConfig(cfg.evaluation.temperature, top_p=cfg.evaluation.top_p),
             cfg.evaluation.max_new_tokens, cfg.seed,
         )  # fmt: skip
-        self.init_from = checkpoint_of(find_existing(cfg.init_from, "init_from")) if cfg.init_from else None
+        self.resume_from = from_main(lambda: resume_point(run))
+        # Needed at the start alone: a run that goes on elsewhere may do without.
+        starts_from = cfg.init_from if self.resume_from is None else None
+        self.init_from = checkpoint_of(find_existing(starts_from, "init_from")) if starts_from else None
 
     def _max_steps(self, cfg: TrainConfig) -> int:
         """Those of the configuration, or of its epochs: counted once, and kept like what `auto` meant."""
@@ -85,40 +91,44 @@ class Session:
         return self.auto["max_steps"]
 
     def start(self) -> None:
-        """Builds the model, then makes the run folder, or looks where an earlier start left off."""
+        """Builds the model with the weights it starts from, and only then writes to the run folder."""
         self.module = build_module(self.cfg, self.tokenizer, [source.name for source in self.data.sources])
-        if self.init_from is not None:  # weights that do not fit leave no folder; a resumed run's own come on top
-            load_weights(self.module.model, self.init_from)
-        self.resume_from = from_main(self._start)
+        if self.resume_from is not None:
+            refuse_weights_only(self.resume_from)
+        if weights := self.resume_from or self.init_from:
+            load_weights(self.module.model, weights)
+        from_main(self._check_data)
+        from_main(self._start)
 
-    def _start(self) -> Path | None:
+    def _check_data(self) -> None:
         run, status = self.run, self.run.status
-        fingerprint = self.data.fingerprint
-        if status and status["data_fingerprint"] != fingerprint and not self.cfg.run.accept_data_change:
+        if status and status["data_fingerprint"] != self.data.fingerprint and not self.cfg.run.accept_data_change:
             raise UserError(
                 f"The data must be what {run.path.name} was started with, but has changed; "
                 "use run.accept_data_change=true to go on with it, or run.fresh=true to start again."
             )
+
+    def _start(self) -> None:
+        run, status = self.run, self.run.status
         source = source_hash()
         if status and status["source_hash"] != source:
             print("The source code has changed since this run was started.", file=sys.stderr)
-        resume_from = newest_readable(run)
         run.remove_leftovers()
         run.path.mkdir(parents=True, exist_ok=True)
-        write_text(run.config, OmegaConf.to_yaml(OmegaConf.create(self.config)))
+        run.claim()
+        write_config(run.config, self.config)
         self.tokenizer.save(run.path / TOKENIZER)
         run.update_status(
             state=RUNNING, reason=None, step=status.get("step", 0), tokens=status.get("tokens", 0), auto=self.auto,
-            versions=versions(), git_commit=git_commit(), source_hash=source, data_fingerprint=fingerprint,
+            versions=versions(), git_commit=git_commit(), source_hash=source, data_fingerprint=self.data.fingerprint,
             parameters=self.cfg.model.num_parameters(), active_parameters=self.cfg.model.num_parameters(active=True),
             machine=describe_machine(torch.device(self.auto["accelerator"])),
         )  # fmt: skip
-        step = 0 if resume_from is None else step_of(resume_from)
+        step = 0 if self.resume_from is None else step_of(self.resume_from)
         for file in (run.metrics, run.samples, run.histograms):
             truncate_after(file, step)
-        if resume_from is not None:
+        if self.resume_from is not None:
             print(f"Resuming {run.path} from step {step}.", file=sys.stderr)
-        return resume_from
 
     def fit(self) -> None:
         """Trains to the last step, validating and saving on the way."""
@@ -148,6 +158,7 @@ class Session:
 
     def finish(self) -> None:
         """Final figures beside two compressors, samples, the plot, and where to go from here."""
+        self.run.require_in_place()
         flops_per_token = self.cfg.model.flops_per_token(self.cfg.data.sequence_length)
         device = torch.device(self.auto["accelerator"])
         self.module.model.to(device)  # from where Lightning took it when training ended

@@ -28,7 +28,23 @@ def main() -> int:
         return guarded(lambda: run(_frozen(Path(sys.argv[2]))))
     if sys.argv[1:2] == [WORKER]:
         return work(Path(sys.argv[2]))
-    return run_app("train", _task, train_help)
+    return guarded(lambda: run_app(_composition(sys.argv[1:]), _task, train_help))
+
+
+def _composition(arguments: list[str]) -> str:
+    """What Hydra starts from: conf/train.yaml, or with `run.resume=<folder>` that run's own configuration."""
+    named = [argument.partition("=")[2].strip("'\"") for argument in arguments if argument.startswith("run.resume=")]
+    multirun = {"-m", "--multirun"} & set(arguments)  # whose jobs have folders of their own, and refuse to be named one
+    if not named or multirun:
+        return "train"
+    from minimind.config.plan import named_folder
+    from minimind.config.resume import NAME, offer_stored
+
+    folder = named_folder(named[-1])
+    if folder is None:
+        return "train"
+    offer_stored(folder, arguments)
+    return NAME
 
 
 def _task(composed: "DictConfig") -> int:
@@ -37,7 +53,7 @@ def _task(composed: "DictConfig") -> int:
     from hydra.types import RunMode
     from omegaconf import OmegaConf
 
-    from minimind.config.plan import complete, named_folder
+    from minimind.config.plan import complete
     from minimind.utils.errors import ConfigError
 
     hydra_config = HydraConfig.get()
@@ -45,8 +61,6 @@ def _task(composed: "DictConfig") -> int:
         raise ConfigError(["An ablation is many runs: type python train.py -m ablation=…"])
     complete(composed, hydra_config)
     if hydra_config.mode is RunMode.RUN:
-        if named := named_folder(composed.run.resume):
-            composed = _stored(named, list(hydra_config.overrides.task), composed.run.command)
         return run(composed)
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
         file.write(OmegaConf.to_yaml(composed, resolve=True))
@@ -58,24 +72,6 @@ def _frozen(file: Path) -> "DictConfig":
     from minimind.config.schema import load_stored
 
     return load_stored(file)
-
-
-def _stored(folder: Path, overrides: list[str], command: str) -> "DictConfig":
-    """The configuration of an earlier run with what was typed now: how `run.resume=<folder>` goes on longer."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from omegaconf import OmegaConf
-
-    from minimind.config.schema import load_stored
-    from minimind.utils.errors import ConfigError
-
-    cfg = load_stored(folder / "config.yaml")
-    for override in OverridesParser.create().parse_overrides(overrides):
-        key = "parallel.kind" if override.key_or_group == "parallel" else override.key_or_group
-        if "." not in key and key not in ("seed",):
-            raise ConfigError([f"`{key}=` must not be given with run.resume={folder.name}: the run has its own."])
-        OmegaConf.update(cfg, key, override.value())
-    cfg.run.resume, cfg.run.command = str(folder), command
-    return cfg
 
 
 if __name__ == "__main__":

@@ -1,15 +1,12 @@
 """Configuration → objects."""
 
-import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import hydra
 import lightning.pytorch as pl
 import torch
-from hydra.errors import HydraException
 
 from minimind.config.schema import TrainConfig
 from minimind.data.datamodule import DataModule
@@ -58,13 +55,13 @@ def resolve_auto(cfg: TrainConfig) -> dict[str, Any]:
 
 
 def stored_or_resolved(cfg: TrainConfig, stored: dict[str, Any]) -> dict[str, Any]:
-    """What was resolved at the run's first start; with another number of processes their shares are found anew."""
-    if not stored:
-        return resolve_auto(cfg)
+    """What `auto` meant at the run's first start; what is said now holds, and shares are found anew for another number
+    of processes.
+    """
     now = resolve_auto(cfg)
-    shares = ("micro_batch", "num_threads", "world_size")
-    same = stored.get("world_size") == now["world_size"]
-    return {**now, **{name: value for name, value in stored.items() if same or name not in shares}}
+    said = [name for name in now if getattr(cfg.trainer, name, None) not in (None, "auto")]
+    shares = () if stored.get("world_size") == now["world_size"] else ("micro_batch", "num_threads", "world_size")
+    return {**now, **{name: value for name, value in stored.items() if name not in (*said, *shares)}}
 
 
 def steps_of(epochs: float, cfg: TrainConfig, data: PreparedData) -> int:
@@ -164,22 +161,3 @@ def build_trainer(
     )
     without_lightnings_signals(trainer)
     return trainer
-
-
-def factories(group: dict[str, Any], name: str) -> list[Callable[..., Any]]:
-    """What makes the objects of a group of third-party classes, each with its settings filled in.
-
-    Raises:
-        ConfigError: a class that is not there, or does not take a setting.
-    """
-    made, found = [], []
-    for key, node in group.items():
-        try:
-            factory = hydra.utils.instantiate(node, _partial_=True, _convert_="all")
-            inspect.signature(factory.func).bind_partial(**factory.keywords)
-            made.append(factory)
-        except (HydraException, TypeError, AttributeError) as error:
-            found.append(f"`{name}.{key}` must be a class with settings that it takes, but: {error}".split("\n")[0])
-    if found:
-        raise ConfigError(found)
-    return made

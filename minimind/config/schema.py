@@ -6,6 +6,7 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from minimind.data.config import CORPUS_CONFIGS, DataConfig
 from minimind.evaluation.config import EvaluationConfig
@@ -15,6 +16,7 @@ from minimind.optim.config import OptimConfig, ScheduleConfig
 from minimind.parallel.config import ParallelConfig
 from minimind.report.config import AblationConfig
 from minimind.runs.config import PathsConfig, RunConfig
+from minimind.runs.stored_config import escaped, read_config
 from minimind.tokenizer.config import TokenizerConfig
 from minimind.training.config import RecipeConfig, TrainerConfig
 from minimind.utils.errors import UserError
@@ -74,13 +76,16 @@ def load_stored(path: Path) -> DictConfig:
     """The configuration of a run or a checkpoint, under its schema again.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or it is none of this version's.
     """
-    if not path.is_file():
-        raise UserError(f"{path.parent} must be a run folder or a checkpoint, but has no {path.name}.")
-    stored = OmegaConf.load(path)
-    schema = OmegaConf.structured(TrainConfig)
-    schema.data = CORPUS_CONFIGS[stored.data.kind]
-    merged = OmegaConf.merge(schema, stored)
+    stored = read_config(path)
+    try:
+        kind = stored["data"]["kind"]
+        schema = OmegaConf.structured(TrainConfig)
+        schema.data = CORPUS_CONFIGS[kind]
+        merged = OmegaConf.merge(schema, escaped(stored))
+    except (KeyError, TypeError, OmegaConfBaseException) as error:
+        said = f"{error}".splitlines()[0]
+        raise UserError(f"{path} must be a configuration that this version knows, but: {said}.") from None
     assert isinstance(merged, DictConfig)
     return merged

@@ -48,6 +48,7 @@ class ShardWriter:
     """Collects documents and writes them as shards: at each `cut`, and before one outgrows `shard_tokens`."""
 
     def __init__(self, folder: Path, dtype: np.dtype, shard_tokens: int = 2**27) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.dtype = dtype
         self.shard_tokens = shard_tokens

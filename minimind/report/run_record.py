@@ -7,13 +7,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from minimind.report.sweep_file import Job
 from minimind.runs.folder import FAILED, FINISHED, RUNNING, RunFolder
 from minimind.runs.identity import is_hashed, leaves
 from minimind.runs.lock import is_held
 from minimind.runs.metrics_file import Row, read_rows
+from minimind.runs.stored_config import read_config
 from minimind.utils.files import read_json
 
 NOT_STARTED, INTERRUPTED = "not started", "interrupted"
@@ -70,9 +69,7 @@ def read_run(job: Job, path: Path, failure: str | None = None) -> RunRecord:
 def hashed_settings(config: Path) -> dict[str, Any]:
     if not config.is_file():
         return {}
-    container = OmegaConf.to_container(OmegaConf.load(config))
-    assert isinstance(container, dict)
-    return {leaf: value for leaf, value in leaves({str(k): v for k, v in container.items()}).items() if is_hashed(leaf)}
+    return {leaf: value for leaf, value in leaves(read_config(config)).items() if is_hashed(leaf)}
 
 
 def numbers(summary: dict[str, Any]) -> dict[str, float]:

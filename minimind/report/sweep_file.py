@@ -44,6 +44,7 @@ class Sweep:
         return "repeat" if self.kind == "cost" else "seed"
 
     def save(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / SWEEP_FILE, asdict(self))
 
     def replicates(self) -> list[int]:

@@ -1,16 +1,18 @@
-"""The run folder: what it holds, and what state the run is in."""
+"""The run folder: what it holds, what state the run is in, and whether it is still where it was."""
 
+import re
 import shutil
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from minimind.utils.errors import UserError
-from minimind.utils.files import read_json, write_json
+from minimind.utils.errors import RunFailed
+from minimind.utils.files import file_identity, read_json, write_json
 
 COMPLETE = "COMPLETE"
+CHECKPOINT_NAME = re.compile(r"step_\d{8,}")
 RUNNING, FINISHED, PREEMPTED, FAILED = "running", "finished", "preempted", "failed"
 _status_lock = threading.Lock()  # checkpoints are written, and noted, beside the training
 
@@ -24,9 +26,31 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("step_"))
 
 
-@dataclass(frozen=True)
+class FolderGone(RunFailed):
+    """The folder of a run that goes on was renamed, deleted or replaced: nothing may be written in its place."""
+
+
+@dataclass
 class RunFolder:
     path: Path
+    claimed: tuple[int, int] | None = field(default=None, compare=False)  # which folder this process works in
+
+    def claim(self) -> None:
+        """From here on the run works in the folder that is there now, and in no other of that name."""
+        self.claimed = file_identity(self.path)
+
+    @property
+    def in_place(self) -> bool:
+        return self.claimed is None or file_identity(self.path) == self.claimed
+
+    def require_in_place(self) -> None:
+        """Raises: FolderGone."""
+        if not self.in_place:
+            raise FolderGone(
+                f"{self.path} must stay where it is while the run goes on, but was renamed, deleted or replaced; "
+                "the run has stopped and written nothing in its place. Put the folder back and run the same command "
+                "to go on from its last checkpoint."
+            )
 
     @property
     def config(self) -> Path:
@@ -70,12 +94,14 @@ class RunFolder:
         return read_json(path) if path.is_file() else {}
 
     def update_status(self, **changes: Any) -> None:
+        """Raises: FolderGone."""
+        self.require_in_place()
         with _status_lock:
             write_json(self.path / "status.json", {**self.status, **changes, "updated": time.time()})
 
     def all_checkpoints(self) -> list[Path]:
-        """Oldest first, finished or not."""
-        return sorted(self.checkpoints.glob("step_*"))
+        """Oldest first, finished or not; a copy such as step_00000010.bak is none."""
+        return sorted(path for path in self.checkpoints.glob("step_*") if CHECKPOINT_NAME.fullmatch(path.name))
 
     def complete_checkpoints(self) -> list[Path]:
         """Oldest first; a folder without its marker was never finished and does not count."""
@@ -95,22 +121,3 @@ class RunFolder:
         while (target := self.path.with_name(f"{self.path.name}.old-{number}")).exists():
             number += 1
         return self.path.rename(target)
-
-
-def checkpoint_of(path: Path) -> Path:
-    """The checkpoint meant by a run folder (its best, else its newest) or by a checkpoint folder.
-
-    Raises:
-        UserError: it is neither.
-    """
-    if (path / COMPLETE).is_file():
-        return path
-    run = RunFolder(path)
-    complete = run.complete_checkpoints()
-    if not complete:
-        raise UserError(
-            f"A run folder or a checkpoint must be given, but {path} is neither (no checkpoint with a "
-            f"{COMPLETE} marker in it); name runs/<run> or runs/<run>/checkpoints/<step>."
-        )
-    best = run.status.get("best_checkpoint")
-    return next((folder for folder in complete if folder.name == best), complete[-1])

@@ -14,7 +14,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from minimind.utils.errors import UserError
-from minimind.utils.files import read_json, write_json
+from minimind.utils.files import file_identity, read_json, write_json
 
 BEAT_S = 20.0
 LIFELESS_S = 60.0  # without a beat, watched from here: clocks of two machines need not agree
@@ -26,43 +26,83 @@ def run_lock(path: Path) -> Iterator[None]:
     """Holds the run for this process, and beats in `path` until it is released.
 
     The system's lock ends with its process, even one that was killed, but a shared file system may not show it to
-    other machines. So a holder elsewhere counts as alive as long as its heartbeat moves.
+    other machines. So a holder elsewhere counts as alive as long as its heartbeat moves. The lock is the folder's, not
+    its name's: who holds it may rename the folder, and then takes the lock's files out of it all the same.
 
     Raises:
         UserError: another live process holds it.
     """
-    held = path.with_name(f"{path.name}.held")
-    lock = FileLock(held, timeout=0)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    lock = FileLock(_system_lock(path), timeout=0)
     try:
-        lock.acquire()
-    except Timeout:
-        raise _refusal(path, read_json(path) if path.is_file() else {}) from None
-    except NotImplementedError:  # a file system without locks: the heartbeat alone
-        pass
-    try:
+        try:
+            lock.acquire()
+        except Timeout:
+            raise _refusal(path, _holder(path)) from None
+        except NotImplementedError:  # a file system without locks: the heartbeat alone
+            pass
+        if file_identity(path.parent) != _identity(folder):  # renamed meanwhile: the lock is of another run
+            raise _refusal(path, _holder(path))
         if path.is_file():
             _outwait(path)
-        mine = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
-        write_json(path, {**mine, "heartbeat": time.time()})
-        ended = threading.Event()
-        heart = threading.Thread(target=_beat, args=(path, mine, ended), daemon=True, name="run-lock")
-        heart.start()
-        try:
+        with _heartbeat(path):
             yield
-        finally:
-            ended.set()
-            heart.join()
-            path.unlink(missing_ok=True)
     finally:
-        if list(path.parent.iterdir()) == [held]:  # refused before anything was written
-            shutil.rmtree(path.parent)
-        lock.release()
+        if lock.is_locked:
+            if file_identity(path.parent) == _identity(folder):
+                _remove_if_empty(path)
+            lock.release()
+        os.close(folder)
 
 
-def _beat(path: Path, mine: dict[str, Any], ended: threading.Event) -> None:
+def _system_lock(path: Path) -> Path:
+    return path.with_name(f"{path.name}.held")
+
+
+def _remove_if_empty(path: Path) -> None:
+    """A run that was refused before anything was written leaves no folder."""
+    if [*path.parent.iterdir()] == [_system_lock(path)]:
+        shutil.rmtree(path.parent)
+
+
+def _identity(folder: int) -> tuple[int, int]:
+    found = os.fstat(folder)
+    return found.st_dev, found.st_ino
+
+
+@contextmanager
+def _heartbeat(path: Path) -> Iterator[None]:
+    folder = os.open(path.parent, os.O_RDONLY)
+    mine = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
+    write_json(path, {**mine, "heartbeat": time.time()})
+    ended = threading.Event()
+    heart = threading.Thread(target=_beat, args=(path, _identity(folder), mine, ended), daemon=True, name="run-lock")
+    heart.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        heart.join()
+        with suppress(FileNotFoundError):
+            os.unlink(path.name, dir_fd=folder)
+        os.close(folder)
+
+
+def _beat(path: Path, folder: tuple[int, int], mine: dict[str, Any], ended: threading.Event) -> None:
     while not ended.wait(BEAT_S):
-        with suppress(OSError):  # a full disk: the next beat may get through
-            write_json(path, {**mine, "heartbeat": time.time()})
+        if file_identity(path.parent) == folder:  # else another's, or none
+            with suppress(OSError):  # a full disk: the next beat may get through
+                write_json(path, {**mine, "heartbeat": time.time()})
+
+
+def _holder(path: Path) -> dict[str, Any]:
+    """What the lock's file says; nothing if it is not there, or damaged: the system's lock decides."""
+    try:
+        holder = read_json(path)
+    except (OSError, ValueError):
+        return {}
+    return holder if isinstance(holder, dict) else {}
 
 
 def _outwait(path: Path) -> None:
@@ -71,7 +111,7 @@ def _outwait(path: Path) -> None:
     Raises:
         UserError: its heart beats.
     """
-    holder = read_json(path)
+    holder = _holder(path)
     if holder.get("host") == socket.gethostname():
         return  # the system's lock was free
     age = time.time() - holder.get("heartbeat", 0.0)
@@ -86,7 +126,7 @@ def _outwait(path: Path) -> None:
             time.sleep(min(1.0, LIFELESS_S / 10))
             if not path.is_file():
                 return
-            now = read_json(path)
+            now = _holder(path)
             if now != holder:
                 raise _refusal(path, now)
     print(f"{path.parent.name}: taken over from {holder.get('host')}, which is silent.", file=sys.stderr, flush=True)
@@ -101,13 +141,12 @@ def _refusal(path: Path, holder: dict[str, Any]) -> UserError:
 
 def is_held(path: Path) -> bool:
     """Whether a live process works in the run, as far as can be seen at once."""
-    try:
-        holder = read_json(path)
-    except FileNotFoundError:
+    if not path.is_file():
         return False
-    if holder.get("host") != socket.gethostname():
+    holder = _holder(path)
+    if holder.get("host", socket.gethostname()) != socket.gethostname():
         return time.time() - holder.get("heartbeat", 0.0) < STALE_S
-    lock = FileLock(path.with_name(f"{path.name}.held"), timeout=0)
+    lock = FileLock(_system_lock(path), timeout=0)
     try:
         lock.acquire()
     except Timeout:

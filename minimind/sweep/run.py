@@ -59,7 +59,6 @@ def run_sweep(planned: SweepPlan, launch: Launch) -> int:
     sweep, folder = planned.sweep, planned.folder
     due = [job for job in planned.jobs if starts_afresh(job[1].plan.cfg) or not is_finished(job[1].plan)]
     refuse_other_measurements([job[1].plan for job in planned.jobs if job not in due], sweep.kind)
-    folder.mkdir(parents=True, exist_ok=True)
     sweep.save(folder)
     print(
         f"{folder.name}: {len(sweep.arms)} arms, {len(planned.jobs)} runs, of which "

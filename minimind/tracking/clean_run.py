@@ -3,13 +3,11 @@
 import shutil
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
-
-from omegaconf import OmegaConf
 
 from minimind.runs.folder import FAILED, PREEMPTED, RUNNING, RunFolder, step_of
 from minimind.runs.lock import is_held
 from minimind.runs.metrics_file import read_rows
+from minimind.runs.stored_config import read_config
 from minimind.tracking.config import WandbSettings
 from minimind.tracking.mirror import Mirror, wandb_id
 from minimind.utils.errors import UserError
@@ -55,7 +53,6 @@ def build(path: Path) -> tuple[Path, int, int]:
 
 def stored_settings(run: RunFolder) -> WandbSettings:
     """Those the run was started with; a run that was not tracked goes where the defaults say."""
-    config: Any = OmegaConf.load(run.config)
-    node = OmegaConf.to_container(config.logger.get("wandb") or OmegaConf.create({}))
+    logger = read_config(run.config).get("logger") or {}
     known = {field.name for field in fields(WandbSettings)}
-    return WandbSettings(**{str(k): v for k, v in dict(node).items() if k in known})  # type: ignore[arg-type]
+    return WandbSettings(**{name: value for name, value in (logger.get("wandb") or {}).items() if name in known})

@@ -2,14 +2,13 @@
 
 `state.pt` holds tensors and plain types only. Lightning's own checkpoint is its base; the optimizer's state is keyed
 by parameter name instead of by number, and the generators' states of each rank are added. The folder is written under
-another name, synced, renamed, and marked COMPLETE last, with the hash of its state.
+another name, synced, renamed, and marked COMPLETE last, with the hashes of its files (`runs/checkpoints`).
 """
 
 import hashlib
 import os
 import random
 import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import FileIO
@@ -20,33 +19,37 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from minimind.runs.checkpoints import STATE, mark_complete, verified
 from minimind.runs.folder import COMPLETE, RunFolder, checkpoint_name
 from minimind.utils.errors import UserError
-from minimind.utils.files import read_json, sync_folder, write_json
-
-STATE, CONFIG, TOKENIZER = "state.pt", "config.yaml", "tokenizer.json"
+from minimind.utils.files import sync_folder
 
 
 class NotFinite(Exception):
     """A weight is NaN or infinite: such a state must not take the place of a good one."""
 
 
-def write_checkpoint(run: RunFolder, step: int, state: dict[str, Any]) -> Path:
+def write_checkpoint(run: RunFolder, step: int, state: dict[str, Any], record: dict[str, bytes]) -> Path:
     """Writes the folder of this step; one that is there already, whole or not, is replaced.
+
+    Args:
+        record: file → content of what describes the state: configuration and tokenizer.
 
     Raises:
         OSError: the disk is full or gone; nothing is left behind.
-        NotFinite: nothing was written.
+        FolderGone, NotFinite: nothing was written.
     """
     check_finite(state["state_dict"])
+    run.require_in_place()
     final = run.checkpoints / checkpoint_name(step)
     temporary = run.checkpoints / f".{final.name}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     try:
-        temporary.mkdir(parents=True)
-        marker = {"step": step, **_write_state(temporary / STATE, state)}
-        shutil.copy(run.config, temporary / CONFIG)
-        shutil.copy(run.path / TOKENIZER, temporary / TOKENIZER)
+        run.checkpoints.mkdir(exist_ok=True)
+        temporary.mkdir()
+        sha256 = _write_state(temporary / STATE, state)
+        for name, content in record.items():
+            (temporary / name).write_bytes(content)
         sync_folder(temporary)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -56,7 +59,7 @@ def write_checkpoint(run: RunFolder, step: int, state: dict[str, Any]) -> Path:
         shutil.rmtree(final)
     temporary.rename(final)
     sync_folder(run.checkpoints)
-    write_json(final / COMPLETE, marker)
+    mark_complete(final, step, sha256)
     sync_folder(final)
     return final
 
@@ -76,7 +79,6 @@ class _Hashing:
     def __init__(self, file: FileIO) -> None:
         self.file = file
         self.sha256 = hashlib.sha256()
-        self.size = 0
         self.error: OSError | None = None
 
     def write(self, data: memoryview) -> int:
@@ -90,14 +92,14 @@ class _Hashing:
         except OSError as error:
             self.error = error
             raise
-        self.size += written
         return written
 
     def flush(self) -> None:
         """Nothing is held back."""
 
 
-def _write_state(path: Path, state: dict[str, Any]) -> dict[str, Any]:
+def _write_state(path: Path, state: dict[str, Any]) -> str:
+    """Returns the sha256 of the file."""
     with path.open("wb", buffering=0) as file:
         hashing = _Hashing(file)
         try:
@@ -108,7 +110,7 @@ def _write_state(path: Path, state: dict[str, Any]) -> dict[str, Any]:
                 raise hashing.error from None
             raise
         os.fsync(file.fileno())
-    return {"sha256": hashing.sha256.hexdigest(), "bytes": hashing.size}
+    return hashing.sha256.hexdigest()
 
 
 @contextmanager
@@ -122,38 +124,9 @@ def _without_crc() -> Iterator[None]:
         torch.serialization.set_crc32_options(before)
 
 
-def newest_readable(run: RunFolder) -> Path | None:
-    """The newest checkpoint whose state is what its marker says; those after it are named on standard error.
-
-    Raises:
-        UserError: there are checkpoints, but none can be read.
-    """
-    folders = run.all_checkpoints()
-    for folder in reversed(folders):
-        problem = what_is_wrong(folder)
-        if problem is None:
-            return folder
-        print(f"Warning: {folder} cannot be used ({problem}); looking at the one before.", file=sys.stderr)
-    if any((folder / COMPLETE).is_file() for folder in folders):
-        raise UserError(
-            f"One checkpoint in {run.checkpoints} must be readable, but all are corrupt; nothing was changed. "
-            "Put a good copy back, or start again with run.fresh=true (this folder is kept)."
-        )
-    return None
-
-
-def what_is_wrong(folder: Path) -> str | None:
-    if not (folder / COMPLETE).is_file():
-        return f"no {COMPLETE} in it: its saving was cut off"
-    try:
-        expected = read_json(folder / COMPLETE)["sha256"]
-    except (ValueError, KeyError, TypeError):
-        return f"its {COMPLETE} is damaged"
-    return None if file_hash(folder / STATE) == expected else f"corrupt: its {STATE} is not what {COMPLETE} says"
-
-
 def load_state(folder: Path) -> dict[str, Any]:
-    """Raises: UserError, if it is not a checkpoint of ours."""
+    """Raises: UserError, if it is damaged, or not a checkpoint of ours."""
+    verified(folder)
     try:
         return torch.load(folder / STATE, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError … for what is wrong with a file
@@ -174,11 +147,13 @@ def load_weights(model: torch.nn.Module, folder: Path) -> None:
         raise UserError(f"The checkpoint {folder} must fit the model, but: {error}") from None
 
 
-def file_hash(path: Path) -> str:
-    if not path.is_file():
-        return "missing"
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def refuse_weights_only(folder: Path) -> None:
+    """Raises: UserError, if nothing but weights is there to go on from, as in a model that was imported."""
+    if "optimizer_states" not in load_state(folder):
+        raise UserError(
+            f"{folder} must hold the state of a training to go on from it, but has weights only; start a run from "
+            f"them with init_from={folder.parent.parent}."
+        )
 
 
 def optimizer_by_name(checkpoint: dict[str, Any]) -> None:

@@ -5,9 +5,11 @@ import shutil
 import sys
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from minimind.runs.checkpoints import CONFIG, TOKENIZER
 from minimind.runs.folder import RunFolder, checkpoint_name, step_of
 from minimind.training.checkpoint import NotFinite, write_checkpoint
 from minimind.training.config import TrainerConfig
@@ -32,13 +34,23 @@ class Saver:
         self.under_way: Future[None] | None = None
         self.step = -1  # of the save under way, or else of the last
 
+    @cached_property
+    def record(self) -> dict[str, bytes]:
+        """Read once: an edit of the run's own copy while it trains must not pass for what it was trained with."""
+        return {name: (self.run.path / name).read_bytes() for name in (CONFIG, TOKENIZER)}
+
     @property
     def busy(self) -> bool:
         return self.under_way is not None and not self.under_way.done()
 
     def start(self, step: int, state: dict[str, Any], *, is_best: bool, tokens: int) -> None:
-        """Copies the state, and returns."""
+        """Copies the state, and returns.
+
+        Raises:
+            FolderGone: there is no place to write it to.
+        """
         self.report()
+        self.run.require_in_place()
         copy = self.memory.take(state)
         self.step = step
         self.under_way = self.pool.submit(self._write, step, copy, is_best, tokens)
@@ -77,7 +89,7 @@ class Saver:
         return next((folder.name for folder in reversed(self.run.complete_checkpoints())), "none")
 
     def _write(self, step: int, state: dict[str, Any], is_best: bool, tokens: int) -> None:
-        folder = write_checkpoint(self.run, step, state)
+        folder = write_checkpoint(self.run, step, state, self.record)
         self.run.update_status(step=step, tokens=tokens, **({"best_checkpoint": folder.name} if is_best else {}))
         best = self.run.status.get("best_checkpoint")
         folders = {step_of(path): path for path in self.run.complete_checkpoints()}

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from minimind.cli import evaluate, main, train
+from minimind.runs.checkpoints import mark_complete
 
 
 @pytest.fixture
@@ -111,7 +112,11 @@ def test_a_checkpoint_that_is_not_one_or_does_not_fit(run, small_run: Path, tmp_
         (broken / "config.yaml").read_text().replace("hidden_size: 32", "hidden_size: 64")
     )
     code, said = run(main, "generate", str(broken), "--prompt", "a")
+    assert (code, "its COMPLETE is of step 20" in said) == (2, True)
+    mark_complete(broken, 1)
+    code, said = run(main, "generate", str(broken), "--prompt", "a")
     assert (code, "must fit the model" in said) == (2, True)
     (broken / "state.pt").write_bytes(b"not a checkpoint")
+    mark_complete(broken, 1)
     code, said = run(main, "generate", str(broken), "--prompt", "a")
     assert (code, "must be a MiniMind checkpoint" in said) == (2, True)

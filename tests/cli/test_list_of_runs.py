@@ -34,6 +34,7 @@ def test_states_figures_and_age(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     }
     for name, (state, lock, _) in runs.items():
         folder = RunFolder(tmp_path / "runs" / name)
+        folder.path.mkdir(parents=True, exist_ok=True)
         folder.update_status(state=state, step=1500, tokens=3_000_000)
         if lock is not None:
             write_json(folder.lock, lock)

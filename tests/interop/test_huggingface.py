@@ -32,7 +32,8 @@ from minimind.generation.sampling import SamplingConfig
 from minimind.interop.huggingface import export_folder, import_folder, import_model
 from minimind.model.config import ModelConfig, YarnConfig
 from minimind.model.transformer import MiniMind
-from minimind.runs.folder import RunFolder, checkpoint_of
+from minimind.runs.checkpoints import checkpoint_of
+from minimind.runs.folder import RunFolder
 from minimind.tokenizer.bpe import BPE
 from minimind.utils.errors import ConfigError, UserError
 

@@ -10,9 +10,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from minimind.runs.checkpoints import resume_point, what_is_wrong
 from minimind.runs.folder import COMPLETE, RunFolder
 from minimind.training import saver as saver_module
-from minimind.training.checkpoint import NotFinite, newest_readable, what_is_wrong, write_checkpoint
+from minimind.training.checkpoint import NotFinite, write_checkpoint
 from minimind.training.config import TrainerConfig
 from minimind.training.host_copy import HostCopy
 from minimind.training.retention import superseded
@@ -29,49 +30,56 @@ def state(value: float = 1.0) -> dict[str, Any]:
     }
 
 
+RECORD = {"config.yaml": b"{}", "tokenizer.json": b"[]"}
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> RunFolder:
-    for name in ("config.yaml", "tokenizer.json"):
-        (tmp_path / name).write_text("{}")
-    return RunFolder(tmp_path)
+    for name, content in RECORD.items():
+        (tmp_path / name).write_bytes(content)
+    folder = RunFolder(tmp_path)
+    folder.update_status(state="running")
+    return folder
 
 
-def test_the_marker_has_the_hash_of_the_file(run: RunFolder) -> None:
-    folder = write_checkpoint(run, 3, state())
-    data = (folder / "state.pt").read_bytes()
-    assert read_json(folder / COMPLETE) == {"step": 3, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+def test_the_marker_has_the_hash_of_each_file(run: RunFolder) -> None:
+    folder = write_checkpoint(run, 3, state(), RECORD)
+    files = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != COMPLETE}
+    hashes = {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()}
+    assert read_json(folder / COMPLETE) == {"step": 3, "files": hashes}
+    assert files.items() >= RECORD.items()
     loaded = torch.load(folder / "state.pt", weights_only=True)
     assert torch.equal(loaded["state_dict"]["model.a"], state()["state_dict"]["model.a"])
     assert [path.name for path in run.checkpoints.iterdir()] == ["step_00000003"]
 
 
 def test_a_damaged_folder_of_the_same_step_is_replaced(run: RunFolder) -> None:
-    folder = write_checkpoint(run, 3, state(1.0))
+    folder = write_checkpoint(run, 3, state(1.0), RECORD)
     (folder / "state.pt").write_bytes(b"torn")
     assert "corrupt" in str(what_is_wrong(folder))
-    assert what_is_wrong(write_checkpoint(run, 3, state(2.0))) is None
+    assert what_is_wrong(write_checkpoint(run, 3, state(2.0), RECORD)) is None
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_weights_that_are_not_finite_are_not_written(run: RunFolder, value: float) -> None:
     with pytest.raises(NotFinite, match=r"^a is not finite"):
-        write_checkpoint(run, 1, state(value))
+        write_checkpoint(run, 1, state(value), RECORD)
     assert not run.checkpoints.exists()
 
 
 def test_the_newest_readable_is_found_and_the_others_are_named(
     run: RunFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folders = [write_checkpoint(run, step, state()) for step in (1, 2, 3, 4)]
+    folders = [write_checkpoint(run, step, state(), RECORD) for step in (1, 2, 3, 4)]
     (folders[3] / COMPLETE).unlink()
     (folders[2] / COMPLETE).write_text("{torn")
     (folders[1] / "state.pt").unlink()
-    assert newest_readable(run) == folders[0]
+    assert resume_point(run, warn=True) == folders[0]
     said = capsys.readouterr().err
     assert [f"{folder} cannot be used" in said for folder in folders] == [False, True, True, True]
     (folders[0] / "state.pt").write_bytes(b"")
     with pytest.raises(UserError, match="all are corrupt; nothing was changed"):
-        newest_readable(run)
+        resume_point(run, warn=True)
     assert all(folder.is_dir() for folder in folders)
 
 

@@ -145,6 +145,7 @@ class Metrics(EachStep):
         row, self.pending = self.pending, {}
         self.latest = {**self.latest, **row}
         if trainer.is_global_zero:
+            self.run.require_in_place()
             self._append(row)
             for logger in trainer.loggers:
                 logger.log_metrics(row, step=row["step"])

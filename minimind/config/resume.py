@@ -1,0 +1,112 @@
+"""Going on with a run folder by its name: its own settings, of which some may change, and never its code."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+
+from minimind.config.classes import comes_with_us
+from minimind.config.plan import plain
+from minimind.config.schema import TrainConfig, load_stored
+from minimind.runs.checkpoints import CONFIG
+from minimind.runs.identity import is_hashed, leaves
+from minimind.utils.errors import ConfigError
+from minimind.utils.paths import conf_dir
+
+NAME = "resumed_run"  # of the composition that `offer_stored` makes
+# Of the settings that make a run what it is, a resumed one may have others of these: how long it goes on …
+LENGTH = ("trainer.max_steps", "trainer.epochs", "schedule.horizon_steps", "callbacks.early_stopping")
+# … and where its data lie, whose content is compared by itself.
+PLACES = ("data.files", "data.validation_files", "tokenizer.path")
+CHOSEN_ANEW = {"callbacks": "default", "logger": "local", "parallel": "single", "evaluation": "default"}
+CLASSES = ("callbacks", "logger")
+
+
+def offer_stored(folder: Path, arguments: Sequence[str]) -> None:
+    """Registers the folder's own configuration as the composition `NAME`, on which Hydra applies what was typed.
+
+    Raises:
+        UserError: it has none, or what was typed, or a class that is named in it, cannot be used.
+    """
+    stored = load_stored(folder / CONFIG)
+    typed = _typed(arguments)
+    chosen = [name for name in typed if (conf_dir() / name).is_dir()]
+    if refused := [name for name in chosen if name not in CHOSEN_ANEW] + [n for n in ("run.name",) if n in typed]:
+        raise ConfigError(
+            [f"`{n}=` must not be given with run.resume={folder.name}: the run has its own." for n in refused]
+        )
+    refuse_foreign_classes({group: stored[group] for group in CLASSES if group not in chosen}, typed)
+    node = OmegaConf.create({
+        "defaults": [
+            "_self_", *({group: CHOSEN_ANEW[group]} for group in chosen),
+            {"override hydra/hydra_logging": "none"}, {"override hydra/job_logging": "none"},
+        ],
+        "hydra": {"run": {"dir": "."}, "output_subdir": None, "job": {"chdir": False}},
+    })  # fmt: skip
+    of_this_start = OmegaConf.structured(TrainConfig)  # where things lie here, and what is asked of the run now
+    for name in stored:
+        node[name] = of_this_start[name] if name in ("paths", "run", *chosen) else stored[name]
+    node.run.name, node.run.tag = stored.run.name, stored.run.tag
+    ConfigStore.instance().store(name=NAME, node=node)
+
+
+def _typed(arguments: Sequence[str]) -> list[str]:
+    """The keys of what was typed; what is none, Hydra will complain of."""
+    try:
+        overrides = OverridesParser.create().parse_overrides([a for a in arguments if not a.startswith("-")])
+    except HydraException:
+        return []
+    return [override.key_or_group for override in overrides]
+
+
+def refuse_foreign_classes(groups: dict[str, DictConfig], typed: Sequence[str]) -> None:
+    """A folder may come from others: what it names is made only if it is ours, Lightning's, or typed by the user.
+
+    Raises:
+        ConfigError: naming each other class.
+    """
+    found = []
+    for group, nodes in groups.items():
+        for name, node in nodes.items():
+            target = str(node.get("_target_", "")) if isinstance(node, DictConfig) else ""
+            key = f"{group}.{name!s}._target_"
+            if target and key not in typed and not comes_with_us(target):
+                found.append(
+                    f"`{key}` of a run folder must be a class of MiniMind or Lightning, but is {target}, which may be "
+                    f"anybody's; if you trust it, type {key}={target}."
+                )
+    if found:
+        raise ConfigError(found)
+
+
+def refuse_other_settings(config: dict[str, Any], folder: Path, step: int) -> None:
+    """What stands in a run or checkpoint was trained with its settings: others would be recorded, and not be true.
+
+    Args:
+        folder: has the config.yaml to hold `config` against.
+        step: to which the run has come.
+
+    Raises:
+        ConfigError: naming each setting that would change.
+    """
+    stored, asked = leaves(plain(load_stored(folder / CONFIG))), leaves(config)
+    found = [
+        f"`{key}` must be {stored.get(key)}, with which {folder} was trained, but is {asked.get(key)}; for a new run "
+        f"from its weights type init_from={folder} in place of run.resume."
+        for key in sorted(stored.keys() | asked.keys())
+        if stored.get(key) != asked.get(key) and is_hashed(key) and not _may_change(key)
+    ]
+    steps = asked.get("trainer.max_steps")
+    if steps is not None and steps < step:
+        found.append(f"`trainer.max_steps` must be at least {step}, to which the run has come, but is {steps}.")
+    if found:
+        raise ConfigError(found)
+
+
+def _may_change(key: str) -> bool:
+    of_a_source = key.startswith("data.sources.") and key.rpartition(".")[2] in ("files", "validation_files")
+    return of_a_source or any(key == one or key.startswith(f"{one}.") for one in (*LENGTH, *PLACES))

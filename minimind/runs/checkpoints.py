@@ -1,0 +1,114 @@
+"""Checkpoint folders as files: whether one is whole, which one a name means, and where a run goes on. No torch.
+
+A checkpoint is `step_00001000/` with the state, the configuration and the tokenizer, and `COMPLETE`, written last, with
+the size and hash of each of them. Every verb gets its checkpoint from here, so none reads one that was damaged.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from minimind.runs.folder import CHECKPOINT_NAME, COMPLETE, RunFolder, step_of
+from minimind.utils.errors import UserError
+from minimind.utils.files import file_hash, read_json, write_json
+
+STATE, CONFIG, TOKENIZER = "state.pt", "config.yaml", "tokenizer.json"
+FILES = (STATE, CONFIG, TOKENIZER)
+
+
+def mark_complete(folder: Path, step: int, state_sha256: str | None = None) -> None:
+    """Args:
+        state_sha256: the hash of the state, where it is known from the writing.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    known = {} if state_sha256 is None else {STATE: state_sha256}
+    hashes = {name: known.get(name) or file_hash(folder / name) for name in FILES}
+    files = {name: {"bytes": (folder / name).stat().st_size, "sha256": sha256} for name, sha256 in hashes.items()}
+    write_json(folder / COMPLETE, {"step": step, "files": files})
+
+
+def what_is_wrong(folder: Path) -> str | None:
+    """In a few words why a checkpoint cannot be used; None: each of its files is what its marker says."""
+    if not (folder / COMPLETE).is_file():
+        return f"no {COMPLETE} in it: its saving was cut off"
+    try:
+        step, files = _marker(read_json(folder / COMPLETE))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return f"its {COMPLETE} is damaged"
+    if CHECKPOINT_NAME.fullmatch(folder.name) and step != step_of(folder):
+        return f"its {COMPLETE} is of step {step}"
+    for name, sha256 in files.items():
+        path = folder / name
+        if not path.is_file():
+            return f"its {name} is missing"
+        if file_hash(path) != sha256:
+            return f"corrupt: its {name} is not what {COMPLETE} says"
+    return None
+
+
+def _marker(content: Any) -> tuple[int, dict[str, str]]:
+    """Step, and file → hash. The first version's markers have the hash of the state alone."""
+    if "files" not in content:
+        return content["step"], {STATE: content["sha256"]}
+    return content["step"], {name: content["files"][name]["sha256"] for name in FILES}
+
+
+def verified(folder: Path) -> Path:
+    """Raises: UserError, if a file of the checkpoint is not what was written."""
+    if problem := what_is_wrong(folder):
+        others = [path.name for path in RunFolder(folder.parent.parent).complete_checkpoints() if path != folder]
+        other = f"name another ({', '.join(others)})" if others else "put a good copy back"
+        raise UserError(f"{folder} cannot be used ({problem}); {other}.")
+    return folder
+
+
+def checkpoint_of(path: Path) -> Path:
+    """The checkpoint meant by a run folder (its best, else its newest) or by a checkpoint folder, verified.
+
+    Raises:
+        UserError: it is neither, or is damaged.
+    """
+    if (path / COMPLETE).is_file():
+        return verified(path)
+    run = RunFolder(path)
+    complete = run.complete_checkpoints()
+    if not complete:
+        raise UserError(
+            f"A run folder or a checkpoint must be given, but {path} is neither (no checkpoint with a "
+            f"{COMPLETE} marker in it); name runs/<run> or runs/<run>/checkpoints/<step>."
+        )
+    best = run.status.get("best_checkpoint")
+    return verified(next((folder for folder in complete if folder.name == best), complete[-1]))
+
+
+def resume_point(run: RunFolder, *, warn: bool = False) -> Path | None:
+    """The newest usable checkpoint. None: the run has saved none yet.
+
+    Args:
+        warn: on standard error, of those that cannot be used.
+
+    Raises:
+        UserError: it has, but none can be used, or its status is lost; nothing is changed.
+    """
+    folders = run.all_checkpoints()
+    if not run.status and any((folder / COMPLETE).is_file() for folder in folders):
+        raise UserError(
+            f"{run.path} must have a status.json beside its checkpoints, which says what data and settings they are "
+            "of, but has none; put it back, or start again with run.fresh=true (this folder is kept)."
+        )
+    for folder in reversed(folders):
+        problem = what_is_wrong(folder)
+        if problem is None:
+            return folder
+        if warn:
+            print(f"Warning: {folder} cannot be used ({problem}); looking at the one before.", file=sys.stderr)
+    step = run.status.get("step", 0)
+    if step or any((folder / COMPLETE).is_file() for folder in folders):
+        found = "all are corrupt" if folders else "there is none"
+        raise UserError(
+            f"{run.checkpoints} must have a usable checkpoint, as the run has come to step {step}, but {found}; "
+            "nothing was changed. Put a good copy back, or start again with run.fresh=true (this folder is kept)."
+        )
+    return None

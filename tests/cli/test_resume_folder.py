@@ -1,0 +1,230 @@
+"""`run.resume=<folder>`: the record says what was done, and a folder of others runs nothing here."""
+
+import hashlib
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from minimind.cli import train
+from minimind.runs.checkpoints import mark_complete
+from minimind.runs.metrics_file import read_rows
+from minimind.runs.stored_config import escaped, read_config, write_config
+from minimind.utils.errors import UserError
+from minimind.utils.files import read_json, write_json
+
+
+def content_of(folder: Path) -> dict[str, str]:
+    """Every file of a run but the lock's, by the hash of its content."""
+    files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("lock.json")]
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def copy_of(run: Path, name: str) -> Path:
+    return Path(shutil.copytree(run, run.with_name(f"{name}-{run.name[-8:]}")))
+
+
+def edit(config: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    settings = read_config(config)
+    change(settings)
+    write_config(config, settings)
+
+
+@pytest.mark.parametrize("state", ["finished", "preempted"])
+def test_what_a_run_was_trained_with_is_not_changed(run_here, small_run: Path, state: str) -> None:
+    run = copy_of(small_run, state)
+    write_json(run / "status.json", {**read_json(run / "status.json"), "state": state})
+    before = content_of(run)
+    asked = ["optim.lr=1e-4", "seed=2", "data.sequence_length=16", "model.rope_theta=5000", "model.dropout=0.2",
+             "model.hidden_size=64", "trainer.precision=bf16-mixed", "trainer.batch_tokens=512", "run.tag=b",
+             "schedule.warmup_steps=3", "init_from=runs/other", "data.packing=pad"]  # fmt: skip
+    for together in (asked, asked[:1]):
+        said = run_here(train, f"run.resume={run}", "trainer.max_steps=30", *together)
+        assert said.code == 2, said.err
+        for setting in (override.partition("=")[0] for override in together):
+            assert f"`{setting}` must be " in said.err
+        assert f"init_from={run}" in said.err
+        assert content_of(run) == before
+    for asked in ("model=nano", "experiment=nano_moe", "debug=smoke", "run.name=other", "recipe=nano"):
+        said = run_here(train, f"run.resume={run}", asked)
+        assert (said.code, "the run has its own" in said.err) == (2, True), asked
+    said = run_here(train, f"run.resume={run}", "trainer.max_steps=10")
+    assert (said.code, "must be at least 20, to which the run has come" in said.err) == (2, True)
+    assert content_of(run) == before
+
+
+def test_what_may_change_is_applied_and_recorded(run_here, small_run: Path, text_file: Path) -> None:
+    run = copy_of(small_run, "longer")
+    edit(run / "config.yaml", lambda settings: settings["run"].update(fresh=True, max_minutes=1e-9))  # of that start
+    moved = text_file.rename(text_file.with_name("moved.txt"))
+    try:
+        said = run_here(
+            train, f"run.resume={run}", "trainer.max_steps=24", "schedule.horizon_steps=24", "trainer.micro_batch=2",
+            f"data.files=[{moved}]", "logger=csv", "trainer.log_every_steps=1", "evaluation.max_new_tokens=2",
+        )  # fmt: skip
+    finally:
+        moved.rename(text_file)
+    assert said.code == 0, said.err
+    status, rows = read_json(run / "status.json"), read_rows(run / "metrics.jsonl")
+    config = read_config(run / "config.yaml")
+    assert (status["state"], status["step"], status["auto"]["micro_batch"]) == ("finished", 24, 2)
+    assert [row["step"] for row in rows[-5:]] == [20, 21, 22, 23, 24]
+    assert rows[-1]["train/lr"] < rows[-2]["train/lr"] < rows[-5]["train/lr"] * 10
+    assert (run / "csv" / "metrics.csv").is_file()
+    assert (config["trainer"]["max_steps"], config["schedule"]["horizon_steps"]) == (24, 24)
+    assert (config["trainer"]["micro_batch"], list(config["logger"])) == (2, ["watch", "csv"])
+    assert config["data"]["files"] == [str(moved)]
+    assert not list(run.parent.glob("longer-*.old-*"))
+
+
+def test_the_same_command_applies_what_is_not_hashed(run_here, small_run: Path, small_arguments: list[str]) -> None:
+    """`auto` values are kept from the first start, those that are said are not."""
+    run = copy_of(small_run, "again")
+    for checkpoint in ("step_00000020",):
+        shutil.rmtree(run / "checkpoints" / checkpoint)
+    write_json(run / "status.json", {**read_json(run / "status.json"), "state": "preempted", "step": 10})
+    said = run_here(train, *small_arguments, "run.name=again", "trainer.micro_batch=4")
+    assert said.code == 0, said.err
+    assert read_json(run / "status.json")["auto"]["micro_batch"] == 4
+    assert read_rows(run / "metrics.jsonl")[-1]["val/loss"] == pytest.approx(
+        read_rows(small_run / "metrics.jsonl")[-1]["val/loss"], rel=1e-3
+    )
+
+
+def test_an_edited_configuration_is_held_against_the_checkpoint(run_here, small_run: Path) -> None:
+    run = copy_of(small_run, "edited")
+    edit(run / "config.yaml", lambda settings: settings["model"].update(rope_theta=5000.0))
+    said = run_here(train, f"run.resume={run}", "trainer.max_steps=30")
+    assert (said.code, "`model.rope_theta` must be" in said.err) == (2, True)
+
+
+def owned(marker: Path) -> list[dict[str, Any]]:
+    """Callbacks that would run a command where Hydra made what stands in a configuration."""
+    popen = {"_target_": "subprocess.Popen", "args": ["touch", str(marker)]}
+    progress = "minimind.training.callbacks.progress.Progress"
+    return [
+        popen,
+        {"_target_": progress, "style": popen},
+        {"_target_": progress, "deep": [{"deeper": popen}]},
+        {"_target_": "minimind.training.callbacks.samples.Samples", "every_steps": popen},
+        {"_target_": "lightning.pytorch.callbacks.LambdaCallback", "on_train_start": {**popen, "_partial_": True}},
+        {"_target_": "lightning.pytorch.callbacks.lambda_function.Callback.__init_subclass__"},
+        {"_target_": "torch.load", "f": str(marker)},
+        {"_target_": "minimind.utils.files.write_text", "path": str(marker), "text": ""},
+        {"_target_": "minimind.training.callbacks.progress.sys.exit"},
+        {"_target_": "minimind.training.callbacks.samples.time.sleep", "secs": 0},
+        {"_target_": "hydra.utils.instantiate", "config": popen},
+        {"_target_": "not a name"},
+        {"_target_": ["subprocess.Popen"]},
+        {"_target_": "${oc.env:HOME}"},
+    ]
+
+
+@pytest.mark.parametrize("group", ["callbacks", "logger"])
+def test_a_folder_of_others_runs_no_code(run_here, small_run: Path, tmp_path: Path, group: str) -> None:
+    run = copy_of(small_run, f"foreign_{group}")
+    for number, node in enumerate(owned(tmp_path / "marker")):
+        edit(run / "config.yaml", lambda settings, node=node: settings[group].update(extra=node))
+        before = content_of(run)
+        said = run_here(train, f"run.resume={run}", "trainer.max_steps=30")
+        assert said.code == 2, (number, said.err)
+        assert f"{group}.extra" in said.err
+        assert content_of(run) == before
+    assert not (tmp_path / "marker").exists()
+
+
+def test_modules_beside_the_folder_are_not_imported_unless_typed(
+    run_here, small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "theirs.py").write_text(
+        "import pathlib\nfrom lightning.pytorch import Callback\n"
+        f"pathlib.Path({str(tmp_path)!r}, 'imported').touch()\nclass Theirs(Callback): pass\n"
+    )
+    run = copy_of(small_run, "theirs")
+    edit(run / "config.yaml", lambda settings: settings["callbacks"].update(theirs={"_target_": "theirs.Theirs"}))
+    said = run_here(train, f"run.resume={run}", "trainer.max_steps=21")
+    assert (said.code, "if you trust it, type callbacks.theirs._target_=theirs.Theirs" in said.err) == (2, True)
+    assert not (tmp_path / "imported").exists()
+    said = run_here(train, f"run.resume={run}", "trainer.max_steps=21", "callbacks.theirs._target_=theirs.Theirs")
+    assert said.code == 0, said.err
+    assert (tmp_path / "imported").exists()
+
+
+def test_lightnings_callbacks_may_stand_in_a_folder(run_here, small_run: Path) -> None:
+    run = copy_of(small_run, "timer")
+    timer = {"_target_": "lightning.pytorch.callbacks.Timer", "duration": "00:12:00:00"}
+    edit(run / "config.yaml", lambda settings: settings["callbacks"].update(timer=timer))
+    said = run_here(train, f"run.resume={run}", "trainer.max_steps=21")
+    assert said.code == 0, said.err
+
+
+def test_a_folder_of_others_learns_no_secret(
+    run_here, small_run: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Interpolations are text, wherever a text may stand; also such as the user's own run may hold."""
+    monkeypatch.setenv("MY_TOKEN", "sesame-open-9")
+    run = copy_of(small_run, "curious")
+
+    def ask(settings: dict[str, Any]) -> None:
+        settings["evaluation"]["prompts"] = [
+            "${oc.env:MY_TOKEN}",
+            "a ${ b",
+            "\\${x}",
+            "${oc.decode:${oc.env:MY_TOKEN}}",
+        ]
+        settings["run"]["command"] = settings["paths"]["cache"] = "${oc.env:MY_TOKEN}"
+        settings["logger"]["watch"] = None
+
+    edit(run / "config.yaml", ask)
+    said = run_here(train, f"run.resume={run}", "trainer.max_steps=21")
+    assert said.code == 0, said.err
+    assert "sesame-open-9" not in said.out + said.err
+    assert read_rows(run / "samples.jsonl")[-4]["prompt"] == "${oc.env:MY_TOKEN}"
+    assert read_config(run / "config.yaml")["evaluation"]["prompts"][1:3] == ["a ${ b", "\\${x}"]
+    for path in (path for path in root.rglob("*") if path.is_file()):
+        assert b"sesame-open-9" not in path.read_bytes(), path
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["a: [", "- a", "", "a: &x [1]\nb: [*x, *x]\n", "1: 2", "\x00", "a: !!python/object/apply:os.system ['true']",
+     "data: {kind: nothing}", "data: 3", "data: {kind: text, files: [a]}\nmodel: {hidden_size: many}", "[" * 5000],
+)  # fmt: skip
+def test_a_damaged_configuration_is_a_message(run_here, small_run: Path, content: str, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(small_run, run)
+    (run / "config.yaml").write_text(content)
+    said = run_here(train, f"run.resume={run}", "trainer.max_steps=30")
+    assert said.code == 2
+    assert f"{run / 'config.yaml'} must be a configuration" in said.err
+
+
+def test_what_is_stored_is_read_back_as_it_was(tmp_path: Path) -> None:
+    from omegaconf import OmegaConf
+
+    texts = ["${a}", "a ${ b", r"\${x}", r"\\${x} y", "$${a}", "{${}}", "'${a'", "${a\n}", "1e-4", "on", "~", "日本"]
+    config = {"list": texts, "by": {str(n): text for n, text in enumerate(texts)}, "lr": 1e-4, "none": None}
+    write_config(tmp_path / "config.yaml", config)
+    assert read_config(tmp_path / "config.yaml") == config
+    assert OmegaConf.to_container(OmegaConf.create(escaped(config)), resolve=True) == config
+    with pytest.raises(UserError, match=r"has no other\.yaml"):
+        read_config(tmp_path / "other.yaml")
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text())["list"] == texts
+
+
+def test_an_imported_model_is_no_run_to_go_on_with(run_here, small_run: Path) -> None:
+    import torch
+
+    run = copy_of(small_run, "weights_only")
+    checkpoint = run / "checkpoints" / "step_00000020"
+    state = torch.load(checkpoint / "state.pt", weights_only=True)
+    torch.save({"state_dict": state["state_dict"], "global_step": 20}, checkpoint / "state.pt")
+    mark_complete(checkpoint, 20)
+    before = content_of(run)
+    said = run_here(train, f"run.resume={run}", "trainer.max_steps=30")
+    assert (said.code, "has weights only; start a run from them with init_from=" in said.err) == (2, True)
+    assert content_of(run) == before

@@ -1,0 +1,172 @@
+"""One reader for all verbs: no figure, text or file comes out of a checkpoint that is not what was written."""
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from minimind.cli import evaluate, main, train
+from minimind.runs.checkpoints import checkpoint_of, mark_complete, resume_point, what_is_wrong
+from minimind.runs.folder import RunFolder
+from minimind.training.saver import Saver
+from minimind.utils.files import read_json, write_json
+
+LAST = "step_00000020"
+
+
+def flip_bytes(path: Path, how_many: int = 2000) -> None:
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + how_many] = bytes(byte ^ 0x55 for byte in data[middle : middle + how_many])
+    path.write_bytes(data)
+
+
+def damaged_weights(folder: Path) -> None:
+    flip_bytes(folder / "state.pt")
+
+
+def one_bit(folder: Path) -> None:
+    data = bytearray((folder / "state.pt").read_bytes())
+    data[len(data) * 3 // 4] ^= 1
+    (folder / "state.pt").write_bytes(data)
+
+
+def other_rope(folder: Path) -> None:
+    config = folder / "config.yaml"
+    text = re.sub(r"rope_theta: .*", "rope_theta: 5000.0", config.read_text())
+    assert text != config.read_text()
+    config.write_text(text)
+
+
+def swapped_tokens(folder: Path) -> None:
+    content = json.loads((folder / "tokenizer.json").read_text())
+    vocabulary = content["model"]["vocab"]
+    vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+
+
+def no_tokenizer(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+
+
+def of_another_step(folder: Path) -> None:
+    other = folder.with_name("step_00000010")
+    shutil.rmtree(folder)
+    shutil.copytree(other, folder)
+
+
+def torn_marker(folder: Path) -> None:
+    (folder / "COMPLETE").write_text('{"step": 20')
+
+
+def marker_without_files(folder: Path) -> None:
+    write_json(folder / "COMPLETE", {"step": 20, "files": {}})
+
+
+def marker_of_something_else(folder: Path) -> None:
+    (folder / "COMPLETE").write_text('["step"]')
+
+
+DAMAGES = [damaged_weights, one_bit, other_rope, swapped_tokens, no_tokenizer, of_another_step, torn_marker,
+           marker_without_files, marker_of_something_else]  # fmt: skip
+
+
+def files_of(run: Path) -> list[Path]:
+    return sorted(path for path in run.rglob("*") if "lock.json" not in path.name)
+
+
+@pytest.fixture
+def copy(small_run: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(small_run, tmp_path / "run"))
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_every_verb_refuses(run_here, copy: Path, small_arguments: list[str], damage: Callable, tmp_path: Path) -> None:
+    damage(copy / "checkpoints" / LAST)
+    for program, *arguments in (
+        (evaluate, f"checkpoint={copy}"),
+        (main, "generate", copy, "--prompt", "the"),
+        (main, "export", copy, "--to", tmp_path / "out"),
+        (main, "inspect", copy),
+        (train, *small_arguments, "run.name=child", "run.tag=child", f"init_from={copy / 'checkpoints' / LAST}"),
+    ):
+        said = run_here(program, *arguments)
+        assert said.code == 2, (arguments, said)
+        assert f"{copy / 'checkpoints' / LAST} cannot be used" in said.err
+        assert "name another (step_00000010)" in said.err
+    assert not (tmp_path / "out").exists()
+    assert not list((copy / "evaluations").glob("*"))
+    assert resume_point(RunFolder(copy)) == copy / "checkpoints" / "step_00000010"
+
+
+def test_a_good_one_is_read_and_so_is_a_copy_of_another_name(copy: Path) -> None:
+    last = copy / "checkpoints" / LAST
+    assert what_is_wrong(last) is None
+    shutil.copytree(last, copy / "checkpoints" / f"{LAST}.bak")
+    shutil.copytree(last, copy / "kept")
+    assert RunFolder(copy).all_checkpoints()[-1] == last
+    assert checkpoint_of(copy / "kept") == copy / "kept"
+
+
+def test_a_marker_of_the_first_version_is_read(copy: Path) -> None:
+    last = copy / "checkpoints" / LAST
+    sha256 = read_json(last / "COMPLETE")["files"]["state.pt"]["sha256"]
+    write_json(last / "COMPLETE", {"step": 20, "sha256": sha256, "bytes": 1})
+    assert what_is_wrong(last) is None
+    flip_bytes(last / "state.pt")
+    assert "corrupt" in str(what_is_wrong(last))
+
+
+def test_the_record_in_a_checkpoint_is_what_the_run_was_started_with(run_here, copy: Path) -> None:
+    """An edit of the run's own config.yaml while it trains would else be marked as right."""
+    config = copy / "config.yaml"
+    original = Saver._write
+    edited = []
+
+    def write(self: Saver, *arguments: Any) -> None:
+        """Like somebody at an editor: the file changes after the first checkpoint."""
+        original(self, *arguments)
+        if not edited:
+            edited.append(other_rope(copy))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Saver, "_write", write)
+        said = run_here(train, f"run.resume={copy}", "trainer.max_steps=40", "trainer.checkpoint_every_steps=10")
+    assert said.code == 0, said.err
+    assert "rope_theta: 5000.0" in config.read_text()
+    for checkpoint in RunFolder(copy).complete_checkpoints()[-2:]:
+        assert "rope_theta: 5000.0" not in (checkpoint / "config.yaml").read_text()
+
+
+@pytest.mark.parametrize("lost", ["checkpoints", "markers", "one marker of the only one", "status"])
+def test_a_run_that_has_lost_its_checkpoints_does_not_begin_again(run_here, copy: Path, lost: str) -> None:
+    status = {**read_json(copy / "status.json"), "state": "preempted"}
+    write_json(copy / "status.json", status)
+    if lost == "checkpoints":
+        shutil.rmtree(copy / "checkpoints")
+    elif lost == "status":
+        (copy / "status.json").unlink()
+    else:
+        if lost.startswith("one"):
+            shutil.rmtree(copy / "checkpoints" / "step_00000010")
+        for marker in copy.glob("checkpoints/*/COMPLETE"):
+            marker.unlink()
+    before = files_of(copy)
+    said = run_here(train, f"run.resume={copy}", "trainer.max_steps=30")
+    assert said.code == 2, said.err
+    assert ("status.json" if lost == "status" else "as the run has come to step 20") in said.err
+    assert "run.fresh=true" in said.err
+    assert files_of(copy) == before
+
+
+def test_killed_while_saving_its_first_checkpoint_a_run_begins_again(copy: Path) -> None:
+    shutil.rmtree(copy / "checkpoints" / "step_00000010")
+    (copy / "checkpoints" / LAST / "COMPLETE").unlink()
+    write_json(copy / "status.json", {**read_json(copy / "status.json"), "state": "running", "step": 0})
+    assert resume_point(RunFolder(copy)) is None
+    mark_complete(copy / "checkpoints" / LAST, 20)
+    assert resume_point(RunFolder(copy)) == copy / "checkpoints" / LAST

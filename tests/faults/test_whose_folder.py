@@ -1,0 +1,150 @@
+"""A run folder has one owner at a time, and an owner that has lost it stops."""
+
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from minimind.cli import train
+from minimind.runs.folder import FolderGone, RunFolder
+from minimind.runs.lock import is_held, run_lock
+from minimind.runs.metrics_file import read_rows
+from minimind.utils.errors import UserError
+from minimind.utils.files import read_json
+
+
+def only(root: Path, pattern: str) -> Path:
+    (found,) = root.glob(f"runs/{pattern}")
+    return found
+
+
+def test_fresh_beside_a_live_run_is_refused(run_here, small_arguments: list[str], small_run: Path, root: Path) -> None:
+    run = Path(shutil.copytree(small_run, small_run.with_name(small_run.name.replace("shared", "live"))))
+    rows = read_rows(run / "metrics.jsonl")
+    with run_lock(run / "lock.json"):
+        for more in (["run.fresh=true"], ["run.fresh=true", "parallel=ddp", "trainer.devices=2"]):
+            said = run_here(train, *small_arguments, "run.name=live", *more)
+            assert said.code == 2
+            assert "Only one process may work in" in said.err
+            assert read_rows(run / "metrics.jsonl") == rows
+            assert not list(root.glob("runs/live-*.old-*"))
+    said = run_here(train, *small_arguments, "run.name=live", "run.fresh=true", "trainer.validate_every_steps=20")
+    assert said.code == 0, said.err
+    assert read_rows(Path(f"{run}.old-1") / "metrics.jsonl") == rows
+    assert not is_held(Path(f"{run}.old-1") / "lock.json")
+    assert not Path(f"{run}.old-1", "lock.json").exists()
+
+
+def test_a_finished_run_is_found_finished_by_who_waited_for_its_lock(run_here, small_arguments: list[str]) -> None:
+    """Between the first look and the lock another process may have done it all."""
+    from minimind.cli import admission
+
+    looks = []
+
+    def unfinished_at_first(planned: object) -> bool:
+        looks.append(planned)
+        return len(looks) > 1 and original(planned)
+
+    original = admission.is_finished
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(admission, "is_finished", unfinished_at_first)
+        said = run_here(train, *small_arguments, "run.name=shared")
+    assert (said.code, "This run is finished" in said.out) == (0, True)
+
+
+def when(condition: Callable[[], bool], action: Callable[[], object]) -> threading.Thread:
+    def watch() -> None:
+        end = time.monotonic() + 60
+        while time.monotonic() < end and not condition():
+            time.sleep(0.002)
+        action()
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize("what", ["renamed", "deleted", "replaced"])
+def test_a_folder_that_goes_while_it_trains_stops_the_run(
+    run_here, small_arguments: list[str], root: Path, what: str
+) -> None:
+    def saved() -> list[Path]:
+        return list(root.glob(f"runs/gone_{what}-????????/checkpoints/*/COMPLETE"))
+
+    def go() -> None:
+        folder = saved()[0].parent.parent.parent
+        folder.rename(root / "elsewhere" / what)
+        if what == "deleted":
+            shutil.rmtree(root / "elsewhere" / what)
+        if what == "replaced":
+            folder.mkdir()
+            (folder / "status.json").write_text('{"state": "running", "step": 7}')
+
+    (root / "elsewhere").mkdir(exist_ok=True)
+    watcher = when(lambda: bool(saved()), go)
+    said = run_here(
+        train, *small_arguments, f"run.name=gone_{what}", f"run.tag={what}", "trainer.max_steps=400",
+        "trainer.validate_every_steps=400", "trainer.checkpoint_every_steps=3", "trainer.log_every_steps=2",
+    )  # fmt: skip
+    watcher.join()
+    assert said.code == 1
+    assert "was renamed, deleted or replaced" in said.err
+    found = list(root.glob(f"runs/gone_{what}-*"))
+    if what == "replaced":
+        assert [path.name for path in found[0].iterdir()] == ["status.json"]
+        assert read_json(found[0] / "status.json") == {"state": "running", "step": 7}
+    else:
+        assert found == []
+    if what == "renamed":  # whole, and can be gone on with
+        moved = RunFolder(root / "elsewhere" / what)
+        steps = [row["step"] for row in read_rows(moved.metrics)]
+        assert steps == list(range(2, 2 * len(steps) + 1, 2))
+        assert not moved.lock.exists()
+        last = moved.complete_checkpoints()[-1].name
+        goes_on = run_here(train, f"run.resume={moved.path}", f"trainer.max_steps={int(last[5:]) + 2}")
+        assert goes_on.code == 0, goes_on.err
+        shutil.rmtree(moved.path)
+
+
+def test_nothing_is_written_into_a_folder_that_is_another(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    with pytest.raises(FileNotFoundError):
+        run.update_status(state="running")  # a writer makes no folder
+    run.path.mkdir()
+    run.claim()
+    run.update_status(state="running")
+    run.path.rename(tmp_path / "moved")
+    with pytest.raises(FolderGone, match="was renamed, deleted or replaced"):
+        run.update_status(state="failed")
+    run.path.mkdir()
+    with pytest.raises(FolderGone):
+        run.update_status(state="failed")
+    assert list(run.path.iterdir()) == []
+    assert read_json(tmp_path / "moved" / "status.json")["state"] == "running"
+
+
+def test_the_lock_is_the_folders_not_its_names(tmp_path: Path) -> None:
+    path = tmp_path / "run" / "lock.json"
+    with run_lock(path):
+        (tmp_path / "run" / "status.json").touch()
+        (tmp_path / "run").rename(tmp_path / "moved")
+        with pytest.raises(UserError, match="Only one process"), run_lock(tmp_path / "moved" / "lock.json"):
+            pass
+        with run_lock(path):  # a new folder of the old name is another run
+            assert path.is_file()
+            (tmp_path / "run" / "status.json").touch()
+    assert not (tmp_path / "moved" / "lock.json").exists()
+    assert (tmp_path / "run").is_dir()
+
+
+def test_a_damaged_lock_file_is_no_lock(tmp_path: Path) -> None:
+    path = tmp_path / "run" / "lock.json"
+    for content in ("{torn", "[]", "\xff"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(content, encoding="latin-1")
+        assert not is_held(path)
+        with run_lock(path):
+            assert is_held(path)
