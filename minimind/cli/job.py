@@ -9,6 +9,7 @@ from types import FrameType
 
 from minimind.cli.app import FAILED, PREEMPTED
 from minimind.runs.stop import PARENT, SIGNALS
+from minimind.utils.child import search_path
 
 _received: list[int] = []  # once asked to stop, no further job is begun
 
@@ -17,7 +18,8 @@ def run_job(command: list[str]) -> int:
     """The exit code of `command`, which has a session of its own: a Ctrl-C reaches it once, through us."""
     if _received:
         return PREEMPTED
-    process = subprocess.Popen(command, start_new_session=True, env={**os.environ, PARENT: str(os.getpid())})
+    environment = {**os.environ, "PYTHONPATH": search_path(), PARENT: str(os.getpid())}
+    process = subprocess.Popen(command, start_new_session=True, env=environment)
 
     def forward(number: int, frame: FrameType | None) -> None:
         _received.append(number)

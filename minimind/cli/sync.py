@@ -1,10 +1,13 @@
 """`minimind sync`: run folders → W&B, one clean run each, uploaded where there is an account."""
 
 import argparse
+import contextlib
 import os
 import subprocess
-import sys
 from pathlib import Path
+
+from minimind.utils.child import python_module
+from minimind.utils.paths import default_root
 
 
 def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -19,10 +22,12 @@ def run(arguments: argparse.Namespace) -> int:
 
     folders = [find_existing(name, "A run folder") for name in arguments.runs]
     os.environ["WANDB_SILENT"] = "true"
-    built = [build(folder) for folder in folders]
-    for folder, (clean, rows, step) in zip(folders, built, strict=True):
-        print(f"{folder.name}: {rows} rows up to step {step} in {clean}")
-    return upload([clean for clean, _, _ in built])
+    # W&B takes its server from ./wandb/settings, and a run folder, which may be somebody's, has a wandb/ of its own.
+    with contextlib.chdir(default_root()):
+        built = [build(folder) for folder in folders]
+        for folder, (clean, rows, step) in zip(folders, built, strict=True):
+            print(f"{folder.name}: {rows} rows up to step {step} in {clean}")
+        return upload([clean for clean, _, _ in built])
 
 
 def upload(folders: list[Path]) -> int:
@@ -31,5 +36,5 @@ def upload(folders: list[Path]) -> int:
     if reason := why_offline():
         print(f"Not uploaded ({reason}). With an account (wandb login) the same command uploads.")
         return 0
-    command = [sys.executable, "-m", "wandb", "sync", "--include-synced", *map(str, folders)]
+    command = python_module("wandb", "sync", "--include-synced", *map(str, folders))
     return subprocess.run(command, env={**os.environ, "WANDB_SILENT": "false"}).returncode

@@ -12,12 +12,13 @@ from minimind.cli.job import run_job, stop_with
 from minimind.cli.processes import WORKER, run, work
 from minimind.parallel.environment import joined_tree
 from minimind.runs.stop import PARENT
+from minimind.utils.child import python_module
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 FROZEN = "--frozen"
-JOB = [sys.executable, "-m", "minimind.cli.train", FROZEN]  # and a file: the composed settings of one run
+JOB = python_module("minimind.cli.train", FROZEN)  # and a file: the composed settings of one run
 
 
 def main() -> int:

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from minimind.data.corpus import Block, Corpus
 from minimind.tokenizer.bpe import BPE
+from minimind.utils.child import python_module, search_path
 from minimind.utils.errors import UserError
-from minimind.utils.paths import PACKAGE
 
 
 class Tokens(NamedTuple):
@@ -55,9 +55,9 @@ class Worker:
 
     def __init__(self, encoder: Encoder) -> None:
         self.pipe, theirs = Pipe()
-        environment = os.environ | {"TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": os.pathsep.join(_search_path())}
+        environment = os.environ | {"TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": search_path()}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "minimind.data.worker", str(theirs.fileno())],
+            python_module("minimind.data.worker", str(theirs.fileno())),
             pass_fds=[theirs.fileno()], env=environment, stdin=subprocess.DEVNULL,
             process_group=0,  # Ctrl-C is the parent's to handle
         )  # fmt: skip
@@ -88,11 +88,6 @@ class Worker:
         self.pipe.close()
         self.process.terminate()
         self.process.wait()
-
-
-def _search_path() -> list[str]:
-    before = os.environ.get("PYTHONPATH")
-    return [str(PACKAGE.parent), *([before] if before else [])]
 
 
 def serve(pipe: Connection) -> None:

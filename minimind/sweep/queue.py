@@ -15,6 +15,7 @@ from minimind.config.plan import Plan
 from minimind.runs.lock import is_held
 from minimind.runs.stop import EX_TEMPFAIL, PARENT, SIGNALS
 from minimind.sweep.places import Place, Places
+from minimind.utils.child import search_path
 
 QUEUED, WAITING, RUNNING, FINISHED, STOPPED, FAILED = "queued", "waiting", "running", "finished", "stopped", "failed"
 GLANCE_S = 0.2  # between two looks at the processes
@@ -102,7 +103,7 @@ class Queue:
     def _start(self, job: Job, place: Place, folder: Path) -> None:
         settings = folder / f"{self.jobs.index(job)}.yaml"
         settings.write_text(job.frozen, encoding="utf-8")
-        environment = {**os.environ, PARENT: str(os.getpid())}
+        environment = {**os.environ, "PYTHONPATH": search_path(), PARENT: str(os.getpid())}
         if place.gpus:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(place.gpus)
         job.log.parent.mkdir(parents=True, exist_ok=True)

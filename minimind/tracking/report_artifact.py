@@ -1,6 +1,7 @@
 """The report of a sweep at W&B: an artifact of a run of its own, in the group of the sweep's runs."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -8,6 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from minimind.tracking.config import WandbSettings
+from minimind.utils.child import python_module, search_path
+from minimind.utils.paths import default_root
 
 FILES = ("report.md", "report.html", "report.png", "report.json", "sweep.json")
 START_S = 60.0  # for W&B to begin, besides the time it has to finish
@@ -16,9 +19,13 @@ MIRROR = "wandb"
 
 def publish_report(folder: Path, chosen: WandbSettings) -> str | None:
     """In a process of its own, which may fail or hang without harm; what went wrong, in a line, or None."""
-    command = [sys.executable, "-m", "minimind.tracking.report_artifact", str(folder), json.dumps(asdict(chosen))]
+    settings = json.dumps(asdict(chosen))
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=START_S + chosen.finish_timeout_s)
+        done = subprocess.run(
+            python_module("minimind.tracking.report_artifact", str(folder.absolute()), settings),
+            capture_output=True, text=True, timeout=START_S + chosen.finish_timeout_s, cwd=default_root(),
+            env={**os.environ, "PYTHONPATH": search_path()},
+        )  # fmt: skip
     except subprocess.TimeoutExpired:
         return "it did not answer in time"
     return None if done.returncode == 0 else (done.stderr.strip().splitlines() or ["no reason given"])[-1]

@@ -12,6 +12,8 @@ from minimind.tracking.config import WandbSettings
 from minimind.tracking.mirror import wandb_id
 from minimind.tracking.mirror_process import SAID_WHY, sync_command
 from minimind.tracking.run_logger import RunLogger
+from minimind.utils.child import python_module, search_path
+from minimind.utils.paths import default_root
 
 
 class WandbMirror(RunLogger):
@@ -30,10 +32,12 @@ class WandbMirror(RunLogger):
         self._version = run_id
         if os.environ.get("WANDB_MODE") == "disabled":
             return
+        environment = {"PYTHONPATH": search_path(), "OMP_NUM_THREADS": "1", "WANDB_SILENT": "true",
+                       "WANDB_ERROR_REPORTING": "false"}  # fmt: skip
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "minimind.tracking.mirror_process", str(run.path)],
-            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "WANDB_SILENT": "true", "WANDB_ERROR_REPORTING": "false"},
+            python_module("minimind.tracking.mirror_process", str(run.path.absolute())),
+            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True, env=os.environ | environment,
+            cwd=default_root(),  # see cli/sync
         )  # fmt: skip
         self._send(asdict(self.settings))
 

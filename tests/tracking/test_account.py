@@ -6,7 +6,9 @@ the real server treats them it cannot show.
 
 import gzip
 import json
+import os
 import shutil
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -20,6 +22,7 @@ from minimind.runs.folder import RunFolder
 from minimind.runs.metrics_file import append_row, read_rows
 from minimind.tracking.config import WandbSettings
 from minimind.tracking.wandb import WandbMirror
+from minimind.utils.child import python_module, search_path
 
 
 class StandIn(ThreadingHTTPServer):
@@ -28,6 +31,7 @@ class StandIn(ThreadingHTTPServer):
         self.address = f"http://127.0.0.1:{self.server_port}"
         self.lines: dict[str, list[str]] = {}  # of each run, its history
         self.ends: list[dict[str, Any]] = []  # what was said beside lines
+        self.asked: list[str] = []  # every address that was asked for
 
     def steps(self, run: str) -> list[int]:
         return [json.loads(line)["_step"] for line in self.lines.get(run, [])]
@@ -74,6 +78,7 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
     def answer(self) -> None:
+        self.server.asked.append(self.path)
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         if self.headers.get("Content-Encoding") == "gzip":
             body = gzip.decompress(body)
@@ -179,3 +184,25 @@ def test_a_server_that_is_not_there_makes_it_offline(run: RunFolder, monkeypatch
     assert message.count("\n") == 1
     assert "minimind sync" in message
     assert len(list((run.path / "wandb").glob("offline-run-*"))) == 1
+
+
+def test_a_run_folder_does_not_say_which_server_gets_the_key(small_run: Path, tmp_path: Path) -> None:
+    """W&B reads ./wandb/settings; in a run folder of somebody else that is theirs."""
+    environment = {name: value for name, value in os.environ.items() if name != "WANDB_MODE"}
+    copy = Path(shutil.copytree(small_run, tmp_path / "theirs"))
+    (copy / "wandb").mkdir(exist_ok=True)
+    with StandIn() as ours, StandIn() as theirs:
+        for server in (ours, theirs):
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+        (tmp_path / "config").mkdir()
+        for settings, server in ((tmp_path / "config" / "settings", ours), (copy / "wandb" / "settings", theirs)):
+            settings.write_text(f"[default]\nbase_url = {server.address}\n")
+        done = subprocess.run(
+            python_module("minimind.cli.main", "sync", "."), cwd=copy, capture_output=True, text=True, timeout=120,
+            env={**environment, "MINIMIND_ROOT": str(tmp_path), "PYTHONPATH": search_path(),
+                 "WANDB_CONFIG_DIR": str(tmp_path / "config"), "WANDB_API_KEY": "a" * 40},
+        )  # fmt: skip
+        ours.shutdown()
+        theirs.shutdown()
+    assert ours.asked, done.stdout + done.stderr
+    assert not theirs.asked
