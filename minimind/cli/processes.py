@@ -194,7 +194,7 @@ def work(path: Path) -> NoReturn:
         from minimind.parallel.collectives import join
 
         planned = plan(load_stored(folder.config))
-        join(planned.cfg.trainer.accelerator)
+        join(planned.cfg.trainer.accelerator, folder.store)
         train(planned, stop)
     except UserError as error:
         worker.fail(error, BAD_INPUT, explain(error))

@@ -3,11 +3,12 @@
 import contextlib
 import itertools
 import os
-import pickle
 from collections.abc import Callable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from minimind.parallel.environment import keep_to_loopback
 from minimind.utils.errors import ConfigError, UserError
 from minimind.utils.ranks import global_rank, is_main_process, world_size
 
@@ -22,25 +23,34 @@ _board: list[Any] = []  # the store of the tree, once joined
 _answers = itertools.count()
 
 
-def join(accelerator: str) -> None:
+def join(accelerator: str, file: Path | None = None) -> None:
     """Meets the other processes of the tree; what lies on the CPU travels over gloo, what on a GPU over NCCL.
+
+    Args:
+        file: where the ranks of our own tree meet; the others do so as torchrun and srun have it.
 
     Raises:
         UserError: some do not come.
     """
+    if world_size() == 1:
+        return
     import torch
     from torch import distributed
 
-    if world_size() == 1 or distributed.is_initialized():
+    from minimind.parallel.store import open_store
+
+    if distributed.is_initialized():
         return
+    keep_to_loopback()
+    rank, size = global_rank(), world_size()
     on_gpu = accelerator in ("auto", "cuda") and torch.cuda.is_available()
     try:
-        store, rank, size = next(distributed.rendezvous("env://", timeout=MEETING))
-        store.set(f"minimind/here/{rank}", b"")
+        store = open_store(file, MEETING)
+        store.set(f"minimind/here/{rank}", "")
         store.wait([f"minimind/here/{other}" for other in range(size)], MEETING)
-    except (distributed.DistError, TimeoutError) as error:
+    except (RuntimeError, OSError) as error:  # a store in a file has no kinds of errors
         raise UserError(
-            f"All {world_size()} processes must meet within {MEETING.seconds // 60} minutes, but did not; start them "
+            f"All {size} processes must meet within {MEETING.seconds // 60} minutes, but did not; start them "
             f"together, with torchrun or srun, or let train.py start them (parallel=ddp trainer.devices=N). ({error})"
         ) from None
     if on_gpu:
@@ -63,22 +73,22 @@ def from_main(action: Callable[[], T]) -> T:
     """
     if world_size() == 1:
         return action()
-    from torch import distributed
+    from minimind.parallel.messages import decode, encode
 
     key = f"minimind/answer/{next(_answers)}"
     (store,) = _board
     if is_main_process():
         try:
             answer = action()
-            store.set(key, pickle.dumps((answer, "", False)))
+            store.set(key, encode([answer, "", False]))
         except Exception as error:
-            store.set(key, pickle.dumps((None, f"{type(error).__name__}: {error}", isinstance(error, UserError))))
-            with contextlib.suppress(distributed.DistError):  # the store may be rank 0's own, and go with it
+            store.set(key, encode([None, f"{type(error).__name__}: {error}", isinstance(error, UserError)]))
+            with contextlib.suppress(RuntimeError):  # the store may be rank 0's own, and go with it
                 store.wait([f"{key}/read/{other}" for other in range(1, world_size())], FAREWELL)
             raise
         return answer
     store.wait([key], PATIENCE)
-    answer, problem, by_user = pickle.loads(store.get(key))
+    answer, problem, by_user = decode(store.get(key))
     store.set(f"{key}/read/{global_rank()}", b"")
     if problem:
         # a ConfigError is shown by rank 0 alone
@@ -97,11 +107,22 @@ def gathered(value: T) -> list[T]:
     """The value of every rank, in their order, on every rank."""
     if world_size() == 1:
         return [value]
+    import torch
     from torch import distributed
 
-    values: list[Any] = [None] * world_size()
-    distributed.all_gather_object(values, value)
-    return values
+    from minimind.parallel.messages import decode, encode
+
+    message = encode(value)
+    message = message.ljust(largest_over_ranks(len(message)))  # JSON may end in spaces
+    mine = torch.frombuffer(bytearray(message), dtype=torch.uint8)
+    messages = [torch.empty_like(mine) for _ in range(world_size())]
+    distributed.all_gather(messages, mine)
+    return [decode(bytes(message.numpy())) for message in messages]
+
+
+def broadcast(value: T, source: int) -> T:
+    """The value of the rank `source`, on every rank."""
+    return cast(T, gathered(value if global_rank() == source else None)[source])
 
 
 def sum_over_ranks(value: "Tensor") -> "Tensor":

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import socket
 from typing import NamedTuple
 
 FIRST_PORT, PORTS = 20_000, 12_000  # below what systems hand out to outgoing connections
@@ -38,15 +39,27 @@ def _slurm_as_torchrun() -> dict[str, str]:
         "GROUP_RANK": get("SLURM_NODEID", "0"),
         "WORLD_SIZE": str(num_tasks),
         "LOCAL_WORLD_SIZE": str(num_tasks // num_nodes),
-        "MASTER_ADDR": get("MASTER_ADDR") or _first_host(get("SLURM_STEP_NODELIST") or get("SLURM_NODELIST", "")),
+        "MASTER_ADDR": _address(num_nodes),
         "MASTER_PORT": get("MASTER_PORT") or str(port),
     }
 
 
-def _first_host(nodes: str) -> str:
-    """`gpu[03-10,12],cpu1` → `gpu03`."""
-    if int(os.environ.get("SLURM_NNODES", "1")) == 1:
-        return "127.0.0.1"
+def _address(num_nodes: int) -> str:
+    """The first host of the list (`gpu[03-10,12],cpu1` → `gpu03`) unless the user has named another."""
+    get = os.environ.get
+    if num_nodes == 1:
+        return "127.0.0.1"  # though MASTER_ADDR may be set: nobody else is to be reached
     from lightning.fabric.plugins.environments import SLURMEnvironment
 
-    return SLURMEnvironment.resolve_root_node_address(nodes)
+    nodes = get("SLURM_STEP_NODELIST") or get("SLURM_NODELIST", "")
+    return get("MASTER_ADDR") or SLURMEnvironment.resolve_root_node_address(nodes)
+
+
+def keep_to_loopback() -> None:
+    """Gloo and NCCL listen where no other machine gets, if all ranks are on this one; a user's own choice stands."""
+    if os.environ.get("LOCAL_WORLD_SIZE") != os.environ["WORLD_SIZE"]:
+        return
+    for _, name in socket.if_nameindex():
+        if name in ("lo", "lo0"):
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+            os.environ.setdefault("NCCL_SOCKET_IFNAME", f"={name}")  # the very name, not what begins with it

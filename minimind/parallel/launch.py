@@ -42,6 +42,8 @@ def run_tree(config_yaml: str, since: float, num_processes: int, worker_command:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    from minimind.parallel.agent import ONE_NODE
+
     path = Path(tempfile.mkdtemp(prefix="minimind-tree-"))
     folder = TreeFolder(path)
     folder.write(config_yaml, since)
@@ -49,8 +51,7 @@ def run_tree(config_yaml: str, since: float, num_processes: int, worker_command:
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what it says is said by us
     config = LaunchConfig(
         min_nodes=1, max_nodes=1, nproc_per_node=num_processes, run_id=uuid.uuid4().hex, max_restarts=0,
-        # The agent's own store, on a port that the system chose, is where the workers meet: no port is guessed.
-        rdzv_backend="c10d", rdzv_endpoint="localhost:0", local_addr="localhost",
+        rdzv_backend=ONE_NODE, local_addr="localhost",  # the workers meet in `TreeFolder.store`: no port is open
         signals_to_handle="SIGQUIT", shutdown_timeout=SAVING_S,  # SIGTERM, SIGINT and SIGUSR1: _Forwarding
         logs_specs=_own_logs(num_processes),
     )  # fmt: skip

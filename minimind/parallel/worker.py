@@ -37,6 +37,11 @@ class TreeFolder:
         """When the run was started, as of `time.time`."""
         return read_json(self.path / STARTED)
 
+    @property
+    def store(self) -> Path:
+        """Where the ranks meet; nobody but this user may open the folder."""
+        return self.path / "store"
+
     def presence(self, rank: int) -> Path:
         return self.path / f"rank{rank}.pid"
 

@@ -1,5 +1,6 @@
 """Runs of several processes through the real command line: stopped and killed every way, and none the worse for it."""
 
+import contextlib
 import os
 import random
 import signal
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ SETTINGS = [
 ]  # fmt: skip
 MIXTURE = ["model.num_experts=2", "model.dropout=0.1", "trainer.micro_batch=2"]  # accumulation 2 in two processes
 OWN_TREE = ["parallel=ddp", "trainer.devices=2"]
+LISTEN = "0A"  # a state, in /proc/net/tcp
 
 
 class Tree:
@@ -91,6 +94,47 @@ def after_more_steps(root: Path, name: str, more: int = 8) -> Path:
     raise AssertionError("no steps")
 
 
+def heard_by_others(processes: list[subprocess.Popen[bytes]], *, theirs: bool = True) -> list[str]:
+    """The addresses, but for loopback ones, at which these processes and all they have started listen.
+
+    Args:
+        theirs: what the processes listen at themselves, and not only what they have started.
+    """
+    parents = {int(path.parent.name): stat_parent(path) for path in Path("/proc").glob("[0-9]*/stat")}
+    family = {process.pid for process in processes}
+    started: set[int] = set()
+    while new := {pid for pid, parent in parents.items() if parent in family | started} - started:
+        started |= new
+    mine = {link for pid in started | (family if theirs else set()) for link in open_files(pid)}
+    rows = [line.split() for name in ("tcp", "tcp6") for line in Path("/proc/net", name).read_text().splitlines()[1:]]
+    addresses = [address_of(row[1]) for row in rows if row[3] == LISTEN and f"socket:[{row[9]}]" in mine]
+    assert addresses, "gloo listens somewhere"
+    return [str(address) for address in addresses if not ip_address(address).is_loopback]
+
+
+def stat_parent(path: Path) -> int:
+    try:
+        return int(path.read_text().rsplit(")", 1)[1].split()[1])
+    except (FileNotFoundError, ProcessLookupError):  # it ended just now
+        return -1
+
+
+def open_files(pid: int) -> set[str]:
+    found = set()
+    for path in Path(f"/proc/{pid}/fd").glob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            found.add(str(path.readlink()))
+    return found
+
+
+def address_of(written: str) -> str:
+    """`0100007F:1F90` → `127.0.0.1`; four bytes at a time, the last first."""
+    parts = bytes.fromhex(written.split(":")[0])
+    address = ip_address(b"".join(parts[i : i + 4][::-1] for i in range(0, len(parts), 4)))
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return str(mapped or address)
+
+
 def slurm(folder: Path) -> list[dict[str, str]]:
     """The variables of two processes that srun started in a job array, with a stand-in for scontrol on PATH."""
     (folder / "bin").mkdir()
@@ -120,6 +164,7 @@ def test_two_processes_stopped_every_way_equal_a_run_that_never_was(start: Start
 
     tree = start(*arguments, *OWN_TREE)  # SIGTERM to the parent only
     folder = after_more_steps(root, "ended")
+    assert heard_by_others(tree.processes) == []
     tree.processes[0].terminate()
     codes, said = tree.wait()
     assert codes == [75], said
@@ -138,6 +183,7 @@ def test_two_processes_stopped_every_way_equal_a_run_that_never_was(start: Start
 
     tree = start(*arguments, "run.requeue=true", variables=slurm(tmp_path))  # SIGUSR1 to one rank of srun's
     after_more_steps(root, "ended")
+    assert heard_by_others(tree.processes) == []
     tree.processes[1].send_signal(signal.SIGUSR1)
     codes, said = tree.wait()
     assert codes == [75, 75], said
@@ -154,6 +200,8 @@ def test_two_processes_stopped_every_way_equal_a_run_that_never_was(start: Start
     assert "rank 1 was ended by SIGKILL" in said
 
     tree = start(*arguments, by=("-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"))
+    after_more_steps(root, "ended")
+    assert heard_by_others(tree.processes, theirs=False) == []  # torchrun itself has a store for all to see
     codes, said = tree.wait()
     assert codes == [0], said
     assert said.count("The run is in") == 1

@@ -1,5 +1,10 @@
 """What the ranks tell each other, forked and over gloo."""
 
+import os
+import pickle
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -52,6 +57,52 @@ def test_ranks_agree(run_ranks: Callable[..., list[Any]], tmp_path: Path) -> Non
         "from_main": 0, "main_first": "by rank 0", "gathered": [{"rank": rank} for rank in range(3)], "largest": 5,
         "sums": {"count": 3 * 2**40 + 3, "load": [[3.0] * 3] * 2},
     }  # fmt: skip
+
+
+STRANGER = """
+import sys
+from torch.distributed import TCPStore
+TCPStore("127.0.0.1", int(sys.argv[1]), is_master=False).set("start0/minimind/answer/0", bytes.fromhex(sys.argv[2]))
+"""
+
+
+class Command:
+    """Unpickling one runs it."""
+
+    def __init__(self, command: str) -> None:
+        self.command = command
+
+    def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
+        return os.system, (self.command,)
+
+
+def overhear(folder: Path) -> str:
+    """Rank 0 is slow to answer, and a stranger answers in its place."""
+    heard = folder / "heard"
+
+    def after_the_stranger() -> None:
+        while not heard.exists():
+            time.sleep(0.01)
+
+    if global_rank() == 1:
+        payload = pickle.dumps(([Command(f"touch {folder / 'ran'}")], "", False))
+        subprocess.run([sys.executable, "-c", STRANGER, os.environ["MASTER_PORT"], payload.hex()], check=True)
+    try:
+        from_main(after_the_stranger)
+        return ""
+    except ValueError as error:
+        return str(error)
+    finally:
+        heard.touch()
+
+
+def test_what_a_stranger_puts_into_the_store_is_an_error_and_is_not_run(
+    run_ranks: Callable[..., list[Any]], tmp_path: Path
+) -> None:
+    first, other = run_ranks(2, overhear, tmp_path, tmp_path)
+    assert not (tmp_path / "ran").exists()
+    assert first == ""
+    assert "Another process has sent what is not a message" in other
 
 
 def test_one_process_needs_no_other() -> None:

@@ -1,9 +1,13 @@
 """In which tree a process finds itself, from the variables of torchrun and srun."""
 
+from datetime import timedelta
+
 import pytest
 
-from minimind.parallel.environment import Tree, joined_tree
+from minimind.parallel.environment import Tree, joined_tree, keep_to_loopback
 from minimind.parallel.slurm import job_id, requeue
+from minimind.parallel.store import open_store
+from minimind.utils.errors import UserError
 from minimind.utils.ranks import global_rank
 
 SRUN = {"SLURM_NTASKS": "8", "SLURM_NNODES": "2", "SLURM_PROCID": "5", "SLURM_LOCALID": "1", "SLURM_NODEID": "1",
@@ -42,6 +46,33 @@ def test_srun(monkeypatch: pytest.MonkeyPatch) -> None:
     assert joined_tree() == Tree(8, 4)
     assert global_rank() == 5
     assert (environment["MASTER_ADDR"], environment["LOCAL_RANK"], environment["GROUP_RANK"]) == ("gpu03", "1", "1")
+
+
+def test_the_ranks_of_one_node_meet_and_listen_where_no_other_machine_gets(monkeypatch: pytest.MonkeyPatch) -> None:
+    one_node = {**SRUN, "SLURM_NNODES": "1", "MASTER_ADDR": "gpu03"}
+    environment = given(monkeypatch, one_node)
+    joined_tree()
+    keep_to_loopback()
+    assert environment["MASTER_ADDR"] == "127.0.0.1"
+    assert (environment["GLOO_SOCKET_IFNAME"], environment["NCCL_SOCKET_IFNAME"]) in (("lo", "=lo"), ("lo0", "=lo0"))
+
+    environment = given(monkeypatch, {**one_node, "GLOO_SOCKET_IFNAME": "eth0"})
+    joined_tree()
+    keep_to_loopback()
+    assert environment["GLOO_SOCKET_IFNAME"] == "eth0"
+
+    environment = given(monkeypatch, {**SRUN, "MASTER_ADDR": "10.0.0.3"})  # two nodes
+    joined_tree()
+    keep_to_loopback()
+    assert environment["MASTER_ADDR"] == "10.0.0.3"
+    assert "GLOO_SOCKET_IFNAME" not in environment
+
+
+def test_nodes_cannot_meet_at_a_loopback_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    given(monkeypatch, {**SRUN, "SLURM_PROCID": "0", "MASTER_ADDR": "localhost"})
+    joined_tree()
+    with pytest.raises(UserError, match="`MASTER_ADDR` must be an address at which the other nodes reach rank 0"):
+        open_store(None, timedelta(seconds=5))
 
 
 def test_steps_of_one_job_have_ports_of_their_own_and_ranks_of_one_step_the_same(

@@ -8,7 +8,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from torch import Tensor
-from torch.distributed import GradBucket
+from torch.distributed import GradBucket, distributed_c10d
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.futures import Future
 from torch.utils.data import DataLoader
@@ -74,6 +74,7 @@ class Watch(pl.Callback):
 def train(config: dict[str, Any], steps: int, micro_batch: int, folder: Path) -> dict[str, Any]:
     """One rank's view: the rows of metrics.jsonl, the gradient of the first step, the weights after the last."""
     quiet_libraries()
+    vars(distributed_c10d)["_unpickler"] = None  # neither we nor Lightning may need it
     torch.manual_seed(0)
     module = TrainingModule(
         MiniMind(ModelConfig(**config)), objective="pretrain", optim=OptimConfig(lr=1e-2, eps=1e-3),
