@@ -110,6 +110,10 @@ def train(planned: "Plan", stop: StopRequest) -> int:
             _preempted(planned, preempted.reason)
         wait_for_all()  # a launcher ends the others as soon as one has left
         leave()
+    except UserError as error:  # such as a shard that is harmed, found when it is first read
+        if is_main_process() and session.started and planned.folder.in_place:
+            planned.folder.update_status(state=STATE_FAILED, reason=str(error))
+        raise
     finally:
         session.close(code, preempted=code == PREEMPTED)
     return code

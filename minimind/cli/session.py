@@ -64,6 +64,7 @@ class Session:
         loggers = {name: node for name, node in cfg.logger.items() if name != "watch"}
         self.logger_factories = factories(loggers, "logger", RunLogger, given=("run", "resume_step"))
         self.loggers: list[RunLogger] = []
+        self.started = False  # whether the folder says so
         self.auto = from_main(lambda: stored_or_resolved(cfg, run.status.get("auto", {})))
         torch.set_num_threads(self.auto["num_threads"])
         check_tokenizer(cfg)
@@ -124,11 +125,14 @@ class Session:
             parameters=self.cfg.model.num_parameters(), active_parameters=self.cfg.model.num_parameters(active=True),
             machine=describe_machine(torch.device(self.auto["accelerator"])),
         )  # fmt: skip
+        self.started = True
         step = 0 if self.resume_from is None else step_of(self.resume_from)
         for file in (run.metrics, run.samples, run.histograms):
             truncate_after(file, step)
         if self.resume_from is not None:
             print(f"Resuming {run.path} from step {step}.", file=sys.stderr)
+            if not run.metrics.is_file():
+                print(f"Warning: {run.metrics} is gone; its rows up to step {step} are lost.", file=sys.stderr)
 
     def fit(self) -> None:
         """Trains to the last step, validating and saving on the way."""

@@ -77,8 +77,10 @@ def named_folder(resume: str) -> Path | None:
 def is_finished(planned: Plan) -> bool:
     """Whether this run has been done to its end, or as far as it was to go when it was stopped early."""
     status = planned.folder.status
-    return status.get("state") == FINISHED and (
-        status["step"] >= _max_steps(planned.cfg, status) or _as_it_was_started(planned)
+    return (
+        status.get("state") == FINISHED
+        and planned.folder.summary.is_file()
+        and (status["step"] >= _max_steps(planned.cfg, status) or _as_it_was_started(planned))
     )
 
 

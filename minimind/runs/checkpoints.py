@@ -80,6 +80,8 @@ def checkpoint_of(path: Path) -> Path:
             f"{COMPLETE} marker in it); name runs/<run> or runs/<run>/checkpoints/<step>."
         )
     best = run.status.get("best_checkpoint")
+    if best is not None and best not in [folder.name for folder in complete]:
+        print(f"Warning: {best}, the best of {path}, is gone; taking {complete[-1].name}.", file=sys.stderr)
     return verified(next((folder for folder in complete if folder.name == best), complete[-1]))
 
 

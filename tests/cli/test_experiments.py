@@ -118,6 +118,8 @@ def test_a_harmed_shard_or_another_tokenizer_stops_a_run_before_it_starts(
         assert code == 2, said
         assert f"{shard} must have the sha256 that {MANIFEST} says" in said
         assert f"delete {shards.parent} and run the same command" in said
+    failed = [read_json(path) for path in (tmp_path / "root" / "runs").glob("*/status.json")]
+    assert sorted(status["state"] for status in failed) == ["failed", "finished"]
     shard.write_bytes(whole)
     BPE.train(["a b c " * 100], 300).save(tokenizer)
     code, said = start(*command, "run.tag=again")

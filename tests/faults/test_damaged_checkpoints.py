@@ -170,3 +170,18 @@ def test_killed_while_saving_its_first_checkpoint_a_run_begins_again(copy: Path)
     assert resume_point(RunFolder(copy)) is None
     mark_complete(copy / "checkpoints" / LAST, 20)
     assert resume_point(RunFolder(copy)) == copy / "checkpoints" / LAST
+
+
+def test_what_else_is_lost_is_said(run_here, copy: Path) -> None:
+    """The best checkpoint, replaced by another; the rows of the metrics; the summary, which is made anew."""
+    write_json(copy / "status.json", {**read_json(copy / "status.json"), "best_checkpoint": "step_00000015"})
+    said = run_here(main, "inspect", copy)
+    assert "step_00000015, the best of" in said.err
+    assert f"taking {LAST}" in said.err
+    (copy / "metrics.jsonl").unlink()
+    said = run_here(train, f"run.resume={copy}", "trainer.max_steps=22")
+    assert "its rows up to step 20 are lost" in said.err
+    (copy / "summary.json").unlink()
+    said = run_here(train, f"run.resume={copy}")
+    assert said.code == 0, said.err
+    assert read_json(copy / "summary.json")["step"] == 22
