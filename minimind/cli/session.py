@@ -49,6 +49,7 @@ from minimind.utils.memory import keep_freed_memory
 from minimind.utils.paths import find_existing
 from minimind.utils.ranks import global_rank, is_main_process, world_size
 from minimind.utils.seeding import seed_everything
+from minimind.utils.terminal import say
 
 PROMPT_TOKENS = 24  # of a held-out document, where the corpus has no prompts of its own
 
@@ -101,7 +102,7 @@ class Session:
             )
         source = source_hash()
         if status and status["source_hash"] != source:
-            print("The source code has changed since this run was started.", file=sys.stderr)
+            say("The source code has changed since this run was started.", file=sys.stderr)
         resume_from = newest_readable(run)
         run.remove_leftovers()
         run.path.mkdir(parents=True, exist_ok=True)
@@ -117,7 +118,7 @@ class Session:
         for file in (run.metrics, run.samples, run.histograms):
             truncate_after(file, step)
         if resume_from is not None:
-            print(f"Resuming {run.path} from step {step}.", file=sys.stderr)
+            say(f"Resuming {run.path} from step {step}.", file=sys.stderr)
         return resume_from
 
     def fit(self) -> None:
@@ -212,7 +213,7 @@ class Session:
         tokens = sum(len(source.packing.stream) for source in data.mixture.sources)
         rows = sum(source.packing.num_rows for source in data.mixture.sources)
         processes = f"{world_size()} processes, each: " if world_size() > 1 else ""
-        print(
+        say(
             f"{self.run.path.name}: {size}; {tokens / 1e6:.2f}M training tokens in {rows:,} rows, "
             f"{data.max_steps * data.batch_rows / rows:.2f} epochs in {data.max_steps:,} steps; "
             f"{processes}{auto['accelerator']}, {auto['precision']}, {auto['num_threads']} threads",

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from minimind.utils.terminal import say
+
 
 def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = verbs.add_parser("sync", help="make the W&B run of a run folder anew, and upload it with an account")
@@ -21,7 +23,7 @@ def run(arguments: argparse.Namespace) -> int:
     os.environ["WANDB_SILENT"] = "true"
     built = [build(folder) for folder in folders]
     for folder, (clean, rows, step) in zip(folders, built, strict=True):
-        print(f"{folder.name}: {rows} rows up to step {step} in {clean}")
+        say(f"{folder.name}: {rows} rows up to step {step} in {clean}")
     return upload([clean for clean, _, _ in built])
 
 
@@ -29,7 +31,7 @@ def upload(folders: list[Path]) -> int:
     from minimind.tracking.account import why_offline
 
     if reason := why_offline():
-        print(f"Not uploaded ({reason}). With an account (wandb login) the same command uploads.")
+        say(f"Not uploaded ({reason}). With an account (wandb login) the same command uploads.")
         return 0
     command = [sys.executable, "-m", "wandb", "sync", "--include-synced", *map(str, folders)]
     return subprocess.run(command, env={**os.environ, "WANDB_SILENT": "false"}).returncode

@@ -12,6 +12,7 @@ from minimind.tracking.config import WandbSettings
 from minimind.tracking.mirror import wandb_id
 from minimind.tracking.mirror_process import SAID_WHY, sync_command
 from minimind.tracking.run_logger import RunLogger
+from minimind.utils.terminal import say
 
 
 class WandbMirror(RunLogger):
@@ -78,5 +79,5 @@ class WandbMirror(RunLogger):
     def _say_stopped(self, code: int) -> None:
         if not self.said and code != SAID_WHY:
             command = sync_command(self.run)
-            print(f"W&B: the mirror has stopped (exit {code}); the run goes on. Afterwards: {command}", file=sys.stderr)
+            say(f"W&B: the mirror has stopped (exit {code}); the run goes on. Afterwards: {command}", file=sys.stderr)
         self.said = True

@@ -23,6 +23,7 @@ from torch import Tensor
 from minimind.runs.folder import COMPLETE, RunFolder, checkpoint_name
 from minimind.utils.errors import UserError
 from minimind.utils.files import read_json, sync_folder, write_json
+from minimind.utils.terminal import say
 
 STATE, CONFIG, TOKENIZER = "state.pt", "config.yaml", "tokenizer.json"
 
@@ -133,7 +134,7 @@ def newest_readable(run: RunFolder) -> Path | None:
         problem = what_is_wrong(folder)
         if problem is None:
             return folder
-        print(f"Warning: {folder} cannot be used ({problem}); looking at the one before.", file=sys.stderr)
+        say(f"Warning: {folder} cannot be used ({problem}); looking at the one before.", file=sys.stderr)
     if any((folder / COMPLETE).is_file() for folder in folders):
         raise UserError(
             f"One checkpoint in {run.checkpoints} must be readable, but all are corrupt; nothing was changed. "
