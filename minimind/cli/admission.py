@@ -10,6 +10,7 @@ from minimind.runs.checkpoints import resume_point
 from minimind.runs.folder import RunFolder, step_of
 from minimind.runs.lock import run_lock
 from minimind.utils.errors import UserError
+from minimind.utils.terminal import say
 
 
 def admit(planned: Plan, held: ExitStack) -> int | None:
@@ -25,7 +26,7 @@ def admit(planned: Plan, held: ExitStack) -> int | None:
     if starts_afresh(cfg) and folder.path.exists():
         with run_lock(folder.lock):
             moved = folder.move_aside()
-        print(f"run.fresh: the old folder is now {moved.name}.", file=sys.stderr)
+        say(f"run.fresh: the old folder is now {moved.name}.", file=sys.stderr)
     if named_folder(cfg.run.resume):
         refuse_other_settings(planned.config, folder.path, folder.status.get("step", 0))
     if is_finished(planned):  # needs no lock, so that a folder can be read where nothing can be written
@@ -50,13 +51,13 @@ def _show_finished(folder: RunFolder) -> int:
     from minimind.runs.source import source_hash
     from minimind.utils.files import read_json
 
-    print("This run is finished. run.fresh=true does it again, run.tag=NAME makes another of the same settings,")
-    print(f"run.resume={folder.path} trainer.max_steps=N schedule.horizon_steps=N goes on longer")
-    print("(the learning rate has ended where the schedule did, unless its horizon moves too).")
+    say("This run is finished. run.fresh=true does it again, run.tag=NAME makes another of the same settings,")
+    say(f"run.resume={folder.path} trainer.max_steps=N schedule.horizon_steps=N goes on longer")
+    say("(the learning rate has ended where the schedule did, unless its horizon moves too).")
     if folder.status.get("source_hash") != source_hash():
-        print("The source code has changed since.")
+        say("The source code has changed since.")
     if reason := folder.status.get("reason"):
-        print(f"It was stopped early: {reason}.")
+        say(f"It was stopped early: {reason}.")
     summary = read_json(folder.summary)
     samples = [sample for sample in read_rows(folder.samples) if sample.get("step", summary["step"]) == summary["step"]]
     print_summary(summary, samples, folder.path)

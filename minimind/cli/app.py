@@ -10,6 +10,7 @@ from typing import Any
 from minimind.utils.errors import ConfigError, UserError, suggestion
 from minimind.utils.paths import conf_dir
 from minimind.utils.ranks import is_main_process
+from minimind.utils.terminal import say
 
 FINISHED, FAILED, BAD_INPUT, PREEMPTED = 0, 1, 2, 75
 
@@ -18,7 +19,7 @@ def run_app(config_name: str, task: Callable[..., int | None], help_text: Callab
     """Composes `config_name` from the command line, runs `task` with it, and returns the exit code."""
     arguments = sys.argv[1:]
     if {"--help", "-h"} & set(arguments):
-        print(help_text(conf_dir()))
+        say(help_text(conf_dir()))
         return FINISHED
     return guarded(lambda: _compose_and_run(config_name, task))
 
@@ -29,16 +30,16 @@ def guarded(action: Callable[[], int | None]) -> int:
         return action() or FINISHED
     except UserError as error:
         if is_main_process() or not isinstance(error, ConfigError):  # every process finds the same configuration wrong
-            print(explain(error), file=sys.stderr)
+            say(explain(error), file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
-        print("\nInterrupted; nothing was changed since the last checkpoint.", file=sys.stderr)
+        say("\nInterrupted; nothing was changed since the last checkpoint.", file=sys.stderr)
         return PREEMPTED
     except BrokenPipeError:  # the reader of our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FINISHED
     except Exception:
-        traceback.print_exc()
+        say(traceback.format_exc(), end="", file=sys.stderr)
         return FAILED
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from minimind.cli.app import BAD_INPUT, run_app
 from minimind.cli.help import evaluate_help
 from minimind.utils.errors import ConfigError, UserError
+from minimind.utils.terminal import say
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -21,7 +22,7 @@ def main() -> int:
     try:
         _offer_settings_of_the_run(sys.argv[1:])
     except UserError as error:
-        print(error, file=sys.stderr)
+        say(error, file=sys.stderr)
         return BAD_INPUT
     return run_app("evaluate", _task, evaluate_help)
 

@@ -2,6 +2,8 @@
 
 import argparse
 
+from minimind.utils.terminal import say
+
 
 def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = verbs.add_parser("export", help="write a trained model as a folder for Hugging Face's transformers")
@@ -32,6 +34,6 @@ def run(arguments: argparse.Namespace) -> int:
     family = export_folder(
         model, tokenizer, target, family=arguments.family, dtype=getattr(torch, arguments.dtype)
     )  # fmt: skip
-    print(f"{checkpoint} is now a {family} model in {target}.")
-    print(f'AutoModelForCausalLM.from_pretrained("{target}") loads it, and AutoTokenizer its tokenizer.')
+    say(f"{checkpoint} is now a {family} model in {target}.")
+    say(f'AutoModelForCausalLM.from_pretrained("{target}") loads it, and AutoTokenizer its tokenizer.')
     return 0

@@ -3,6 +3,9 @@
 import argparse
 import sys
 from dataclasses import replace
+from itertools import chain
+
+from minimind.utils.terminal import say
 
 
 def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -16,6 +19,7 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     parser.add_argument("--yarn", type=float, metavar="FACTOR", help="stretch the context so many times by YaRN")
     parser.add_argument("--greedy", action="store_true", help="always the likeliest token")
     parser.add_argument("--seed", type=int, default=None, help="for the same text again")
+    parser.add_argument("--raw", action="store_true", help="control characters as they are, on a terminal too")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     parser.set_defaults(action=run)
 
@@ -51,9 +55,6 @@ def run(arguments: argparse.Namespace) -> int:
         end_of_text=tokenizer.end_of_text,
         generator=generator,
     )
-    sys.stdout.write(prompt)
-    for text in tokenizer.stream_decode(tokens):
-        sys.stdout.write(text)
-        sys.stdout.flush()
-    print()
+    for text in chain([prompt], tokenizer.stream_decode(tokens), ["\n"]):
+        say(text, end="", raw=arguments.raw)
     return 0

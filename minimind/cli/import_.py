@@ -4,6 +4,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from minimind.utils.terminal import say
+
 if TYPE_CHECKING:
     from minimind.model.config import ModelConfig
     from minimind.model.transformer import MiniMind
@@ -26,8 +28,8 @@ def run(arguments: argparse.Namespace) -> int:
     refuse_non_empty(target)
     model, tokenizer = import_folder(source)
     write_run(model, tokenizer, source, target)
-    print(f"{source} is now the run {target}: {model.config.num_parameters() / 1e6:.2f}M parameters.")
-    print(f'Try: minimind generate {target} --prompt "…", evaluate.py checkpoint={target}, init_from={target}.')
+    say(f"{source} is now the run {target}: {model.config.num_parameters() / 1e6:.2f}M parameters.")
+    say(f'Try: minimind generate {target} --prompt "…", evaluate.py checkpoint={target}, init_from={target}.')
     return 0
 
 

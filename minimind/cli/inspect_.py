@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from minimind.utils.errors import UserError
+from minimind.utils.terminal import say
 
 if TYPE_CHECKING:
     from minimind.model.config import ModelConfig
@@ -75,9 +76,9 @@ def _show_run(thing: Path) -> None:
     assert isinstance(cfg, ModelConfig)
     lines = describe(cfg, stored.data.sequence_length)
     lines["tokenizer"] = f"{BPE.load(checkpoint / TOKENIZER).vocab_size:,} tokens"
-    print(checkpoint)
+    say(checkpoint)
     for name, text in lines.items():
-        print(f"  {name:11} {text}")
+        say(f"  {name:11} {text}")
 
 
 def describe(cfg: "ModelConfig", sequence_length: int) -> dict[str, str]:

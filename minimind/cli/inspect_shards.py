@@ -4,24 +4,25 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from minimind.data.describe import length_histogram, pieces
 from minimind.data.shards import MANIFEST, TokenStream
 from minimind.tokenizer.bpe import BPE
+from minimind.utils.console import VisibleConsole
 from minimind.utils.errors import UserError
 from minimind.utils.files import read_json
+from minimind.utils.terminal import say
 
 WINDOW_TOKENS = 256  # shown, unless said otherwise
 BAR = 40  # characters of the longest
 
 
 def show_shards(thing: Path, folders: list[Path], arguments: argparse.Namespace) -> None:
-    console = Console(highlight=False)
+    console = VisibleConsole()
     manifests = {folder.name: read_json(folder / MANIFEST) for folder in folders}
-    console.print(f"[bold]{thing}[/]")
+    console.print(str(thing), style="bold")
     console.print(manifest_table(manifests))
     for name in ("options", "versions"):
         settings = next(iter(manifests.values()))[name].items()
@@ -81,7 +82,7 @@ def epochs_in_words(tokens: int, name: str, sequence_length: int, batch_tokens: 
     return said + (f"; {epochs:g} epochs are {windows * epochs / rows:,.0f} steps." if epochs != 1 else ".")
 
 
-def _show_window(console: Console, stream: TokenStream, window: int, length: int) -> None:
+def _show_window(console: VisibleConsole, stream: TokenStream, window: int, length: int) -> None:
     windows = -(-len(stream) // length)
     if not 0 <= window < windows:
         raise UserError(f"--window must be from 0 to {windows - 1} at length {length}, but is {window}.")
@@ -95,8 +96,8 @@ def _show_window(console: Console, stream: TokenStream, window: int, length: int
     console.print(f"\nWindow {window:,} of {windows:,}, tokens {start:,} to {stop - 1:,} of {stream.folder.name}:")
     for piece in pieces(stream, start, stop, bpe.end_of_text):
         console.rule(f"document {piece.document:,}", style="dim", align="left")
-        console.print(Text(bpe.decode(piece.tokens)), soft_wrap=True, end="")
-        console.print("[reverse]<|endoftext|>[/]" if piece.ends else "[dim]… goes on[/]")
+        say(bpe.decode(piece.tokens), end="")
+        console.print(Text("<|endoftext|>", "reverse") if piece.ends else Text("… goes on", "dim"))
 
 
 def _bar(share: float) -> str:

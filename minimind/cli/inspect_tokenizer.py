@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 from rich.columns import Columns
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -14,6 +13,7 @@ from minimind.data.encode import batches, encoded
 from minimind.data.shards import token_dtype
 from minimind.data.worker import Encoder
 from minimind.tokenizer.bpe import BPE
+from minimind.utils.console import VisibleConsole
 from minimind.utils.errors import UserError
 from minimind.utils.progress import progress_bar
 
@@ -22,8 +22,8 @@ TOKENS = 48  # shown, unless said otherwise
 
 def show(path: Path, *, count: int | None, first: int | None, corpus: str | None) -> None:
     bpe = BPE.load(path)
-    console = Console(highlight=False)
-    console.print(f"[bold]{path}[/]")
+    console = VisibleConsole()
+    console.print(str(path), style="bold")
     special = [index for index in range(bpe.vocab_size) if bpe.is_special(index)]
     added = [index for index in range(bpe.vocab_size) if bpe.is_added(index) and index not in special]
     lengths = bpe.token_bytes

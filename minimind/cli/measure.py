@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from minimind.config.load import load_model
 from minimind.config.schema import EvaluateConfig
@@ -23,10 +22,12 @@ from minimind.objectives.pretrain import logits_of
 from minimind.report.summary import bits_table
 from minimind.runs.checkpoints import TOKENIZER
 from minimind.runs.folder import RunFolder
+from minimind.utils.console import VisibleConsole
 from minimind.utils.errors import UserError
 from minimind.utils.files import write_json
 from minimind.utils.hardware import autocast, pick_device, pick_precision
 from minimind.utils.memory import keep_freed_memory
+from minimind.utils.terminal import say
 
 ROWS = 16  # of one forward pass
 
@@ -69,7 +70,7 @@ def measure(cfg: EvaluateConfig, checkpoint: Path, cache: Path, *, all_held_out:
     target = run.evaluations / f"{checkpoint.name}-{cfg.data.kind}-{key}.json"
     target.parent.mkdir(exist_ok=True)
     write_json(target, figures)
-    print(f"Written to {target}.")
+    say(f"Written to {target}.")
     return figures
 
 
@@ -87,11 +88,10 @@ def add_losses(
 
 
 def _show(figures: dict[str, Any]) -> None:
-    console = Console()
+    console = VisibleConsole()
     console.print(
         f"{figures['checkpoint']} on {figures['documents']:,} documents, {figures['bytes']:,} bytes, "
         f"{figures['tokens']:,} tokens in {figures['elapsed_s']} s: loss {figures['val/loss']:.4f}, "
-        f"perplexity {figures['val/perplexity']:.2f}",
-        highlight=False,
+        f"perplexity {figures['val/perplexity']:.2f}"
     )
     console.print(bits_table(figures))

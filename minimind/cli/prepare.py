@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from minimind.cli.app import run_app
 from minimind.cli.help import prepare_help
+from minimind.utils.terminal import say
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -29,16 +30,16 @@ def _task(composed: "DictConfig") -> None:
     steps = _steps(cfg, data)
     total_weight = sum(source.weight for source in data.sources)
     for source in data.sources:
-        print(source.name)
+        say(source.name)
         for split in SPLITS:
             stream = source.stream(split)
             ratio = stream.text_bytes / max(1, len(stream))
             figures = f"{stream.num_documents:,} documents, {len(stream):,} tokens, {stream.text_bytes:,} bytes"
-            print(f"  {split:11} {figures}, {ratio:.2f} bytes a token")
-        print(f"  folder      {source.folder}")
-        print(f"  training    {_epochs(cfg, steps, source.weight / total_weight, len(source.stream(TRAIN)))}")
-    print(f"tokenizer\n  {data.tokenizer.vocab_size:,} tokens, {data.tokenizer_path}")
-    print("minimind inspect FOLDER shows more.")
+            say(f"  {split:11} {figures}, {ratio:.2f} bytes a token")
+        say(f"  folder      {source.folder}")
+        say(f"  training    {_epochs(cfg, steps, source.weight / total_weight, len(source.stream(TRAIN)))}")
+    say(f"tokenizer\n  {data.tokenizer.vocab_size:,} tokens, {data.tokenizer_path}")
+    say("minimind inspect FOLDER shows more.")
 
 
 def _steps(cfg: "TrainConfig", data: "PreparedData") -> int:

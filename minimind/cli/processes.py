@@ -17,6 +17,7 @@ from minimind.runs.stop import StopRequest
 from minimind.utils.child import python_module, search_path
 from minimind.utils.errors import ConfigError, RunFailed, UserError
 from minimind.utils.ranks import is_main_process
+from minimind.utils.terminal import say
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -53,7 +54,7 @@ def run(composed: "DictConfig") -> int:
         except RunFailed as error:
             if planned.folder.in_place:
                 planned.folder.update_status(state=STATE_FAILED, reason=str(error))
-            print(error, file=sys.stderr)
+            say(error, file=sys.stderr)
             return FAILED
         except Exception as error:
             _fail(planned.folder, f"{type(error).__name__}: {error}", traceback.format_exc())
@@ -124,18 +125,18 @@ def _preempted(planned: "Plan", reason: str) -> None:
 
     path = planned.folder.path
     planned.folder.update_status(state=STATE_PREEMPTED, reason=reason)
-    print(f"Stopped by {reason} with a checkpoint in {path}. Run the same command to go on.", file=sys.stderr)
+    say(f"Stopped by {reason} with a checkpoint in {path}. Run the same command to go on.", file=sys.stderr)
     if planned.cfg.run.requeue and reason in REQUEUED_AFTER:
         requeue()
 
 
 def _fail(folder: RunFolder, reason: str, text: str) -> None:
     """Says what happened: its end on the terminal, all of it in the folder, where there is one."""
-    print("".join(f"{line}\n" for line in text.splitlines()[-LINES_SHOWN:]), end="", file=sys.stderr)
+    say("".join(f"{line}\n" for line in text.splitlines()[-LINES_SHOWN:]), end="", file=sys.stderr)
     if folder.in_place and folder.status:
         folder.update_status(state=STATE_FAILED, reason=reason)
         (folder.path / "traceback.txt").write_text(f"{text}\n{reason}\n", encoding="utf-8")
-        print(f"Failed ({reason.splitlines()[0]}); the whole is in {folder.path / 'traceback.txt'}.", file=sys.stderr)
+        say(f"Failed ({reason.splitlines()[0]}); the whole is in {folder.path / 'traceback.txt'}.", file=sys.stderr)
 
 
 def lead(composed: "DictConfig", planned: "Plan", stop: StopRequest) -> int:
@@ -165,7 +166,7 @@ def _verdict(folder: RunFolder, outcome: "Outcome", before: float | None) -> int
     """Workers that were preempted end with 0, lest the agent takes it for a failure: status.json tells."""
     death, status = outcome.death, folder.status
     if death is not None and death.code == BAD_INPUT:
-        print(death.text, file=sys.stderr)
+        say(death.text, file=sys.stderr)
         return BAD_INPUT
     if death is not None and not outcome.signal:
         _fail(folder, death.reason, death.text)
@@ -179,7 +180,7 @@ def _verdict(folder: RunFolder, outcome: "Outcome", before: float | None) -> int
         name = signal.Signals(outcome.signal).name
         if folder.in_place and status and status["state"] != STATE_FINISHED:
             folder.update_status(state=STATE_PREEMPTED, reason=name)
-        print(f"Stopped by {name} before a step was done. Run the same command to go on.", file=sys.stderr)
+        say(f"Stopped by {name} before a step was done. Run the same command to go on.", file=sys.stderr)
         return PREEMPTED
     _fail(folder, "the processes ended without finishing", "")
     return FAILED

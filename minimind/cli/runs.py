@@ -5,6 +5,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from minimind.utils.terminal import say
+
 
 def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = verbs.add_parser("runs", help="list runs with state, step, tokens, last validation loss, age")
@@ -12,11 +14,11 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from rich.console import Console
     from rich.table import Table
 
     from minimind.runs.folder import RunFolder
     from minimind.runs.metrics_file import read_rows
+    from minimind.utils.console import VisibleConsole
     from minimind.utils.paths import default_root
 
     table = Table("run", "state")
@@ -32,9 +34,9 @@ def run(arguments: argparse.Namespace) -> int:
             f"{losses[-1]:.4f}" if losses else "", age(time.time() - status["updated"]),
         )  # fmt: skip
     if folders:
-        Console().print(table)
+        VisibleConsole().print(table)
     else:
-        print(f"No runs in {default_root() / 'runs'} yet; python train.py makes one.")
+        say(f"No runs in {default_root() / 'runs'} yet; python train.py makes one.")
     return 0
 
 

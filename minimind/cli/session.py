@@ -51,6 +51,7 @@ from minimind.utils.memory import keep_freed_memory
 from minimind.utils.paths import find_existing
 from minimind.utils.ranks import global_rank, is_main_process, world_size
 from minimind.utils.seeding import seed_everything
+from minimind.utils.terminal import say
 
 PROMPT_TOKENS = 24  # of a held-out document, where the corpus has no prompts of its own
 
@@ -113,7 +114,7 @@ class Session:
         run, status = self.run, self.run.status
         source = source_hash()
         if status and status["source_hash"] != source:
-            print("The source code has changed since this run was started.", file=sys.stderr)
+            say("The source code has changed since this run was started.", file=sys.stderr)
         run.remove_leftovers()
         run.path.mkdir(parents=True, exist_ok=True)
         run.claim()
@@ -130,9 +131,9 @@ class Session:
         for file in (run.metrics, run.samples, run.histograms):
             truncate_after(file, step)
         if self.resume_from is not None:
-            print(f"Resuming {run.path} from step {step}.", file=sys.stderr)
+            say(f"Resuming {run.path} from step {step}.", file=sys.stderr)
             if not run.metrics.is_file():
-                print(f"Warning: {run.metrics} is gone; its rows up to step {step} are lost.", file=sys.stderr)
+                say(f"Warning: {run.metrics} is gone; its rows up to step {step} are lost.", file=sys.stderr)
 
     def fit(self) -> None:
         """Trains to the last step, validating and saving on the way."""
@@ -227,7 +228,7 @@ class Session:
         tokens = sum(len(source.packing.stream) for source in data.mixture.sources)
         rows = sum(source.packing.num_rows for source in data.mixture.sources)
         processes = f"{world_size()} processes, each: " if world_size() > 1 else ""
-        print(
+        say(
             f"{self.run.path.name}: {size}; {tokens / 1e6:.2f}M training tokens in {rows:,} rows, "
             f"{data.max_steps * data.batch_rows / rows:.2f} epochs in {data.max_steps:,} steps; "
             f"{processes}{auto['accelerator']}, {auto['precision']}, {auto['num_threads']} threads",

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from minimind.utils.child import python_module
 from minimind.utils.paths import default_root
+from minimind.utils.terminal import say
 
 
 def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -26,7 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
     with contextlib.chdir(default_root()):
         built = [build(folder) for folder in folders]
         for folder, (clean, rows, step) in zip(folders, built, strict=True):
-            print(f"{folder.name}: {rows} rows up to step {step} in {clean}")
+            say(f"{folder.name}: {rows} rows up to step {step} in {clean}")
         return upload([clean for clean, _, _ in built])
 
 
@@ -34,7 +35,7 @@ def upload(folders: list[Path]) -> int:
     from minimind.tracking.account import why_offline
 
     if reason := why_offline():
-        print(f"Not uploaded ({reason}). With an account (wandb login) the same command uploads.")
+        say(f"Not uploaded ({reason}). With an account (wandb login) the same command uploads.")
         return 0
     command = python_module("wandb", "sync", "--include-synced", *map(str, folders))
     return subprocess.run(command, env={**os.environ, "WANDB_SILENT": "false"}).returncode

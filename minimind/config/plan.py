@@ -30,7 +30,8 @@ def complete(composed: DictConfig, hydra_node: Any) -> None:
     refuse_unknown_options(hydra_node)
     choices = hydra_node.runtime.choices
     overrides = list(hydra_node.overrides.task)
-    composed.run.name = composed.run.name or f"{choices.model}-{choices.data}"
+    if composed.run.name is None:
+        composed.run.name = f"{choices.model}-{choices.data}".replace("/", "-")  # an option may be in a folder
     composed.paths.root = composed.paths.root or str(default_root())
     composed.run.command = shlex.join(["python", "train.py", *overrides])
     if "wandb" in composed.logger and not composed.logger.wandb.group:

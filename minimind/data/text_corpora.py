@@ -10,6 +10,7 @@ from minimind.data.config import StdlibConfig, TextConfig
 from minimind.data.corpus import BLOCK_BYTES, Block, Document, is_held_out
 from minimind.data.named_files import files_made_of, find_files, named_files
 from minimind.utils.errors import UserError
+from minimind.utils.terminal import say
 
 SMALLEST_STDLIB_BYTES = 1_000_000
 LONGEST_LINE = 1 << 20  # bytes; a longer one is cut at a space, so that no document outgrows the memory
@@ -30,7 +31,7 @@ class StdlibCorpus:
                 f"{self.size / 1e6:.2f} MB (a stripped Python); use data=text data.files='[...]' with text of your own."
             )
         if not (self.root / "pydoc.py").is_file() or not (self.root / "tkinter").is_dir():
-            print(f"The standard library in {self.root} is incomplete; using the {self.size / 1e6:.1f} MB that are "
+            say(f"The standard library in {self.root} is incomplete; using the {self.size / 1e6:.1f} MB that are "
                   "there.", file=sys.stderr)  # fmt: skip
 
     def _belongs(self, path: Path) -> bool:

@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 
+from minimind.utils.terminal import say
+
 
 def job_id() -> str | None:
     """As scontrol wants it: of an array its task; None outside SLURM."""
@@ -22,7 +24,7 @@ def requeue() -> None:
     except OSError as error:
         problem = str(error)
     if problem is None:
-        print(f"SLURM job {job} goes back into the queue.", file=sys.stderr)
+        say(f"SLURM job {job} goes back into the queue.", file=sys.stderr)
     else:
-        print(f"SLURM job {job} could not be requeued; do it by hand: scontrol requeue {job} ({problem})",
+        say(f"SLURM job {job} could not be requeued; do it by hand: scontrol requeue {job} ({problem})",
               file=sys.stderr)  # fmt: skip

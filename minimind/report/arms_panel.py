@@ -4,6 +4,7 @@ from typing import Any
 
 from minimind.report.analysis import Arm, Report
 from minimind.report.number_arms import numbers_of
+from minimind.utils.terminal import one_line
 
 GREY = "0.45"
 BELOW = 0.25  # the runs' points, so that they do not hide the interval
@@ -60,9 +61,9 @@ def _by_number(axes: Any, report: Report, colours: dict[str, Any], numbers: list
     if min(numbers) > 0:
         axes.set_xscale("log")
     names = [arm.name.rpartition("=") for arm in report.arms]
-    axes.set_xticks(numbers, [name[2] for name in names])
+    axes.set_xticks(numbers, [one_line(name[2]) for name in names])
     axes.set_xticks([], minor=True)
-    axes.set_xlabel(f"{names[0][0] or 'arm'} (baseline: {report.sweep.baseline.rpartition('=')[2]})")
+    axes.set_xlabel(one_line(f"{names[0][0] or 'arm'} (baseline: {report.sweep.baseline.rpartition('=')[2]})"))
     axes.set_ylabel(_metric_label(report))
 
 
@@ -77,10 +78,10 @@ def interval_from_baseline(arm: Arm, report: Report) -> tuple[float, float] | No
 
 def shortened(name: str) -> str:
     """Both ends of a long name, as either may be what tells it from others."""
-    half = LONGEST // 2
+    name, half = one_line(name), LONGEST // 2
     return name if len(name) <= LONGEST else f"{name[:half]}…{name[-half:]}"
 
 
 def _metric_label(report: Report) -> str:
     better = report.metric.better
-    return report.metric.label + (f" ({better.value} is better)" if better else "")
+    return one_line(report.metric.label) + (f" ({better.value} is better)" if better else "")

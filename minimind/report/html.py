@@ -4,9 +4,21 @@ import base64
 from collections.abc import Iterable
 from html import escape
 from pathlib import Path
-from urllib.parse import quote
 
-from minimind.report.blocks import Block, Bullets, Cell, Code, Heading, Link, Paragraph, Picture, Table
+from minimind.report.blocks import (
+    Block,
+    Bullets,
+    Cell,
+    Code,
+    Heading,
+    Link,
+    Paragraph,
+    Picture,
+    Table,
+    address,
+    parts,
+)
+from minimind.utils.terminal import one_line, visible
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1c1c1c; background: #fff; max-width: 1200px; margin: 2rem auto;
@@ -27,7 +39,7 @@ def to_html(blocks: Iterable[Block], title: str, folder: Path) -> str:
     body = "\n".join(_block(block, folder) for block in blocks)
     return (
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta name="viewport" content="width=device-width">\n<title>{escape(title)}</title>\n'
+        f'<meta name="viewport" content="width=device-width">\n<title>{escape(one_line(title))}</title>\n'
         f"<style>{STYLE}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
     )
 
@@ -41,10 +53,10 @@ def _block(block: Block, folder: Path) -> str:
         case Bullets(items):
             return "<ul>" + "".join(f"<li>{_text(item)}</li>" for item in items) + "</ul>"
         case Code(text):
-            return f"<pre>{escape(text)}</pre>"
+            return f"<pre>{escape(visible(text))}</pre>"
         case Picture(path, description):
             data = base64.b64encode((folder / path).read_bytes()).decode()
-            return f'<img src="data:image/png;base64,{data}" alt="{escape(description)}">'
+            return f'<img src="data:image/png;base64,{data}" alt="{escape(one_line(description))}">'
         case Table():
             return _table(block)
 
@@ -61,9 +73,8 @@ def _table(table: Table) -> str:
 
 
 def _cell(cell: Cell) -> str:
-    return f'<a href="{escape(quote(cell.target))}">{_text(cell.text)}</a>' if isinstance(cell, Link) else _text(cell)
+    return f'<a href="{escape(address(cell.target))}">{_text(cell.text)}</a>' if isinstance(cell, Link) else _text(cell)
 
 
 def _text(text: str) -> str:
-    parts = escape(text).split("`")
-    return "".join(f"<code>{part}</code>" if number % 2 else part for number, part in enumerate(parts))
+    return "".join(f"<code>{escape(part)}</code>" if code else escape(part) for code, part in parts(text))

@@ -1,5 +1,6 @@
 """Arms that are values of one quantity, such as learning rates."""
 
+import math
 from collections.abc import Sequence
 
 
@@ -9,6 +10,7 @@ def numbers_of(names: Sequence[str]) -> list[float] | None:
     if len(set(settings)) > 1 or len(names) < 2:
         return None
     try:
-        return [float(value) for value in values]
+        numbers = [float(value) for value in values]
     except ValueError:
         return None
+    return numbers if all(map(math.isfinite, numbers)) else None  # `inf` has no place on an axis

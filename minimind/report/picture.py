@@ -6,18 +6,15 @@ from typing import Any
 
 from minimind.report.analysis import Report
 from minimind.report.arms_panel import draw_arms, shortened
+from minimind.report.canvas import canvas
 from minimind.report.curves import FEWEST_VALIDATIONS, Curve, curve_of, usual_window, visible_range
 from minimind.report.styles import Style, styles_of
+from minimind.utils.terminal import one_line
 
 SIZE, DPI = (14, 10.5), 100
 
 
 def draw(report: Report, target: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
     styles = styles_of([arm.name for arm in report.arms], report.sweep.baseline)
     runs = [run for run in report.runs if run.finished]
     window = usual_window(runs)
@@ -25,9 +22,9 @@ def draw(report: Report, target: Path) -> None:
     validated = min(sum("val/loss" in row for row in run.rows) for run in runs) if runs else 0
     key, against = ("val/loss", 1) if validated >= FEWEST_VALIDATIONS else ("train/loss", window)
     name = "validation loss" if key == "val/loss" else "training loss"
-    with plt.rc_context({"font.size": 12, "axes.titlesize": 13, "legend.fontsize": 11}):
+    with canvas() as plt, plt.rc_context({"font.size": 12, "axes.titlesize": 13, "legend.fontsize": 11}):
         figure, ((validation, training), (arms, seconds)) = plt.subplots(2, 2, figsize=SIZE, layout="constrained")
-        figure.suptitle(textwrap.fill(report.sweep.question or report.sweep.name, 100), fontsize=15)
+        figure.suptitle(textwrap.fill(one_line(report.sweep.question or report.sweep.name), 100), fontsize=15)
         _curves(validation, report, styles, "tokens", "val/loss", 1)
         validation.set(title="Validation loss", ylabel="nats per token")
         _curves(training, report, styles, "tokens", "train/loss", window)

@@ -4,9 +4,11 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from minimind.utils.console import VisibleConsole
+from minimind.utils.terminal import say
 
 ROWS = (
     ("steps", "step", "{:,}"),
@@ -22,15 +24,16 @@ ROWS = (
 
 
 def print_summary(summary: dict[str, Any], samples: list[dict[str, str]], folder: Path) -> None:
-    console = Console()
+    console = VisibleConsole()
     figures = Table(title="Final figures", show_header=False)
     for label, key, form in ROWS:
         if key in summary:
             figures.add_row(label, form.format(summary[key]))
     console.print(figures, bits_table(summary))
     for number, sample in enumerate(samples, start=1):
-        console.print(f"\n[bold]Sample {number}[/bold] (the prompt is underlined)")
-        text = Text(sample["prompt"], style="underline").append(Text(sample["continuation"], style="not underline"))
+        console.print("\n", Text(f"Sample {number}", "bold"), " (the prompt is underlined)", sep="")
+        prompt = console.render_str(sample["prompt"], style="underline")
+        text = prompt.append(console.render_str(sample["continuation"], style="not underline"))
         for line in text.split("\n"):
             console.print(Text("  ").append(line), soft_wrap=True)
     print_next_steps(folder)
@@ -51,6 +54,6 @@ def bits_table(figures: dict[str, Any]) -> Table:
 def print_next_steps(folder: Path) -> None:
     path = Path(folder)
     shown = shlex.quote(str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path))
-    print(f"\nThe run is in {shown}: metrics.jsonl, loss.png, samples.jsonl, checkpoints/. To go on:")
-    print(f'  minimind generate {shown} --prompt "def "')
-    print(f"  python evaluate.py checkpoint={shown}")
+    say(f"\nThe run is in {shown}: metrics.jsonl, loss.png, samples.jsonl, checkpoints/. To go on:")
+    say(f'  minimind generate {shown} --prompt "def "')
+    say(f"  python evaluate.py checkpoint={shown}")

@@ -11,6 +11,7 @@ from typing import Any
 from minimind.runs.folder import CHECKPOINT_NAME, COMPLETE, RunFolder, step_of
 from minimind.utils.errors import UserError
 from minimind.utils.files import file_hash, read_json, write_json
+from minimind.utils.terminal import say
 
 STATE, CONFIG, TOKENIZER = "state.pt", "config.yaml", "tokenizer.json"
 FILES = (STATE, CONFIG, TOKENIZER)
@@ -81,7 +82,7 @@ def checkpoint_of(path: Path) -> Path:
         )
     best = run.status.get("best_checkpoint")
     if best is not None and best not in [folder.name for folder in complete]:
-        print(f"Warning: {best}, the best of {path}, is gone; taking {complete[-1].name}.", file=sys.stderr)
+        say(f"Warning: {best}, the best of {path}, is gone; taking {complete[-1].name}.", file=sys.stderr)
     return verified(next((folder for folder in complete if folder.name == best), complete[-1]))
 
 
@@ -105,7 +106,7 @@ def resume_point(run: RunFolder, *, warn: bool = False) -> Path | None:
         if problem is None:
             return folder
         if warn:
-            print(f"Warning: {folder} cannot be used ({problem}); looking at the one before.", file=sys.stderr)
+            say(f"Warning: {folder} cannot be used ({problem}); looking at the one before.", file=sys.stderr)
     step = run.status.get("step", 0)
     if step or any((folder / COMPLETE).is_file() for folder in folders):
         found = "all are corrupt" if folders else "there is none"

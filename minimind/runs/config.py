@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 
 from minimind.utils.errors import ConfigError
+from minimind.utils.terminal import visible
+
+LONGEST_NAME = 200  # bytes, of the 255 that file systems take: -<hash8> and .old-<n> come behind it
 
 
 @dataclass
@@ -17,8 +20,37 @@ class RunConfig:
     requeue: bool = False  # under SLURM: the job goes back into the queue after SIGUSR1 or max_minutes
 
     def __post_init__(self) -> None:
-        if self.max_minutes is not None and self.max_minutes <= 0:
-            raise ConfigError([f"`run.max_minutes` must be above 0 (or null: no limit), but is {self.max_minutes}."])
+        if found := problems(self):
+            raise ConfigError(found)
+
+
+def problems(cfg: RunConfig) -> list[str]:
+    found = []
+    if cfg.name is not None:
+        found += _problems_of_name(cfg.name)
+    if cfg.tag is not None and not _is_seen(cfg.tag):
+        found.append(f"`run.tag` must be one line of characters that are seen, but is {cfg.tag!r}; take others out.")
+    if cfg.max_minutes is not None and cfg.max_minutes <= 0:
+        found.append(f"`run.max_minutes` must be above 0 (or null: no limit), but is {cfg.max_minutes}.")
+    return found
+
+
+def _problems_of_name(name: str) -> list[str]:
+    size = len(name.encode(errors="replace"))
+    if not name:
+        return ["`run.name` must not be empty, but is; leave it out for <model>-<data>."]
+    if size > LONGEST_NAME:
+        return [f"`run.name` must have at most {LONGEST_NAME} bytes, but has {size}; shorten it."]
+    if name.startswith(".") or "/" in name or "\\" in name or not _is_seen(name):
+        return [
+            f"`run.name` must name a folder, without slashes, a dot in front, or characters that are not seen, but is "
+            f"{name!r}; use letters, digits, dots, `-` and `_`."
+        ]
+    return []
+
+
+def _is_seen(text: str) -> bool:
+    return visible(text) == text and not {"\n", "\t"} & set(text)
 
 
 @dataclass

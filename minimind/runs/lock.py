@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 
 from minimind.utils.errors import UserError
 from minimind.utils.files import file_identity, read_json, write_json
+from minimind.utils.terminal import say
 
 BEAT_S = 20.0
 LIFELESS_S = 60.0  # without a beat, watched from here: clocks of two machines need not agree
@@ -116,10 +117,10 @@ def _outwait(path: Path) -> None:
         return  # the system's lock was free
     age = time.time() - holder.get("heartbeat", 0.0)
     if age < STALE_S:
-        print(
+        say(
             f"{path.parent.name}: process {holder.get('pid')} on {holder.get('host')} worked here {max(0, age):.0f} s "
             f"ago; watching for {LIFELESS_S:.0f} s whether it still does.",
-            file=sys.stderr, flush=True,
+            file=sys.stderr,
         )  # fmt: skip
         end = time.monotonic() + LIFELESS_S
         while time.monotonic() < end:
@@ -129,7 +130,7 @@ def _outwait(path: Path) -> None:
             now = _holder(path)
             if now != holder:
                 raise _refusal(path, now)
-    print(f"{path.parent.name}: taken over from {holder.get('host')}, which is silent.", file=sys.stderr, flush=True)
+    say(f"{path.parent.name}: taken over from {holder.get('host')}, which is silent.", file=sys.stderr)
 
 
 def _refusal(path: Path, holder: dict[str, Any]) -> UserError:

@@ -7,6 +7,7 @@ import time
 from types import FrameType
 
 from minimind.utils.ranks import is_main_process
+from minimind.utils.terminal import say
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # the last is SLURM's early warning
 EX_TEMPFAIL = 75
@@ -35,13 +36,13 @@ class StopRequest:
             end_at_once()
         if not self.received and is_main_process():
             name = signal.Signals(number).name
-            print(f"\n{name}: saving a checkpoint at the next step.", file=sys.stderr, flush=True)
+            say(f"\n{name}: saving a checkpoint at the next step.", file=sys.stderr)
         self.received = number
 
 
 def end_at_once() -> None:
     """For the second Ctrl-C: no clean-up that could hang, no save; the run goes on from its last checkpoint."""
-    print("\nEnded at once; the same command goes on from the last checkpoint.", file=sys.stderr, flush=True)
+    say("\nEnded at once; the same command goes on from the last checkpoint.", file=sys.stderr)
     os._exit(EX_TEMPFAIL)
 
 

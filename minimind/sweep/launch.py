@@ -11,7 +11,7 @@ from minimind.sweep.queue import FAILED, Job, Queue
 from minimind.sweep.table import Progress, reason_of
 
 LOGS = "logs"
-LONGEST_NAME = 100  # characters
+LONGEST_NAME = 100  # bytes
 
 
 def run_queue(
@@ -45,7 +45,7 @@ def log_names(labels: Sequence[Sequence[str]]) -> list[str]:
     """A file name for each: short enough for any file system, and no two alike."""
     names: list[str] = []
     for label in labels:
-        name = re.sub(r"[^\w.=-]+", "_", "-".join(label))[:LONGEST_NAME]
+        name = re.sub(r"[^\w.=-]+", "_", "-".join(label)).encode()[:LONGEST_NAME].decode(errors="ignore")
         names.append(f"{name}-{len(names)}.log" if f"{name}.log" in names else f"{name}.log")
     return names
 

@@ -20,6 +20,7 @@ from minimind.sweep.trials import trials_of_ablation, trials_of_grid
 from minimind.tracking.config import WandbSettings
 from minimind.tracking.report_artifact import publish_report
 from minimind.utils.errors import ConfigError, UserError
+from minimind.utils.terminal import say
 
 Launch = Callable[[Path, list[list[str]], bool], list[int]]  # folder, jobs, one at a time → exit codes
 
@@ -60,7 +61,7 @@ def run_sweep(planned: SweepPlan, launch: Launch) -> int:
     due = [job for job in planned.jobs if starts_afresh(job[1].plan.cfg) or not is_finished(job[1].plan)]
     refuse_other_measurements([job[1].plan for job in planned.jobs if job not in due], sweep.kind)
     sweep.save(folder)
-    print(
+    say(
         f"{folder.name}: {len(sweep.arms)} arms, {len(planned.jobs)} runs, of which "
         f"{len(planned.jobs) - len(due)} are finished already.",
         file=sys.stderr,
@@ -81,7 +82,7 @@ def report(folder: Path) -> bool:
     try:
         print_report(write_report(folder))
     except UserError as error:
-        print(f"\nNo report: {error}", file=sys.stderr)
+        say(f"\nNo report: {error}", file=sys.stderr)
         return False
     return True
 
@@ -90,7 +91,7 @@ def publish(folder: Path, wandb: dict[str, Any]) -> None:
     """W&B gets the report as well; whatever comes of it, the sweep is done."""
     settings = WandbSettings(**{field.name: wandb[field.name] for field in fields(WandbSettings)})
     if problem := publish_report(folder, settings):
-        print(f"W&B has no report of this sweep: {problem}", file=sys.stderr)
+        say(f"W&B has no report of this sweep: {problem}", file=sys.stderr)
 
 
 def _exit_code(codes: Sequence[int]) -> int:

@@ -9,13 +9,13 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.live import Live
 from rich.table import Table
-from rich.text import Text
 
 from minimind.runs.folder import RunFolder
 from minimind.sweep.queue import FAILED, FINISHED, QUEUED, RUNNING, STOPPED, Job
+from minimind.utils.console import VisibleConsole
+from minimind.utils.terminal import say
 
 REFRESH_S = 1.0
 SHOWN = 24  # more jobs than that: only those that are not waiting or done
@@ -26,7 +26,7 @@ STYLES = {FINISHED: "green", RUNNING: "bold", FAILED: "red", STOPPED: "yellow"}
 class Progress:
     def __init__(self, jobs: Sequence[Job], columns: Sequence[str]) -> None:
         self.jobs, self.columns = jobs, columns
-        self.console = Console(stderr=True)
+        self.console = VisibleConsole(stderr=True)
         self.live = Live(console=self.console, auto_refresh=False) if self.console.is_terminal else None
         self.shown = 0.0
 
@@ -48,7 +48,7 @@ class Progress:
             name = ", ".join(
                 [job.label[0], *(f"{u} {v}" for u, v in zip(self.columns[1:], job.label[1:], strict=True))]
             )
-            print(f"[{ended}/{len(self.jobs)}] {name}: {job.state}{loss}", file=sys.stderr, flush=True)
+            say(f"[{ended}/{len(self.jobs)}] {name}: {job.state}{loss}", file=sys.stderr)
 
     def table(self) -> Table:
         counts = Counter(job.state for job in self.jobs)
@@ -59,19 +59,19 @@ class Progress:
             if len(self.jobs) <= SHOWN or job.state not in (QUEUED, FINISHED):
                 figures = row_of(job)
                 place = f" ({job.place.name})" if job.place else ""
-                table.add_row(*map(Text, job.label), job.state + place, *figures.values(), style=STYLES.get(job.state))
+                table.add_row(*job.label, job.state + place, *figures.values(), style=STYLES.get(job.state))
         return table
 
     def print_failures(self) -> None:
         failed = [job for job in self.jobs if job.state == FAILED]
         if not failed:
             return
-        table = Table(
-            *self.columns, "reason", "log", title="Failed; the same command tries them again", show_lines=True
-        )
+        table = Table(*self.columns, title="Failed; the same command tries them again", show_lines=True)
+        for name in ("reason", "log"):
+            table.add_column(name, overflow="fold")
         for job in failed:
             log = job.log.relative_to(Path.cwd()) if job.log.is_relative_to(Path.cwd()) else job.log
-            table.add_row(*map(Text, job.label), Text(reason_of(job), overflow="fold"), Text(str(log), overflow="fold"))
+            table.add_row(*job.label, reason_of(job), str(log))
         self.console.print(table)
 
 

@@ -14,6 +14,7 @@ from minimind.tracking.mirror_process import SAID_WHY, sync_command
 from minimind.tracking.run_logger import RunLogger
 from minimind.utils.child import python_module, search_path
 from minimind.utils.paths import default_root
+from minimind.utils.terminal import say
 
 
 class WandbMirror(RunLogger):
@@ -82,5 +83,5 @@ class WandbMirror(RunLogger):
     def _say_stopped(self, code: int) -> None:
         if not self.said and code != SAID_WHY:
             command = sync_command(self.run)
-            print(f"W&B: the mirror has stopped (exit {code}); the run goes on. Afterwards: {command}", file=sys.stderr)
+            say(f"W&B: the mirror has stopped (exit {code}); the run goes on. Afterwards: {command}", file=sys.stderr)
         self.said = True

@@ -16,6 +16,7 @@ from minimind.training.config import TrainerConfig
 from minimind.training.host_copy import HostCopy
 from minimind.training.retention import superseded
 from minimind.utils.errors import RunFailed
+from minimind.utils.terminal import say
 
 LOWER_PRIORITY = 10  # of the writing thread, so that training keeps its cores
 
@@ -69,10 +70,9 @@ class Saver:
             f"{checkpoint_name(self.step)} could not be saved ({problem}); the last good one is {self.last_good()}"
         )
         self.step = -1
-        print(
+        say(
             f"\nWarning: {self.problem}. Training goes on; the next is tried when it is due.",
             file=sys.stderr,
-            flush=True,
         )
         return False
 

@@ -12,11 +12,12 @@ def progress_bar(description: str, total_bytes: int | None) -> Iterator[Callable
 
     `total_bytes` None: the bar only moves. Off a terminal nothing is drawn but one line when the step is done.
     """
-    from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    from minimind.utils.console import VisibleConsole
+
+    console = VisibleConsole(stderr=True)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, TimeRemainingColumn(), console=console, disable=not is_main_process()) as progress:
         task = progress.add_task(description, total=total_bytes)
         yield lambda done: progress.update(task, advance=done)

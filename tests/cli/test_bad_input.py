@@ -38,6 +38,8 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureF
         (["data=text", "data.files=[nowhere.txt]"], ["must exist, but nowhere.txt is neither in"]),
         (["tokenizer=file", "tokenizer.path=nowhere.json"], ["tokenizer.path must exist, but nowhere.json"]),
         (["init_from=nowhere"], ["init_from must exist, but nowhere"]),
+        (["run.name=../a"], ["`run.name` must name a folder"]),
+        (["run.name="], ["`run.name` must not be empty"]),
         (["run.resume=must"], ["must exist with run.resume=must, but does not"]),
         (["trainer.precision=16-mixed", "trainer.accelerator=cpu"], ["must not be 16-mixed on a CPU"]),
         (["callbacks.progress._target_=no.such.Class"], ["`callbacks.progress` must be a class"]),

@@ -100,7 +100,9 @@ def test_a_report_is_written_again_when_more_has_finished(two_arms: Make) -> Non
     assert "worse" in write_report(folder).arms[1].verdict.words
 
 
-@pytest.mark.parametrize("names", [[f"arm {i}" for i in range(16)], ["1e-3", "3e-3", "1e-2"], ["0", "0.1", "0.2"]])
+@pytest.mark.parametrize(
+    "names", [[f"arm {i}" for i in range(16)], ["1e-3", "3e-3", "1e-2"], ["0", "0.1", "0.2"], ["1", "inf", "nan"]]
+)
 def test_pictures_of_many_arms_and_of_a_varied_quantity(maker: Maker, names: list[str]) -> None:
     for number, name in enumerate(names):
         for seed in (1, 2, 3):

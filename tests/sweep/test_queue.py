@@ -13,6 +13,7 @@ import pytest
 
 from minimind.runs.folder import RunFolder
 from minimind.runs.lock import run_lock
+from minimind.sweep.launch import log_names
 from minimind.sweep.places import Places, visible_gpus
 from minimind.sweep.queue import FAILED, FINISHED, STOPPED, WAITING, Job, Queue
 from minimind.sweep.table import Progress, last_row, reason_of
@@ -191,3 +192,12 @@ def test_the_table_shows_what_was_typed(job: Make, capsys: pytest.CaptureFixture
     said = capsys.readouterr().err
     assert said.count("[/a.txt]") == 2
     assert "[/why]" in said
+
+
+def test_a_log_has_a_name_that_every_file_system_takes(tmp_path: Path) -> None:
+    labels = [("\x1b[2J/../日\ud800", "1"), ("日" * 200, "1"), ("日" * 200, "2")]
+    names = log_names(labels)
+    assert names[0] == "_2J_.._日_-1.log"
+    assert len(set(names)) == 3
+    for name in names:
+        (tmp_path / name).touch()

@@ -18,6 +18,7 @@ from minimind.training.checkpoint import (
 )
 from minimind.training.config import TrainerConfig, is_due
 from minimind.training.saver import Saver
+from minimind.utils.terminal import say
 
 CLOCK_EVERY_STEPS = 10  # ranks agree on the time so often
 
@@ -94,10 +95,10 @@ class Checkpointing(EachStep):
             self._start(trainer)
         elif trainer.is_global_zero and not self.told_busy:
             self.told_busy = True
-            print(
+            say(
                 f"\nStep {step} is not saved: the disk is still busy with {checkpoint_name(self.saver.step)}. "
                 "Others will be left out like this; trainer.checkpoint_every_steps is too small for this disk.",
-                file=sys.stderr, flush=True,
+                file=sys.stderr,
             )  # fmt: skip
 
     def _start(self, trainer: pl.Trainer, *, is_best: bool = False) -> None:

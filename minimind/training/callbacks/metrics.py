@@ -19,6 +19,7 @@ from minimind.training.loss_spikes import LossSpikes
 from minimind.training.module import TrainingModule
 from minimind.utils.errors import RunFailed, UserError
 from minimind.utils.ranks import is_main_process
+from minimind.utils.terminal import say
 
 Row = dict[str, Any]
 SAVED = ("tokens", "elapsed_s", "best", "best_step", "validated_step", "latest", "in_spike")
@@ -210,4 +211,4 @@ def _waited(trainer: pl.Trainer) -> float:
 
 def _say(message: str) -> None:
     if is_main_process():
-        print(f"\n{message}", file=sys.stderr, flush=True)
+        say(f"\n{message}", file=sys.stderr)

@@ -7,13 +7,15 @@ import lightning.pytorch as pl
 
 from minimind.training.callbacks.each_step import RunCallback
 from minimind.training.callbacks.metrics import Row, metrics_of
+from minimind.utils.terminal import is_terminal, say
 
+CLEAR_LINE = "\r\x1b[K"
 SECONDS_BETWEEN_LINES = 10.0  # where the output is no terminal and each line stays
 
 
 class Progress(RunCallback):
     def __init__(self) -> None:
-        self.on_terminal = sys.stderr.isatty()
+        self.on_terminal = is_terminal(sys.stderr)
         self.last_line = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -31,7 +33,9 @@ class Progress(RunCallback):
         self.last_line = now
         line = self.line(row, now)
         end = "\n" if has_validation or not self.on_terminal else ""
-        print(f"\r\x1b[K{line}" if self.on_terminal else line, end=end, file=sys.stderr, flush=True)
+        if self.on_terminal:
+            say(CLEAR_LINE, end="", file=sys.stderr, raw=True)
+        say(line, end=end, file=sys.stderr)
 
     def line(self, row: Row, now: float) -> str:
         step = row["step"]
@@ -53,7 +57,7 @@ class Progress(RunCallback):
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if self.on_terminal and trainer.is_global_zero:
-            print(file=sys.stderr)
+            say(file=sys.stderr)
 
     def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
         self.on_train_end(trainer, module)

@@ -1,21 +1,20 @@
 """A bar over the whole run, with the figures of the last log point; on a terminal only."""
 
-import sys
-
 import lightning.pytorch as pl
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from minimind.training.callbacks.each_step import RunCallback
 from minimind.training.callbacks.metrics import Row, metrics_of
+from minimind.utils.console import VisibleConsole
 
 SHOWN = (("train/loss", "loss {:.3f}"), ("val/loss", "val loss {:.3f}"), ("train/tokens_per_second", "{:,.0f} tok/s"))
 
 
 class RichProgress(RunCallback):
     def __init__(self) -> None:
-        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-        self.bar = Progress(*columns, TimeRemainingColumn(), console=Console(file=sys.stderr))
+        figures = TextColumn("{task.description}", markup=False)
+        columns = (BarColumn(), MofNCompleteColumn(), figures, TimeElapsedColumn(), TimeRemainingColumn())
+        self.bar = Progress(*columns, console=VisibleConsole(stderr=True))
         self.latest: Row = {}
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:

@@ -1,0 +1,43 @@
+"""Everything that is printed: on a terminal, characters that would control it are shown, not obeyed.
+
+Names of runs and arms, samples and messages of errors may come from others: from a YAML, a sweep.json, a model.
+"""
+
+import io
+import re
+import sys
+from typing import Any, TextIO
+
+# Control characters but newline and tab, line separators, marks that turn the direction of text, lone surrogates.
+_CONTROLS = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)  # fmt: skip
+
+
+def visible(text: str) -> str:
+    r"""The text with an escape such as `\x1b` in place of each character that acts instead of being seen."""
+    return _CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def one_line(text: str) -> str:
+    """The text in visible characters, without line breaks."""
+    return re.sub(r"[ \t\n]+", " ", visible(text)).strip(" ")
+
+
+def say(text: object = "", *, file: TextIO | None = None, end: str = "\n", raw: bool = False) -> None:
+    """Prints to standard output or `file`: visible on a terminal unless `raw`, as it is elsewhere; flushes."""
+    file = sys.stdout if file is None else file
+    accept_any_character(file)
+    said = str(text)
+    print(visible(said) if is_terminal(file) and not raw else said, end=end, file=file, flush=True)
+
+
+def is_terminal(file: Any) -> bool:
+    """Whether what is written there is obeyed by a terminal; a closed standard output (None) is none."""
+    return file is not None and file.isatty()
+
+
+def accept_any_character(file: Any) -> None:
+    """A character that the encoding lacks (of LANG=C, of Latin-1) is written as an escape instead of raising."""
+    if isinstance(file, io.TextIOWrapper) and file.errors != "backslashreplace":
+        file.reconfigure(errors="backslashreplace")

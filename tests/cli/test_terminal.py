@@ -1,0 +1,219 @@
+"""Samples, names and messages of others: a terminal shows their control characters, a pipe gets them as they are."""
+
+import io
+import os
+import pty
+import re
+import subprocess
+import sys
+import threading
+import tty
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from made_sweeps import Maker
+
+from minimind.cli import main
+from minimind.cli.app import guarded
+from minimind.report.summary import print_summary
+from minimind.runs.folder import RunFolder
+from minimind.utils.console import VisibleConsole
+from minimind.utils.errors import UserError
+
+NAME = "\x1b]0;owned\x07\x1b[2J\x9b2J\r\u202e[red]:smile:"
+SHOWN = r"\x1b]0;owned\x07\x1b[2J\x9b2J\r\u202e[red]:smile:"
+TEXT = f"{NAME}[/foo][link=https://e.vil]\u2028\x00\x85"  # markup that rich cannot close
+STYLES = re.compile(r"\x1b\[[\d;]*m")  # of our own
+ACTING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+Action = Callable[[], object]
+Shown = Callable[[Action], str]
+
+
+def read_all(descriptor: int) -> str:
+    """Until the other side is closed, and while it writes: a terminal's buffer is small."""
+    found = b""
+    try:
+        while chunk := os.read(descriptor, 65536):
+            found += chunk
+    except OSError:  # how Linux says that nobody has it open
+        pass
+    os.close(descriptor)
+    return found.decode()
+
+
+@pytest.fixture
+def on_terminal(monkeypatch: pytest.MonkeyPatch) -> Shown:
+    """What an action writes to a terminal, on standard output or error."""
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "400")
+
+    def shown(action: Action) -> str:
+        ours, its = pty.openpty()
+        tty.setraw(its)  # else \n would come out as \r\n
+        said: list[str] = []
+        reader = threading.Thread(target=lambda: said.append(read_all(ours)))
+        reader.start()
+        with os.fdopen(its, "w", encoding="utf-8") as stream, monkeypatch.context() as patch:
+            patch.setattr("sys.stdout", stream)
+            patch.setattr("sys.stderr", stream)
+            action()
+        reader.join()
+        return said[0]
+
+    return shown
+
+
+@pytest.fixture
+def actions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Action]:
+    """Every place where a text of others is printed."""
+    monkeypatch.setenv("MINIMIND_ROOT", str(tmp_path))
+
+    def minimind(*arguments: object) -> Action:
+        def run() -> None:
+            monkeypatch.setattr("sys.argv", ["minimind", *map(str, arguments)])
+            assert main.main() == 0
+
+        return run
+
+    def fail() -> None:
+        raise UserError(NAME)
+
+    def crash() -> None:
+        raise RuntimeError(NAME)
+
+    summary = {"step": 1, "val/bits_per_byte": 2.0, "compressors": {NAME: 3.0}}
+    samples = [{"prompt": TEXT, "continuation": f"{TEXT}\nand on"}]
+    made(tmp_path, monkeypatch)
+    return {
+        "generate": minimind("generate", tmp_path, "--prompt", TEXT),
+        "runs": minimind("runs"),
+        "report": minimind("report", tmp_path / "sweeps" / "made-00000000"),
+        "summary": lambda: print_summary(summary, samples, tmp_path / NAME),
+        "mistake": lambda: guarded(fail),
+        "traceback": lambda: guarded(crash),
+    }
+
+
+def made(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sweep with a failed run, and a model that continues a text by itself."""
+    maker = Maker(root)
+    for arm in ("plain", NAME):
+        for seed in (1, 2, 3):
+            maker.run(arm, seed, 2.0 + seed / 100, settings={"model.norm": "layer" if arm == NAME else "rmsnorm"})
+    maker.run(f"{NAME} lost", 1, 2.0, state="failed", reason=NAME, settings={"model.norm": "layer"})
+    maker.sweep("plain", question=TEXT)
+    tokenizer = SimpleNamespace(encode=list, end_of_text=0, stream_decode=lambda pieces: pieces)
+    monkeypatch.setattr("minimind.config.load.load_model", lambda *_: (None, tokenizer))
+    monkeypatch.setattr("minimind.runs.folder.checkpoint_of", lambda path: path)
+    monkeypatch.setattr("minimind.generation.engine.generate", lambda *_, **__: iter(TEXT))
+
+
+@pytest.mark.parametrize("name", ["generate", "runs", "report", "summary", "mistake", "traceback"])
+def test_a_terminal_shows_what_a_pipe_gets(
+    name: str, actions: dict[str, Action], on_terminal: Shown, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = STYLES.sub("", on_terminal(actions[name]))
+    assert not ACTING.search(shown), ascii(shown)
+    assert SHOWN in shown, shown
+    actions[name]()
+    said = "".join(capsys.readouterr())
+    assert "\x1b]0;owned" in said
+    assert "\x1b[2J\x9b2J" in said
+    assert "\u202e[red]:smile:" in said
+
+
+def test_generate_writes_the_characters_as_they_are_where_asked_to(
+    actions: dict[str, Action], on_terminal: Shown, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    actions["generate"]()
+    assert capsys.readouterr().out == f"{TEXT}{TEXT}\n"
+    monkeypatch.setattr("sys.argv", [*sys.argv, "--raw"])
+    assert on_terminal(main.main) == f"{TEXT}{TEXT}\n"
+
+
+def test_inspect_shows_text_and_names(tmp_path: Path, on_terminal: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
+    from minimind.data.config import TextConfig
+    from minimind.data.prepare import prepare
+    from minimind.tokenizer.config import TokenizerConfig
+
+    folder = tmp_path / NAME
+    for number in range(40):
+        path = folder / f"{number}.txt"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"{NAME}[/foo] number {number}\n" * 5, encoding="utf-8")
+    data = TextConfig(files=[str(tmp_path / "*" / "*.txt")])
+    prepared = prepare(data, TokenizerConfig(vocab_size=300), folder)
+    shards, tokenizer = prepared.sources[0].folder, prepared.tokenizer_path
+    for expected, *arguments in ((f"{SHOWN}[/foo] number", shards, "--window", "0"), (SHOWN, tokenizer)):
+        monkeypatch.setattr("sys.argv", ["minimind", "inspect", *map(str, arguments)])
+        shown = STYLES.sub("", on_terminal(main.main))
+        assert not ACTING.search(shown), ascii(shown)
+        assert expected in shown, shown
+
+
+def test_the_codes_of_a_live_table_are_rich_s_own(on_terminal: Shown) -> None:
+    from rich.live import Live
+    from rich.table import Table
+    from rich.text import Text
+
+    def live() -> None:
+        console = VisibleConsole(stderr=True)
+        with Live(console=console, auto_refresh=False) as shown:
+            for number in range(2):
+                table = Table("arm", NAME, title=TEXT, caption=NAME)
+                table.add_row(TEXT, Text(f"{NAME} {number}"))
+                shown.update(table, refresh=True)
+        console.print(Text(TEXT, "bold"))
+        console.rule(NAME)
+
+    said = on_terminal(live)
+    assert "\x1b[?25l" in said  # the cursor is hidden
+    assert "\x1b[1A\x1b[2K" in said  # and the first table replaced by the second
+    assert not ACTING.search(re.sub(r"\r?\x1b\[(\?25[lh]|1A|2K)", "", STYLES.sub("", said)).replace("\r", ""))
+    rows = [line for line in STYLES.sub("", said).split("\n") if line.startswith(("│", "┃"))]
+    assert rows
+    assert len({len(row) for row in rows}) == 1  # the layout knows how long the escapes are
+    assert SHOWN in rows[0]
+
+
+def test_the_progress_line_is_drawn_over_itself(on_terminal: Shown) -> None:
+    from minimind.training.callbacks.progress import Progress
+
+    def progress() -> None:
+        line = Progress()
+        line.max_steps, line.start, line.first_step = 10, 0.0, 0
+        line.show({"step": 1, "tokens": 10})
+        line.show({"step": 2, "tokens": 20})
+
+    assert [line[:9] for line in on_terminal(progress).split("\r\x1b[K")] == ["", "step 1/10", "step 2/10"]
+
+
+def test_a_mirror_says_it_visibly(on_terminal: Shown, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from minimind.tracking import mirror_process
+    from minimind.tracking.config import WandbSettings
+
+    monkeypatch.setattr(mirror_process, "why_offline", lambda: NAME)
+    monkeypatch.setattr(mirror_process, "Mirror", lambda *_, **__: None)
+    settings = WandbSettings("p", None, None, "train", [], None, 1.0)
+    said = on_terminal(lambda: mirror_process.open_mirror(RunFolder(tmp_path), settings, sys.stderr))
+    assert f"offline ({SHOWN})" in said
+    out = io.StringIO()
+    mirror_process.open_mirror(RunFolder(tmp_path), settings, out)
+    assert f"offline ({NAME})" in out.getvalue()
+
+
+def test_a_program_on_a_terminal_of_its_own(tmp_path: Path) -> None:
+    RunFolder(tmp_path / "runs" / NAME).update_status(state="finished", step=1, tokens=1)
+    ours, its = pty.openpty()
+    tty.setraw(its)
+    environment = {**os.environ, "MINIMIND_ROOT": str(tmp_path), "TERM": "xterm", "COLUMNS": "400"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "minimind.cli.main", "runs"], stdout=its, stderr=its, stdin=its, env=environment
+    )
+    os.close(its)
+    shown = STYLES.sub("", read_all(ours))
+    assert process.wait(60) == 0
+    assert not ACTING.search(shown)
+    assert SHOWN in shown
