@@ -106,7 +106,7 @@ def made(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     maker.sweep("plain", question=TEXT)
     tokenizer = SimpleNamespace(encode=list, end_of_text=0, stream_decode=lambda pieces: pieces)
     monkeypatch.setattr("minimind.config.load.load_model", lambda *_: (None, tokenizer))
-    monkeypatch.setattr("minimind.runs.folder.checkpoint_of", lambda path: path)
+    monkeypatch.setattr("minimind.runs.checkpoints.checkpoint_of", lambda path: path)
     monkeypatch.setattr("minimind.generation.engine.generate", lambda *_, **__: iter(TEXT))
 
 
@@ -205,7 +205,9 @@ def test_a_mirror_says_it_visibly(on_terminal: Shown, monkeypatch: pytest.Monkey
 
 
 def test_a_program_on_a_terminal_of_its_own(tmp_path: Path) -> None:
-    RunFolder(tmp_path / "runs" / NAME).update_status(state="finished", step=1, tokens=1)
+    folder = RunFolder(tmp_path / "runs" / NAME)
+    folder.path.mkdir(parents=True)
+    folder.update_status(state="finished", step=1, tokens=1)
     ours, its = pty.openpty()
     tty.setraw(its)
     environment = {**os.environ, "MINIMIND_ROOT": str(tmp_path), "TERM": "xterm", "COLUMNS": "400"}
