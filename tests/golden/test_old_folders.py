@@ -1,0 +1,217 @@
+"""Run folders, checkpoints and shards that earlier versions wrote (make_fixtures.py) are read by every verb."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra.core.global_hydra import GlobalHydra
+
+from minimind.cli.main import main
+from minimind.data.shards import TokenStream
+from minimind.runs.metrics_file import read_rows
+from minimind.tokenizer.bpe import BPE
+from minimind.utils.files import read_json
+
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
+VERSIONS = sorted((Path(__file__).parent / "fixtures").iterdir())
+MORE_STEPS = 24  # than the 20 of the finished run
+Verb = Callable[..., str]
+
+
+@dataclass(frozen=True)
+class Old:
+    """A copy of what a version left behind, as the root of everything."""
+
+    root: Path
+
+    @property
+    def expected(self) -> dict[str, Any]:
+        return read_json(self.root / "expected.json")
+
+    @property
+    def dense(self) -> Path:
+        """A finished run."""
+        return self._run("dense")
+
+    @property
+    def moe(self) -> Path:
+        """A mixture of experts with dropout, accumulation and Muon, which SIGTERM stopped on its way."""
+        return self._run("moe")
+
+    def _run(self, name: str) -> Path:
+        (folder,) = self.root.glob(f"runs/{name}-????????")
+        return folder
+
+
+@pytest.fixture(scope="module", params=VERSIONS, ids=lambda version: version.name)
+def version(request: pytest.FixtureRequest) -> Path:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def went_on(version: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    """Three runs that use old ones, all started at once; each name gives the function that waits for its end."""
+    old = Old(shutil.copytree(version, tmp_path_factory.mktemp("went_on") / "root"))
+    commands = old.expected["commands"]
+    started = {
+        "resumed": commands["moe"],
+        "longer": [f"run.resume=runs/{old.dense.name}", f"trainer.max_steps={MORE_STEPS}", f"paths.root={old.root}",
+                   f"paths.cache={old.root / 'cache'}"],
+        "child": [*commands["dense"], "tokenizer=file", "tokenizer.path=shards/tokenizer.json", "run.name=child",
+                  f"init_from=runs/{old.dense.name}", "trainer.max_steps=1", "schedule.warmup_steps=0",
+                  "optim.lr=1e-9"],
+    }  # fmt: skip
+    environment = {**os.environ, "MINIMIND_ROOT": str(old.root), "PYTHONPATH": str(REPOSITORY)}
+    processes = {
+        name: subprocess.Popen(
+            [sys.executable, str(REPOSITORY / "train.py"), *arguments], cwd=old.root, env=environment, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )
+        for name, arguments in started.items()
+    }  # fmt: skip
+
+    def end_of(name: str) -> tuple[Old, str]:
+        said = processes[name].communicate(timeout=120)[0]
+        assert processes[name].returncode == 0, said
+        return old, said
+
+    yield dict.fromkeys(started, end_of)
+    for process in processes.values():
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture(scope="module")
+def old(version: Path, went_on: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Old:
+    """For the verbs that only read; `went_on` is asked for so that its processes run meanwhile."""
+    return Old(shutil.copytree(version, tmp_path_factory.mktemp("old") / "root"))
+
+
+@pytest.fixture
+def verb(old: Old, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Verb:
+    """`minimind …` in this process, at home in the old root; what it says."""
+    monkeypatch.setenv("MINIMIND_ROOT", str(old.root))
+    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.chdir(old.root)
+
+    def run(*arguments: str) -> str:
+        GlobalHydra.instance().clear()
+        monkeypatch.setattr(sys, "argv", ["minimind", *arguments])
+        capsys.readouterr()
+        code = main()
+        said = capsys.readouterr()
+        assert code == 0, said.out + said.err
+        return said.out
+
+    return run
+
+
+def test_list(old: Old, verb: Verb) -> None:
+    said = verb("runs")
+    states = {line.split()[1]: line.split()[3] for line in said.splitlines() if "│" in line and "-" in line}
+    assert states[old.dense.name] == "finished"
+    assert states[old.moe.name] == "preempted"
+    assert len(states) == 6
+
+
+def test_the_same_command_finds_the_finished_run(old: Old, verb: Verb) -> None:
+    said = verb("train", *old.expected["commands"]["dense"])
+    assert "This run is finished" in said
+    assert old.dense.name in said
+
+
+def test_evaluate(old: Old, verb: Verb) -> None:
+    before = old.expected["evaluation"]
+    shutil.rmtree(old.dense / "evaluations")  # the new one has the same name
+    verb("evaluate", f"checkpoint=runs/{old.dense.name}")
+    (now,) = (read_json(path) for path in old.dense.glob("evaluations/*.json"))
+    same = ("tokens", "bytes", "documents", "checkpoint", "sequence_length", "precision")
+    assert {key: now[key] for key in same} == {key: before[key] for key in same}
+    figures = [key for key in before if key.startswith("val/")]
+    assert [now[key] for key in figures] == pytest.approx([before[key] for key in figures], rel=1e-5)
+
+
+def test_generate(old: Old, verb: Verb) -> None:
+    generated = old.expected["generate"]
+    assert verb("generate", f"runs/{old.dense.name}", *generated["options"]) == generated["text"]
+    (checkpoint,) = old.moe.glob("checkpoints/step_*")
+    assert verb("generate", str(checkpoint), "--prompt", "ba do", "--max-new-tokens", "8").startswith("ba do")
+
+
+def test_inspect(old: Old, verb: Verb) -> None:
+    assert "1 of hidden size 8" in verb("inspect", f"runs/{old.dense.name}")
+    assert "2 of 4 experts" in verb("inspect", f"runs/{old.moe.name}")
+    assert "288 tokens" in verb("inspect", f"runs/{old.dense.name}/tokenizer.json")
+    assert "Window 0" in verb("inspect", "shards", "--window", "0")
+
+
+@pytest.mark.parametrize("name", ["dense", "moe"])
+def test_export(old: Old, verb: Verb, name: str) -> None:
+    verb("export", f"runs/{getattr(old, name).name}", "--to", f"exported/{name}")
+    assert (old.root / "exported" / name / "model.safetensors").is_file()
+
+
+def test_report(old: Old, verb: Verb) -> None:
+    (sweep,) = old.root.glob("sweeps/norm-*")
+    assert "layernorm" in verb("report", f"sweeps/{sweep.name}")
+    assert (sweep / "report.md").is_file()
+    arms = [f"runs/{path.name}" for path in sorted(old.root.glob("runs/arm-*"))]
+    assert "norm=layernorm" in verb("report", *arms)
+
+
+def test_sync(old: Old, verb: Verb) -> None:
+    assert "4 rows up to step 20" in verb("sync", f"runs/{old.dense.name}")
+
+
+def test_shards_hold_the_very_tokens(old: Old) -> None:
+    bpe = BPE.load(old.root / "shards" / "tokenizer.json")
+    records = [json.loads(line)["text"] for line in (old.root / "made.jsonl").read_text("utf-8").splitlines()]
+    read = []
+    for split, expected in old.expected["shards"].items():
+        stream = TokenStream(old.root / "shards" / split)
+        ids = stream.read(0, len(stream)).tolist()
+        assert len(ids) == expected["tokens"]
+        assert hashlib.sha256(json.dumps(ids).encode()).hexdigest() == expected["sha256"]
+        read += [bpe.decode(stream.document(number).tolist()) for number in range(stream.num_documents)]
+    assert sorted(read) == sorted(records)
+
+
+def test_an_unfinished_run_goes_on_to_the_end_it_would_have_had(went_on: dict[str, Any], version: Path) -> None:
+    old, said = went_on["resumed"]("resumed")
+    before, now = (read_rows(Old(root).moe / "metrics.jsonl") for root in (version, old.root))
+    assert "Resuming" in said
+    assert now[: len(before)] == before
+    whole = old.expected["whole"]
+    assert now[-1]["step"] == whole["step"]
+    assert read_json(old.moe / "status.json")["state"] == "finished"
+    exact = ("tokens", "train/lr", "train/real_token_fraction")
+    assert {key: now[-1][key] for key in exact} == {key: whole[key] for key in exact}
+    for key in ("train/loss", "val/loss", "val/bits_per_byte", "moe/balance_loss"):
+        assert now[-1][key] == pytest.approx(whole[key], rel=1e-3), key  # of another processor
+
+
+def test_a_finished_run_goes_on_longer(went_on: dict[str, Any]) -> None:
+    old, said = went_on["longer"]("longer")
+    assert f"Resuming {old.dense} from step 20" in said
+    assert [row["step"] for row in read_rows(old.dense / "metrics.jsonl")] == [5, 10, 15, 20, MORE_STEPS]
+
+
+def test_a_new_run_starts_from_its_weights(went_on: dict[str, Any]) -> None:
+    old, _ = went_on["child"]("child")
+    (child,) = old.root.glob("runs/child-*")
+    figures = read_json(child / "summary.json")
+    assert figures["val/loss"] == pytest.approx(old.expected["evaluation"]["val/loss"], rel=1e-4)
+
+
+def test_the_checkpoint_is_tensors_and_plain_types(old: Old) -> None:
+    (file,) = old.dense.glob("checkpoints/step_*/state.pt")
+    assert torch.load(file, weights_only=True)["global_step"] == 20
