@@ -74,8 +74,9 @@ class Trainer:
             raise Failed(f"The code of {source} must be what is imported, but that is {found}.")
 
     def _environment(self, folder: Path) -> dict[str, str]:
+        """Threads that wait do so asleep: two runs share the cores."""
         return {**os.environ, "MINIMIND_ROOT": str(folder), "PYTHONPATH": str(self.source), "WANDB_MODE": "offline",
-                "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}  # fmt: skip
+                "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "CUDA_VISIBLE_DEVICES": ""}  # fmt: skip
 
     def train(self, run: GoldenRun) -> dict[str, Any]:
         """Run folder → what is measured of it; several of a multirun."""

@@ -41,8 +41,8 @@ COMMANDS = {
               "trainer.validate_every_steps=10", "trainer.checkpoint_every_steps=10", "run.name=arm"],
 }  # fmt: skip
 STOPPED_AT = 20
-KEPT_OF_A_RUN = ("config.yaml", "status.json", "metrics.jsonl", "summary.json")  # in a sweep's; of others, all but:
-LEFT_OUT = ("*.held", "lock.json", "loss.png")
+KEPT_OF_THE_SWEEPS_RUNS = ("config.yaml", "status.json", "metrics.jsonl", "summary.json")
+LEFT_OUT_OF_OTHERS = ("*.held", "lock.json", "loss.png")
 PROMPT = ["--prompt", "ba do", "--seed", "1", "--temperature", "1", "--max-new-tokens", "24"]
 
 
@@ -56,8 +56,8 @@ class Maker:
         return subprocess.Popen([sys.executable, *command], cwd=ROOT, env=environment, text=True,
                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
 
-    def run(self, *command: str, code: int = 0) -> str:
-        return self.ended(self.start(*command), code)
+    def run(self, *command: str) -> str:
+        return self.ended(self.start(*command), 0)
 
     def ended(self, process: "subprocess.Popen[str]", code: int) -> str:
         out, errors = process.communicate(timeout=300)
@@ -65,8 +65,8 @@ class Maker:
             raise SystemExit(f"{process.args} ended with {process.returncode}:\n{out[-2000:]}\n{errors[-4000:]}")
         return out
 
-    def train(self, *arguments: str, code: int = 0) -> None:
-        self.run(str(self.source / "train.py"), *arguments, code=code)
+    def train(self, *arguments: str) -> None:
+        self.run(str(self.source / "train.py"), *arguments)
 
     def stop(self, *arguments: str) -> None:
         """At a step soon after some have been logged."""
@@ -113,10 +113,10 @@ def keep(target: Path, found: dict[str, Any]) -> None:
     shutil.copytree(ROOT / "shards", target / "shards")
     for name in ("dense", "moe"):
         shutil.copytree(folder_of(name), target / "runs" / folder_of(name).name,
-                        ignore=shutil.ignore_patterns(*LEFT_OUT))  # fmt: skip
+                        ignore=shutil.ignore_patterns(*LEFT_OUT_OF_OTHERS))  # fmt: skip
     for folder in ROOT.glob("runs/arm-*"):
         (target / "runs" / folder.name).mkdir()
-        for name in KEPT_OF_A_RUN:
+        for name in KEPT_OF_THE_SWEEPS_RUNS:
             shutil.copy(folder / name, target / "runs" / folder.name / name)
     (sweep,) = ROOT.glob("sweeps/*-????????")
     (target / "sweeps" / sweep.name).mkdir(parents=True)

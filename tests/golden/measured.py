@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -105,5 +106,5 @@ def _text(values: dict[str, Any], key: str) -> str:
 
 
 def _short(value: Any) -> str:
-    text = str(value)
+    text = re.sub(r'^"([0-9a-f]{8})[0-9a-f]{56}"$', r"\1…", str(value))  # a hash
     return text if len(text) <= 60 else f"{text[:57]}…"
