@@ -104,7 +104,7 @@ class Session:
 
     def _check_data(self) -> None:
         run, status = self.run, self.run.status
-        if status and status["data_fingerprint"] != self.data.fingerprint and not self.cfg.run.accept_data_change:
+        if status and status.get("data_fingerprint") != self.data.fingerprint and not self.cfg.run.accept_data_change:
             raise UserError(
                 f"The data must be what {run.path.name} was started with, but has changed; "
                 "use run.accept_data_change=true to go on with it, or run.fresh=true to start again."
@@ -113,7 +113,7 @@ class Session:
     def _start(self) -> None:
         run, status = self.run, self.run.status
         source = source_hash()
-        if status and status["source_hash"] != source:
+        if status and status.get("source_hash") != source:
             say("The source code has changed since this run was started.", file=sys.stderr)
         run.remove_leftovers()
         run.path.mkdir(parents=True, exist_ok=True)
