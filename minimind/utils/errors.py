@@ -16,6 +16,10 @@ class ConfigError(UserError, ValueError):
         super().__init__("\n".join(self.problems))
 
 
+class DamagedFile(UserError, ValueError):
+    """A file that is not what it should be: cut short, edited, or something else altogether."""
+
+
 class RunFailed(Exception):
     """A run that cannot go on, though nothing in the code is wrong: shown as a message, state failed, exit code 1."""
 
