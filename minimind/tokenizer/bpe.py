@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tokenizers import AddedToken, Encoding, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from minimind.tokenizer.lossless import ids_problem, only_splitting, text_problem
-from minimind.utils.errors import DamagedFile, UserError
+from minimind.utils.errors import DamagedFile, UserError, in_brief
 from minimind.utils.files import read_object, write_text
 
 END_OF_TEXT = "<|endoftext|>"  # ends a document; also stands for padding
@@ -36,11 +36,6 @@ class BPE:
         self.tokenizer = tokenizer
         self.end_of_text = end_of_text
         self._added = tokenizer.get_added_tokens_decoder()
-        if not self.is_special(end_of_text):
-            raise UserError(
-                f"A tokenizer must have {END_OF_TEXT} as a special token, which no text can spell, but this one has it "
-                'as an ordinary one; give it "special": true among the `added_tokens`.'
-            )
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int) -> "BPE":
@@ -60,6 +55,8 @@ class BPE:
     def load(cls, path: Path) -> "BPE":
         """Raises: UserError, if the file is no tokenizer, or does not give back every text as it was."""
         must = "a tokenizer.json of Hugging Face's tokenizers"
+        if not path.is_file():
+            raise UserError(f"{path} must be {must}, but is not there.")
         content = only_splitting(as_written := read_object(path, must))
         try:
             # Nearly always nothing was changed, and the library reads the file itself in half the time.
@@ -69,21 +66,27 @@ class BPE:
                 else Tokenizer.from_str(json.dumps(content, ensure_ascii=False))
             )
             vocabulary = bpe.tokenizer.get_vocab()
-            found = bpe._alphabet_problem(vocabulary) or ids_problem(vocabulary, content) or text_problem(bpe, content)
+            found = bpe._problem(vocabulary) or ids_problem(vocabulary, content) or text_problem(bpe, content)
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
         except BaseException as error:  # the library raises bare Exceptions, and panics, for what is wrong with a file
             if isinstance(error, KeyboardInterrupt | SystemExit):
                 raise
-            raise DamagedFile(f"{path} must be {must}, but: {error}") from None
+            raise DamagedFile(f"{path} must be {must}, but: {in_brief(error)}.") from None
         if found:
             raise UserError(f"{path} {found}")
         return bpe
 
-    def _alphabet_problem(self, vocabulary: dict[str, int]) -> str | None:
+    def _problem(self, vocabulary: dict[str, int]) -> str | None:
         learnt = vocabulary.keys() - {token.content for token in self._added.values()}
-        strange = sorted(set("".join(learnt)) - set(_BYTE_OF_SYMBOL))
-        return f"must be a byte-level tokenizer, but has tokens with {''.join(strange[:10])!r}." if strange else None
+        if strange := sorted(set("".join(learnt)) - set(_BYTE_OF_SYMBOL)):
+            return f"must be a byte-level tokenizer, but has tokens with {''.join(strange[:10])!r}."
+        if not self.is_special(self.end_of_text):
+            return (
+                f"must have {END_OF_TEXT} as a special token, which no text can spell, but has it as an ordinary one; "
+                'give it "special": true among its `added_tokens`.'
+            )
+        return None
 
     def save(self, path: Path) -> None:
         write_text(path, self.tokenizer.to_str())

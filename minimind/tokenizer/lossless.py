@@ -21,10 +21,10 @@ _EVERY_BYTE = "".join(map(chr, range(0x800))) + "".join(  # with the first bytes
     map(chr, (0x800, *range(0x1000, 0x10000, 0x1000), *range(0x10000, 0x110000, 0x40000), 0x10FFFF))
 )
 _WRITING = (  # … and what normalizers, splitters and decoders like to change
-    "  Two  Leading blanks, the QUICK Brown fox.  Tabs\t\there \t and\n\n\nlines\r\n\r\nof\rboth kinds \n  if x:\n\tpass\n"
+    "  Two  blanks, the QUICK Brown fox.  Tabs\t\there \t and\n\n\nlines\r\n\r\nof\rboth kinds \n  if x:\n\tpass\n"
     "naïve café, nai\u0308ve cafe\u0301, \u00c5 \u212b A\u030a, straße STRASSE, İstanbul, ﬁne ① ½ ｗｉｄｅ x² ª\n"
-    "中文，没有空格。「日本語」 한국어 \u1112\u1161\u11ab 👩‍👩‍👧‍👦 🎉🏽 🇨🇳 \u3000\u00a0\u200b\ufeff\n▁ ▁▁ ## ##ing </w> Ġ Ċ"
-    "I'm, don't, they'll; ``quotes'' “and” ‘these’ … 1234567 1,000.50 1 2  3 , . ! ? n't 's 've <unk> [UNK] <s> </s>  "
+    "中文，没有空格。「日本語」 한국어 \u1112\u1161\u11ab 👩‍👩‍👧‍👦 🎉🏽 🇨🇳 \u3000\u00a0\u200b\ufeff\n"
+    "▁ ▁▁ ## ##ing </w> Ġ Ċ I'm, don't, they'll; ``quotes'' 1234567 1,000.50 1 2  3 , . ! ? <unk> [UNK] <s> </s>  "
 )
 PROBE = f"  \n{_EVERY_BYTE}{_WRITING}"
 
