@@ -6,6 +6,7 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from minimind.data.config import CORPUS_CONFIGS, DataConfig
 from minimind.evaluation.config import EvaluationConfig
@@ -17,7 +18,8 @@ from minimind.report.config import AblationConfig
 from minimind.runs.config import PathsConfig, RunConfig
 from minimind.tokenizer.config import TokenizerConfig
 from minimind.training.config import RecipeConfig, TrainerConfig
-from minimind.utils.errors import UserError
+from minimind.utils.errors import UserError, in_brief
+from minimind.utils.files import read_settings
 
 
 @dataclass
@@ -74,13 +76,16 @@ def load_stored(path: Path) -> DictConfig:
     """The configuration of a run or a checkpoint, under its schema again.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or it is none of ours.
     """
     if not path.is_file():
         raise UserError(f"{path.parent} must be a run folder or a checkpoint, but has no {path.name}.")
-    stored = OmegaConf.load(path)
+    stored = read_settings(path)
     schema = OmegaConf.structured(TrainConfig)
-    schema.data = CORPUS_CONFIGS[stored.data.kind]
-    merged = OmegaConf.merge(schema, stored)
+    try:
+        schema.data = CORPUS_CONFIGS[stored.data.kind]
+        merged = OmegaConf.merge(schema, stored)
+    except (OmegaConfBaseException, KeyError, AttributeError, TypeError) as error:
+        raise UserError(f"{path} must be the settings of a run, but is not: {in_brief(error)}.") from None
     assert isinstance(merged, DictConfig)
     return merged

@@ -5,9 +5,12 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from minimind.utils.errors import DamagedFile
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 
 @contextmanager
@@ -60,12 +63,33 @@ def read_json(path: Path, must: str = "JSON") -> Any:
         raise _not_as_it_must_be(path, must, str(error)) from None
 
 
-def read_object(path: Path, must: str = "a JSON object") -> dict[str, Any]:
+def read_object(path: Path, must: str | None = None) -> dict[str, Any]:
     """The same for a file with names and values; raises as `read_json` does."""
-    value = read_json(path, must)
+    value = read_json(path, must or "JSON")
     if not isinstance(value, dict):
-        raise _not_as_it_must_be(path, must, f"it is a {type(value).__name__}")
+        raise _not_as_it_must_be(path, must or "a JSON object", f"is a {type(value).__name__}")
     return value
+
+
+def read_settings(path: Path) -> "DictConfig":
+    """What a stored config.yaml says.
+
+    Raises:
+        DamagedFile: it is no YAML, or says something else.
+    """
+    from omegaconf import DictConfig, OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError  # type: ignore[import-untyped]
+
+    try:
+        settings = OmegaConf.load(path)
+    except (YAMLError, OmegaConfBaseException, ValueError, RecursionError, OSError) as error:
+        mark = getattr(error, "problem_mark", None)
+        reason = "cannot be read" + (f" from line {mark.line + 1} on" if mark else "")
+        raise _not_as_it_must_be(path, "YAML with the settings of a run", reason) from None
+    if not isinstance(settings, DictConfig) or not settings:
+        raise _not_as_it_must_be(path, "YAML with the settings of a run", "has none")
+    return settings
 
 
 def parse_json(data: bytes) -> Any:
