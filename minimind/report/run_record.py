@@ -14,7 +14,8 @@ from minimind.runs.folder import FAILED, FINISHED, RUNNING, RunFolder
 from minimind.runs.identity import is_hashed, leaves
 from minimind.runs.lock import is_held
 from minimind.runs.metrics_file import Row, read_rows
-from minimind.utils.files import read_json
+from minimind.utils.errors import DamagedFile
+from minimind.utils.files import read_object, read_settings
 
 NOT_STARTED, INTERRUPTED = "not started", "interrupted"
 # Of log points, in place of the last one's: a run's speed, and load of its experts, is its usual one.
@@ -52,7 +53,14 @@ class RunRecord:
 
 
 def read_run(job: Job, path: Path, failure: str | None = None) -> RunRecord:
-    """`failure`: why its job failed, for a run that could not say so itself."""
+    """`failure`: why its job failed, for a run that could not say so itself. One that is damaged is not counted."""
+    try:
+        return _read_run(job, path, failure)
+    except DamagedFile as error:
+        return RunRecord(job, path, FAILED, str(error), {}, [], {}, {})
+
+
+def _read_run(job: Job, path: Path, failure: str | None) -> RunRecord:
     folder = RunFolder(path)
     status = folder.status
     state, reason = status.get("state", NOT_STARTED), status.get("reason")
@@ -63,14 +71,14 @@ def read_run(job: Job, path: Path, failure: str | None = None) -> RunRecord:
     if state == FINISHED and not folder.summary.is_file():
         state, reason = FAILED, f"no {folder.summary.name}"
     rows = read_rows(folder.metrics) if state == FINISHED else []
-    figures = {**numbers(read_json(folder.summary)), **usual_speed(rows)} if state == FINISHED else {}
+    figures = {**numbers(read_object(folder.summary)), **usual_speed(rows)} if state == FINISHED else {}
     return RunRecord(job, path, state, reason, figures, rows, hashed_settings(folder.config), status)
 
 
 def hashed_settings(config: Path) -> dict[str, Any]:
     if not config.is_file():
         return {}
-    container = OmegaConf.to_container(OmegaConf.load(config))
+    container = OmegaConf.to_container(read_settings(config))
     assert isinstance(container, dict)
     return {leaf: value for leaf, value in leaves({str(k): v for k, v in container.items()}).items() if is_hashed(leaf)}
 

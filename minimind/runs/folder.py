@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from minimind.utils.errors import UserError
-from minimind.utils.files import read_json, write_json
+from minimind.utils.files import read_object, write_json
 
 COMPLETE = "COMPLETE"
 RUNNING, FINISHED, PREEMPTED, FAILED = "running", "finished", "preempted", "failed"
@@ -67,7 +67,7 @@ class RunFolder:
     @property
     def status(self) -> dict[str, Any]:
         path = self.path / "status.json"
-        return read_json(path) if path.is_file() else {}
+        return read_object(path) if path.is_file() else {}
 
     def update_status(self, **changes: Any) -> None:
         with _status_lock:

@@ -13,6 +13,7 @@ from minimind.runs.metrics_file import read_rows
 from minimind.tracking.config import WandbSettings
 from minimind.tracking.mirror import Mirror, wandb_id
 from minimind.utils.errors import UserError
+from minimind.utils.files import read_settings
 
 FOLDER = "wandb_sync"
 EXIT_CODES = {FAILED: 1, PREEMPTED: 75}
@@ -55,7 +56,7 @@ def build(path: Path) -> tuple[Path, int, int]:
 
 def stored_settings(run: RunFolder) -> WandbSettings:
     """Those the run was started with; a run that was not tracked goes where the defaults say."""
-    config: Any = OmegaConf.load(run.config)
+    config: Any = read_settings(run.config)
     node = OmegaConf.to_container(config.logger.get("wandb") or OmegaConf.create({}))
     known = {field.name for field in fields(WandbSettings)}
     return WandbSettings(**{str(k): v for k, v in dict(node).items() if k in known})  # type: ignore[arg-type]

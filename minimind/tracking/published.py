@@ -6,6 +6,7 @@ from typing import Any, cast
 from omegaconf import OmegaConf
 
 from minimind.runs.folder import RunFolder
+from minimind.utils.files import read_settings
 
 RECORDED = ("command", "git_commit", "source_hash", "data_fingerprint", "versions", "auto", "parameters",
             "active_parameters")  # fmt: skip
@@ -13,7 +14,7 @@ RECORDED = ("command", "git_commit", "source_hash", "data_fingerprint", "version
 
 def published_config(run: RunFolder) -> dict[str, Any]:
     """Every setting as in config.yaml, and under `record` what the settings do not say; paths from the root on."""
-    config = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(run.config)))
+    config = cast(dict[str, Any], OmegaConf.to_container(read_settings(run.config)))
     status = {**run.status, "command": config["run"].get("command")}
     record = {"folder": run.path.name, **{name: status[name] for name in RECORDED if status.get(name) is not None}}
     return without_places({**config, "record": record}, Path(config["paths"]["root"]))
