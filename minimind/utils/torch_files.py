@@ -14,6 +14,7 @@ from torch import Tensor
 from minimind.utils.errors import DamagedFile, UserError
 
 FLOATS = ("float32", "bfloat16", "float16", "float64")
+ZIP, PROTO = b"PK\x03\x04", b"\x80"  # how what torch.save writes begins, and how any pickle does
 SHOWN = 5  # names in an error, of possibly thousands
 
 
@@ -23,23 +24,26 @@ def load_tensors(path: Path, must: str = "a file of weights", *, mmap: bool = Fa
     Raises:
         DamagedFile: it is something else, which is never loaded. In our own words: torch's recommend to load it anyway.
     """
+    start = b""
     try:
         with path.open("rb") as file:
-            is_zip = file.read(4) == b"PK\x03\x04"  # else torch cannot map it, and says so in place of what is wrong
+            start = file.read(4)
+        is_zip = start == ZIP  # torch cannot map another file, and would say so in place of what is wrong
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and is_zip)
     except OSError as error:
         raise DamagedFile(f"{path} must be {must}, but cannot be read: {error.strerror}.") from None
     except Exception as error:  # RuntimeError, UnpicklingError, EOFError, KeyError …: whatever the bytes happen to do
-        raise DamagedFile(_in_our_words(path, must, error)) from None
+        raise DamagedFile(_in_our_words(path, must, start, error)) from None
 
 
-def _in_our_words(path: Path, must: str, error: Exception) -> str:
+def _in_our_words(path: Path, must: str, start: bytes, error: Exception) -> str:
     text = str(error)
-    if not isinstance(error, UnpicklingError) and "weights_only" not in text:
-        return f"{path} must be {must}, but is cut short or something else altogether; put a good copy in its place."
     found = re.search(r"GLOBAL ([\w.]+)", text)
+    is_pickle = start == ZIP or start[:1] == PROTO
+    if not found and not (is_pickle and (isinstance(error, UnpicklingError) or "weights_only" in text)):
+        return f"{path} must be {must}, but is cut short or something else altogether; put a good copy in its place."
     return (
         f"{path} must hold tensors and nothing else, but holds {found[1] if found else 'something'} besides; it is "
         "never loaded, as that could run code. Ask whoever made it for safetensors, or for tensors alone."

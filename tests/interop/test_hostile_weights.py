@@ -215,10 +215,10 @@ def hostile_files(folder: Path) -> dict[str, tuple[bytes, str]]:
         "NumPy": ((folder / "numpy.pt").read_bytes(), harm.replace(".*", r"numpy\S+_reconstruct")),
         "a program": ((folder / "script.pt").read_bytes(), harm),
         "empty": (b"", "cut short"),
-        "text": (b"hello, I am no tensor\n", "cut short|never loaded"),
+        "text": (b"hello, I am no tensor\n", "cut short"),
         "half": (good[: len(good) // 2], "cut short"),
         "nearly all": (good[:-1], "cut short"),
-        "zeros": (bytes(4096), "cut short|never loaded"),
+        "zeros": (bytes(4096), "cut short"),
     }
 
 
