@@ -58,13 +58,16 @@ def _task(composed: "DictConfig") -> int:
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
 
-    from minimind.cli.measure import measure
+    from minimind.config.checks import check_numbers
     from minimind.config.schema import EvaluateConfig
     from minimind.runs.checkpoints import checkpoint_of
     from minimind.utils.paths import default_root, find_existing
 
     composed.paths.root = composed.paths.root or str(default_root())
+    check_numbers(composed)
     cfg = OmegaConf.to_object(composed)
+    from minimind.cli.measure import measure  # only now: it takes seconds
+
     assert isinstance(cfg, EvaluateConfig)
     own_text = not any(
         override.startswith("data") and not override.startswith(OF_THE_READING)

@@ -1,6 +1,7 @@
 """Token shards for the eye: the manifest as a table, lengths of documents, a window of text, epochs in steps."""
 
 import argparse
+import math
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,10 @@ from rich.table import Table
 from rich.text import Text
 
 from minimind.data.describe import length_histogram, pieces
-from minimind.data.shards import MANIFEST, TokenStream
+from minimind.data.shards import TokenStream, read_manifest
 from minimind.tokenizer.bpe import BPE
 from minimind.utils.console import VisibleConsole
 from minimind.utils.errors import UserError
-from minimind.utils.files import read_json
 from minimind.utils.terminal import say
 
 WINDOW_TOKENS = 256  # shown, unless said otherwise
@@ -21,7 +21,7 @@ BAR = 40  # characters of the longest
 
 def show_shards(thing: Path, folders: list[Path], arguments: argparse.Namespace) -> None:
     console = VisibleConsole()
-    manifests = {folder.name: read_json(folder / MANIFEST) for folder in folders}
+    manifests = {folder.name: read_manifest(folder) for folder in folders}
     console.print(str(thing), style="bold")
     console.print(manifest_table(manifests))
     for name in ("options", "versions"):
@@ -107,6 +107,6 @@ def _bar(share: float) -> str:
 
 def _positive(arguments: argparse.Namespace, name: str, default: Any) -> Any:
     value = getattr(arguments, name)
-    if value is not None and value <= 0:
+    if value is not None and not 0 < value < math.inf:
         raise UserError(f"--{name.replace('_', '-')} must be above 0, but is {value}.")
     return default if value is None else value

@@ -1,11 +1,18 @@
 """`minimind runs`: what runs there are, and how they stand."""
 
 import argparse
+import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from minimind.utils.errors import DamagedFile
 from minimind.utils.terminal import say
+
+if TYPE_CHECKING:
+    from minimind.runs.folder import RunFolder
+
+DAMAGED = "damaged"
 
 
 def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -17,7 +24,6 @@ def run(arguments: argparse.Namespace) -> int:
     from rich.table import Table
 
     from minimind.runs.folder import RunFolder
-    from minimind.runs.metrics_file import read_rows
     from minimind.utils.console import VisibleConsole
     from minimind.utils.paths import default_root
 
@@ -25,19 +31,33 @@ def run(arguments: argparse.Namespace) -> int:
     for column in ("step", "tokens", "val loss", "age"):
         table.add_column(column, justify="right", no_wrap=True)
     folders = sorted((default_root() / "runs").glob("*/status.json"), key=lambda path: path.stat().st_mtime)
+    damage = []
     for path in folders:
-        folder = RunFolder(path.parent)
-        status = folder.status
-        losses = [row["val/loss"] for row in read_rows(folder.metrics) if "val/loss" in row]
-        table.add_row(
-            folder.path.name, state_of(status, folder.lock), f"{status['step']:,}", f"{status['tokens']:,}",
-            f"{losses[-1]:.4f}" if losses else "", age(time.time() - status["updated"]),
-        )  # fmt: skip
+        try:
+            table.add_row(path.parent.name, *cells(RunFolder(path.parent)))
+        except (ValueError, LookupError, TypeError, ArithmeticError) as error:  # no JSON, or not what a run writes
+            table.add_row(path.parent.name, DAMAGED)
+            lacking = f"{path} must say how a run stands, but not all it says makes sense."
+            damage.append(str(error) if isinstance(error, DamagedFile) else lacking)
     if folders:
         VisibleConsole().print(table)
     else:
         say(f"No runs in {default_root() / 'runs'} yet; python train.py makes one.")
+    for message in damage:
+        say(message, file=sys.stderr)
     return 0
+
+
+def cells(folder: "RunFolder") -> list[str]:
+    """What the table says of a run: state, step, tokens, validation loss, age."""
+    from minimind.runs.metrics_file import read_rows
+
+    status = folder.status
+    losses = [row["val/loss"] for row in read_rows(folder.metrics) if "val/loss" in row]
+    return [
+        state_of(status, folder.lock), f"{status['step']:,}", f"{status['tokens']:,}",
+        f"{losses[-1]:.4f}" if losses else "", age(time.time() - status["updated"]),
+    ]  # fmt: skip
 
 
 def state_of(status: dict[str, Any], lock: Path) -> str:

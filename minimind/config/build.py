@@ -22,6 +22,7 @@ from minimind.training.callbacks.checkpointing import Checkpointing
 from minimind.training.callbacks.metrics import Metrics
 from minimind.training.callbacks.preemption import Preemption, without_lightnings_signals
 from minimind.training.callbacks.watch import Watch
+from minimind.training.checkpoint_io import SafeCheckpointIO
 from minimind.training.module import TrainingModule
 from minimind.utils.errors import ConfigError
 from minimind.utils.hardware import peak_flops, pick_device, pick_precision
@@ -153,6 +154,7 @@ def build_trainer(
         deterministic=cfg.trainer.deterministic,
         callbacks=callbacks,
         logger=loggers,
+        plugins=[SafeCheckpointIO()],
         enable_checkpointing=False,  # ours are callbacks
         enable_progress_bar=False,
         enable_model_summary=False,

@@ -15,6 +15,7 @@ from minimind.tokenizer.bpe import BPE
 from minimind.tracking.config import problems as tracking_problems
 from minimind.utils.errors import ConfigError, suggestion
 from minimind.utils.paths import find_existing
+from minimind.utils.settings import not_finite
 
 
 def to_config(composed: DictConfig) -> TrainConfig:
@@ -23,14 +24,17 @@ def to_config(composed: DictConfig) -> TrainConfig:
     Raises:
         ConfigError: with every broken rule of every group, and across them.
     """
-    found = list(unknown_keys(composed))
+    infinite = list(not_finite(OmegaConf.to_container(composed)))
+    # What groups say of these would be the second time; the model's own rules name a setting without its group.
+    named = tuple(word for said in infinite for word in (said.split(" ")[0], said.split(" ")[0].replace("model.", "")))
+    found = [*unknown_keys(composed), *infinite]
     objects: dict[str, Any] = {}
     for name in TrainConfig.__dataclass_fields__:
         try:
             node = composed[name]
             objects[name] = OmegaConf.to_object(node) if isinstance(node, DictConfig) else node
         except ConfigError as error:
-            found += error.problems
+            found += [problem for problem in error.problems if not problem.startswith(named)]
         except OmegaConfBaseException as error:
             found.append(f"`{name}`: {str(error).splitlines()[0]}")
     if found:
@@ -39,6 +43,12 @@ def to_config(composed: DictConfig) -> TrainConfig:
     if problems := cross_group_problems(cfg):
         raise ConfigError(problems)
     return cfg
+
+
+def check_numbers(composed: DictConfig, name: str = "") -> None:
+    """For settings that are not those of a run; raises ConfigError."""
+    if found := list(not_finite(OmegaConf.to_container(composed), name)):
+        raise ConfigError(found)
 
 
 def check_tokenizer(cfg: TrainConfig) -> None:

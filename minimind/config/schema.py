@@ -19,7 +19,7 @@ from minimind.runs.config import PathsConfig, RunConfig
 from minimind.runs.stored_config import escaped, read_config
 from minimind.tokenizer.config import TokenizerConfig
 from minimind.training.config import RecipeConfig, TrainerConfig
-from minimind.utils.errors import UserError
+from minimind.utils.errors import UserError, in_brief
 
 
 @dataclass
@@ -84,8 +84,8 @@ def load_stored(path: Path) -> DictConfig:
         schema = OmegaConf.structured(TrainConfig)
         schema.data = CORPUS_CONFIGS[kind]
         merged = OmegaConf.merge(schema, escaped(stored))
-    except (KeyError, TypeError, OmegaConfBaseException) as error:
-        said = f"{error}".splitlines()[0]
+    except (KeyError, TypeError, AttributeError, OmegaConfBaseException) as error:
+        said = in_brief(error)
         raise UserError(f"{path} must be a configuration that this version knows, but: {said}.") from None
     assert isinstance(merged, DictConfig)
     return merged

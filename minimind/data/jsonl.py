@@ -2,7 +2,6 @@
 
 import gzip
 import io
-import json
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from minimind.data.corpus import BLOCK_BYTES, Block, Document, is_held_out
 from minimind.data.named_files import named_files
 from minimind.utils.errors import UserError
 from minimind.utils.extras import missing_extra
+from minimind.utils.files import parse_json
 
 
 class JsonlCorpus:
@@ -45,8 +45,8 @@ class JsonlCorpus:
 
     def _text(self, line: bytes, file: str, number: int) -> str:
         try:
-            record = json.loads(line)
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            record = parse_json(line)
+        except ValueError as error:
             raise UserError(f"{file}, line {number}: must be a JSON object in UTF-8, but: {error}.") from None
         text = record.get(self.field) if isinstance(record, dict) else None
         if not isinstance(text, str):
@@ -55,6 +55,14 @@ class JsonlCorpus:
                 f'{file}, line {number}: must have text in the field "{self.field}", but has {fields or "no fields"}; '
                 "name another with data.text_field=…"
             )
+        if b"\\u" in line:  # only so can half of a surrogate pair come in, which no UTF-8 can hold
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                half = text[error.start]
+                raise UserError(
+                    f"{file}, line {number}: must be whole characters, but has {half!r}; mend it."
+                ) from None
         return text
 
 

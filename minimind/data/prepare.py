@@ -1,6 +1,7 @@
 """Text → tokenizer → token shards, once: kept in a cache folder named by what they are made of."""
 
 import hashlib
+import itertools
 import os
 import platform
 from collections.abc import Iterator
@@ -17,8 +18,8 @@ from minimind.data.encode import Batch, Encoder, batches, encoded
 from minimind.data.shards import VERSION, ShardInfo, ShardWriter, TokenStream, token_dtype
 from minimind.tokenizer.bpe import BPE
 from minimind.tokenizer.config import TokenizerConfig
-from minimind.utils.errors import UserError
-from minimind.utils.files import read_json, write_json
+from minimind.utils.errors import DamagedFile, UserError
+from minimind.utils.files import read_object, write_json
 from minimind.utils.paths import find_existing
 from minimind.utils.progress import progress_bar
 
@@ -206,11 +207,16 @@ def _finish_chunk(folder: Path, chunk: int, writers: dict[str, ShardWriter]) -> 
 
 
 def _finished_chunks(folder: Path, writers: dict[str, ShardWriter]) -> int:
-    records = sorted(folder.glob("chunk_*.json"))
-    for record in records:
-        for split, shards in read_json(record).items():
-            writers[split].shards += [ShardInfo(**shard) for shard in shards]
-    return len(records)
+    """How many there are before the first that is missing or has a damaged record."""
+    for finished in itertools.count():
+        try:
+            record = read_object(folder / f"chunk_{finished:05d}.json")
+            shards = {split: [ShardInfo(**shard) for shard in record[split]] for split in writers}
+        except (FileNotFoundError, DamagedFile, KeyError, TypeError):
+            break
+        for split, of_split in shards.items():
+            writers[split].shards += of_split
+    return finished
 
 
 def _check_not_empty(writers: dict[str, ShardWriter], all_held_out: bool) -> None:

@@ -113,7 +113,7 @@ class TokenStream:
     """
 
     def __init__(self, folder: Path) -> None:
-        manifest = _read_manifest(folder)
+        manifest = read_manifest(folder)
         self.folder = folder
         self.fingerprint: str = manifest["fingerprint"]
         self.tokenizer_hash: str = manifest["tokenizer"]
@@ -239,7 +239,8 @@ def _sha256(path: Path, size: int, changed_ns: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _read_manifest(folder: Path) -> dict:
+def read_manifest(folder: Path) -> dict:
+    """Raises: UserError, if there is none, or it is not as it was written."""
     path = folder / MANIFEST
     if not path.is_file():
         raise UserError(f"{folder} must hold token shards, but has no {MANIFEST}; prepare the data again.")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from minimind.data.config import HuggingFaceConfig, ParquetConfig
 from minimind.data.corpus import Block, Document, is_held_out
 from minimind.data.named_files import files_made_of, named_files
-from minimind.utils.errors import UserError
+from minimind.utils.errors import UserError, in_brief
 from minimind.utils.extras import missing_extra
 from minimind.utils.paths import find_existing
 
@@ -53,8 +53,8 @@ class ParquetCorpus:
                     records = _utf8(rows.column(0), str(file), first)
                     yield Block(str(file), first, records, round(len(records) * bytes_a_row))
                     first += len(records)
-        except (pyarrow.ArrowInvalid, OSError) as error:
-            raise UserError(f"{file} must be a whole Parquet file, but: {error}") from None
+        except (pyarrow.ArrowException, OSError) as error:
+            raise UserError(f"{file} must be a whole Parquet file, but: {in_brief(error)}.") from None
 
 
 class HuggingFaceCorpus:
@@ -81,7 +81,7 @@ class HuggingFaceCorpus:
 
         where = f"{self.cfg.dataset}, split {self.cfg.split}"
         first = 0
-        for rows in self._open().with_format("arrow").iter(ROWS):
+        for rows in self._rows():
             if first == 0:
                 _check_column(rows.schema, self.field, where)
             column = rows.column(self.field)
@@ -96,6 +96,17 @@ class HuggingFaceCorpus:
     @property
     def field(self) -> str:
         return self.cfg.text_field
+
+    def _rows(self) -> Iterator[Any]:
+        """Raises: UserError, if what the data set is made of cannot be read."""
+        import datasets
+        import pyarrow
+
+        rows = self._open().with_format("arrow").iter(ROWS)
+        try:
+            yield from rows
+        except (pyarrow.ArrowException, datasets.exceptions.DatasetsError, ValueError, OSError) as error:
+            raise UserError(f"{self.cfg.dataset} must be readable to its end, but: {in_brief(error)}.") from None
 
     def _open(self) -> Any:
         """The split as datasets streams it.
@@ -114,9 +125,10 @@ class HuggingFaceCorpus:
                 return stored[cfg.split].to_iterable_dataset()
             path = cfg.dataset if folder is None else str(folder)
             return datasets.load_dataset(path, cfg.config, split=cfg.split, revision=self.revision, streaming=True)
-        except (ValueError, KeyError, OSError, datasets.exceptions.DatasetsError) as error:
-            raise UserError(
-                f"data.dataset must be a data set with the split {cfg.split}, but {cfg.dataset} is not: {error}"
+        except (ValueError, LookupError, TypeError, RuntimeError, OSError, datasets.exceptions.DatasetsError) as error:
+            raise UserError(  # RuntimeError: a script in place of data, which is never run
+                f"data.dataset must be a data set with the split {cfg.split}, but {cfg.dataset} is not: "
+                f"{in_brief(error)}."
             ) from None
 
 
@@ -134,9 +146,8 @@ def _revision(cfg: HuggingFaceConfig) -> str:
     try:
         return str(HfApi().dataset_info(cfg.dataset, revision=cfg.revision, timeout=20).sha)
     except Exception as error:  # no network, no such name, no permission: the library has a dozen classes for it
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
-            f"data.dataset must be a folder or on the hub, but {cfg.dataset} was not found: {reason} "
+            f"data.dataset must be a folder or on the hub, but {cfg.dataset} was not found: {in_brief(error)}. "
             "Without a network, name a folder, or a commit already in the library's cache with data.revision=…"
         ) from None
 

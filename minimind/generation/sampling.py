@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from minimind.utils.errors import ConfigError
+from minimind.utils.settings import not_finite
 
 
 @dataclass
@@ -15,12 +16,12 @@ class SamplingConfig:
     top_p: float = 1.0
 
     def __post_init__(self) -> None:
-        found = []
+        found = list(not_finite(self))
         if self.temperature < 0:
             found.append(f"`temperature` must be at least 0 (greedy), but is {self.temperature}.")
         if self.top_k < 0:
             found.append(f"`top_k` must be at least 0 (no limit), but is {self.top_k}.")
-        if not 0 < self.top_p <= 1:
+        if self.top_p <= 0 or self.top_p > 1:
             found.append(f"`top_p` must be above 0 and at most 1, but is {self.top_p}.")
         if found:
             raise ConfigError(found)

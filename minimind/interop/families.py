@@ -13,6 +13,7 @@ from minimind.model.config import (
     YarnConfig,
 )
 from minimind.utils.errors import ConfigError, UserError
+from minimind.utils.settings import of_another_kind
 
 ARCHITECTURES = {
     "llama": "LlamaForCausalLM",
@@ -118,8 +119,8 @@ def from_huggingface(config: dict[str, Any]) -> ModelConfig:
         return _in_our_words(config)
     except KeyError as missing:
         raise UserError(f"config.json must have {missing}, but has not; the folder is not whole.") from None
-    except (TypeError, AttributeError) as error:
-        raise UserError(f"config.json must have what transformers writes, but has another kind: {error}.") from None
+    except (TypeError, AttributeError, ArithmeticError) as error:
+        raise UserError(f"config.json must have what transformers writes, but has another kind: {error}") from None
 
 
 def _in_our_words(config: dict[str, Any]) -> ModelConfig:
@@ -139,6 +140,8 @@ def _in_our_words(config: dict[str, Any]) -> ModelConfig:
         settings |= {name: _read(names, name) for name in SAME_NAME_MOE}
         settings["moe_intermediate_size"] = config["moe_intermediate_size"]
         settings["balance_loss"] = BalanceLoss.batch
+    if found := of_another_kind(ModelConfig, settings):
+        raise TypeError(" ".join(found))
     return ModelConfig(
         **settings,
         head_dim=config.get("head_dim") or (128 if family == "qwen3" else None),

@@ -4,14 +4,11 @@ transformers itself is not needed: config.json is JSON, and the weights are read
 Our names are theirs; only experts differ: stacked in memory (there as here), one by one on disk.
 """
 
-import json
 import re
 import shutil
-from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -19,13 +16,14 @@ from minimind.interop.families import choose_family, from_huggingface, to_huggin
 from minimind.interop.tokenizer_files import TOKENIZER, generation_config, tokenizer_config
 from minimind.model.transformer import MiniMind
 from minimind.tokenizer.bpe import BPE
-from minimind.utils.errors import UserError
-from minimind.utils.files import read_json, write_json
+from minimind.utils.errors import UserError, in_brief
+from minimind.utils.files import read_object, write_json
+from minimind.utils.torch_files import check_names, check_weights, load_tensors, not_finite, some
 
 CONFIG, WEIGHTS, PICKLE = "config.json", "model.safetensors", "pytorch_model.bin"
 STACKED = re.compile(r"(.*\.mlp\.experts)\.(gate_up_proj|down_proj)")
 DERIVED = re.compile(r".*\.rotary_emb\.inv_freq")  # in old Llama folders; follows from config.json
-SHOWN = 5  # names in an error, of possibly thousands
+ABSURD = 10  # times as many parameters in the configuration as in the weights
 
 
 def export_folder(
@@ -34,10 +32,12 @@ def export_folder(
     """Writes configuration, weights and tokenizer; returns the family.
 
     Raises:
-        UserError: no family can hold the model, or the folder is not empty; nothing is written then.
+        UserError: no family can hold the model, or `dtype` its weights, or the folder is not empty; nothing is
+            written then.
     """
     family = choose_family(model.config, family)
     refuse_non_empty(folder)
+    weights = _converted(weights_on_disk(model), dtype)
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -46,13 +46,23 @@ def export_folder(
     ends = {name: tokens[name] for name in ("bos_token_id", "eos_token_id")}
     config = to_huggingface(model.config, family) | ends | {"dtype": str(dtype).removeprefix("torch.")}
     write_json(temporary / CONFIG, config)
-    weights = {name: t.to(dtype).contiguous() for name, t in weights_on_disk(model).items()}
     save_file(weights, temporary / WEIGHTS, metadata={"format": "pt"})
     tokenizer.save(temporary / TOKENIZER)
     write_json(temporary / "tokenizer_config.json", tokenizer_config(tokenizer, model.config.context_length))
     write_json(temporary / "generation_config.json", tokens)
     temporary.rename(folder)
     return family
+
+
+def _converted(weights: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    converted = {name: tensor.to(dtype).contiguous() for name, tensor in weights.items()}
+    if names := not_finite(converted):
+        kind, largest = str(dtype).removeprefix("torch."), torch.finfo(dtype).max
+        raise UserError(
+            f"The weights must be finite as {kind} (at most {largest:.5g}), but are not: {some(names)}; "
+            "use --dtype bfloat16 or float32, which reach further."
+        )
+    return converted
 
 
 def import_folder(folder: Path) -> tuple[MiniMind, BPE]:
@@ -63,7 +73,7 @@ def import_folder(folder: Path) -> tuple[MiniMind, BPE]:
     """
     if not (folder / TOKENIZER).is_file():
         raise UserError(f"{folder} must have a {TOKENIZER}, but has none; save a fast tokenizer into it.")
-    model, tokenizer = import_model(folder), BPE.load(folder / TOKENIZER)
+    tokenizer, model = BPE.load(folder / TOKENIZER), import_model(folder)
     if tokenizer.vocab_size > model.config.vocab_size:
         raise UserError(
             f"The tokenizer in {folder} must fit the model's `vocab_size` ({model.config.vocab_size}), but has "
@@ -76,20 +86,22 @@ def import_model(folder: Path) -> MiniMind:
     """The model alone; raises as `import_folder` does."""
     if not (folder / CONFIG).is_file():
         raise UserError(f"{folder} must be a folder of Hugging Face's transformers, but has no {CONFIG}.")
-    try:
-        config = read_json(folder / CONFIG)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{folder / CONFIG} must be JSON, but: {error}") from None
-    if not isinstance(config, dict):
-        raise UserError(f"{folder / CONFIG} must be a JSON object, but is a {type(config).__name__}.")
-    with torch.device("meta"):
-        model = MiniMind(from_huggingface(config))
+    cfg = from_huggingface(read_object(folder / CONFIG))
     found = {name: t for name, t in read_weights(folder).items() if not DERIVED.fullmatch(name)}
+    check_weights(found, str(folder))
+    there = sum(tensor.numel() for tensor in found.values())
+    if cfg.num_parameters() > ABSURD * there:  # building it, even without memory, might take for ever
+        raise UserError(
+            f"{folder / CONFIG} must describe the weights beside it, but has {cfg.num_parameters():,} parameters to "
+            f"their {there:,}."
+        )
+    with torch.device("meta"):
+        model = MiniMind(cfg)
     head, embedding = found.get("lm_head.weight"), found.get("model.embed_tokens.weight")
-    tied = model.config.tie_word_embeddings
+    tied = cfg.tie_word_embeddings
     if tied and head is not None and embedding is not None and torch.equal(head, embedding):
         del found["lm_head.weight"]  # written twice
-    _check_names(found, weights_on_disk(model), folder)
+    check_names(found, weights_on_disk(model), f"The weights in {folder} must be what its {CONFIG} describes")
     model.to_empty(device="cpu")
     state = {name: in_memory(name, found) for name in model.state_dict() if not (tied and name == "lm_head.weight")}
     if tied:
@@ -133,52 +145,42 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     for kind in (WEIGHTS, PICKLE):
         index = folder / f"{kind}.index.json"
         if index.is_file():
-            try:
-                names = sorted(set(read_json(index)["weight_map"].values()))
-            except (ValueError, KeyError, TypeError, AttributeError):
-                raise UserError(
-                    f"{index} must say in `weight_map` which file has which weight, but does not."
-                ) from None
-            return {name: t for file in names for name, t in _read_file(folder / Path(file).name).items()}
+            return _read_files(folder, _files_in(index))
         if (folder / kind).is_file():
             return _read_file(folder / kind)
     raise UserError(f"{folder} must have weights in {WEIGHTS} or {PICKLE}, or an index of shards, but has neither.")
 
 
-def _read_file(path: Path) -> dict[str, Tensor]:
+def _files_in(index: Path) -> list[str]:
+    """Their names; a path would lead out of the folder."""
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        weights = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} must be a whole file of weights, but cannot be read: {error}") from None
-    except Exception as error:  # torch raises several kinds for what is wrong with, or forbidden in, a pickle
-        raise UserError(f"{path} must hold tensors and nothing else, but cannot be read so: {error}") from None
-    if not isinstance(weights, dict) or not all(isinstance(tensor, Tensor) for tensor in weights.values()):
-        raise UserError(f"{path} must hold named tensors and nothing else, but holds other things too.")
+        return sorted({Path(file).name for file in read_object(index)["weight_map"].values()})
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(f"{index} must say in `weight_map` which file has which weight, but does not.") from None
+
+
+def _read_files(folder: Path, files: list[str]) -> dict[str, Tensor]:
+    weights: dict[str, Tensor] = {}
+    for file in files:
+        read = _read_file(folder / file)
+        if twice := sorted(weights.keys() & read.keys()):
+            raise UserError(f"Each weight in {folder} must be in one file, but {some(twice)} in {file} is in two.")
+        weights |= read
     return weights
 
 
-def _check_names(found: dict[str, Tensor], expected: dict[str, Tensor], folder: Path) -> None:
-    """Raises: UserError, naming what is missing, what nobody asked for, and what has another shape."""
-    shapes = [
-        f"{name} {tuple(found[name].shape)}, not {tuple(tensor.shape)}"
-        for name, tensor in expected.items()
-        if name in found and found[name].shape != tensor.shape
-    ]
-    complaints = {
-        "lack": sorted(expected.keys() - found.keys()),
-        "have unexpected": sorted(found.keys() - expected.keys()),
-        "have in another shape": shapes,
-    }
-    said = [f"{what} {_some(names)}" for what, names in complaints.items() if names]
-    if said:
-        raise UserError(f"The weights in {folder} must be what its {CONFIG} describes, but {'; '.join(said)}.")
-
-
-def _some(names: Iterable[str]) -> str:
-    names = list(names)
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+def _read_file(path: Path) -> dict[str, Tensor]:
+    if path.suffix != ".safetensors":
+        weights = load_tensors(path, "a whole file of weights")
+        if not isinstance(weights, dict) or not all(isinstance(tensor, Tensor) for tensor in weights.values()):
+            raise UserError(f"{path} must hold named tensors and nothing else, but holds other things too.")
+        return {str(name): tensor for name, tensor in weights.items()}
+    try:
+        return load_file(path)
+    except OSError as error:
+        raise UserError(f"{path} must be a whole file of weights, but cannot be read: {error.strerror}.") from None
+    except Exception as error:  # SafetensorError, and others for a dtype that torch does not have
+        raise UserError(f"{path} must be a whole file of weights, but cannot be read: {in_brief(error)}.") from None
 
 
 def refuse_non_empty(folder: Path) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, fields
 from enum import Enum
 
 from minimind.utils.errors import ConfigError
+from minimind.utils.settings import not_finite, of_another_kind
 
 
 class Norm(Enum):
@@ -54,6 +55,11 @@ class Dispatch(Enum):
     loop = "loop"
     grouped = "grouped"
     dense = "dense"
+
+
+LARGEST = 2**24  # of any size or count …
+MOST = dict.fromkeys(("num_hidden_layers", "num_experts", "num_shared_experts"), 2**12)  # … and of modules
+LARGEST_MODEL = 2**40  # parameters
 
 
 @dataclass
@@ -112,8 +118,7 @@ class ModelConfig:
     moe_dispatch: Dispatch = Dispatch.auto
 
     def __post_init__(self) -> None:
-        found = _read_words(self)
-        if found := found or problems(self):
+        if found := _read_words(self) or _unlike_numbers(self) or problems(self):
             raise ConfigError(found)
 
     @property
@@ -206,8 +211,37 @@ def _read_words(cfg: ModelConfig) -> list[str]:
     return found
 
 
+def _unlike_numbers(cfg: ModelConfig) -> list[str]:
+    """What would make the rules below meaningless, and comes from a JSON file or a caller rather than from Hydra."""
+    found = of_another_kind(ModelConfig, vars(cfg))
+    if not found:
+        yarn = of_another_kind(YarnConfig, vars(cfg.rope_scaling))
+        found = [complaint.replace("`", "`rope_scaling.", 1) for complaint in yarn]
+    return found or list(not_finite(cfg))
+
+
 def problems(cfg: ModelConfig) -> list[str]:
     """Every rule the configuration breaks, each as: what must hold, the value, the remedy."""
+    if found := _size_problems(cfg):
+        return found
+    found = []
+    found += _attention_problems(cfg) + _yarn_problems(cfg) + _moe_problems(cfg)
+    for name in ("dropout", "attention_dropout"):
+        if not 0 <= getattr(cfg, name) < 1:
+            found.append(f"`{name}` must be at least 0 and below 1, but is {getattr(cfg, name)}.")
+    if cfg.rope_theta <= 1:
+        found.append(f"`rope_theta` must be above 1, but is {cfg.rope_theta}.")
+    for name in ("rms_norm_eps", "initializer_range", "embedding_initializer_range", "router_aux_loss_coef",
+                 "router_z_loss_coef", "router_bias_update_rate"):  # fmt: skip
+        if (getattr(cfg, name) or 0) < 0:
+            found.append(f"`{name}` must be at least 0, but is {getattr(cfg, name)}.")
+    if not found and cfg.num_parameters() > LARGEST_MODEL:
+        found.append(f"A model must have at most {LARGEST_MODEL:,} parameters, but has {cfg.num_parameters():,}.")
+    return found
+
+
+def _size_problems(cfg: ModelConfig) -> list[str]:
+    """Sizes that no model has would take for ever, or all memory, before anything else could complain."""
     found = []
     for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
                  "head_dim", "intermediate_size", "moe_intermediate_size", "max_position_embeddings",
@@ -215,14 +249,14 @@ def problems(cfg: ModelConfig) -> list[str]:
         value = getattr(cfg, name)
         if value is not None and value < 1:
             found.append(f"`{name}` must be at least 1, but is {value}.")
-    if found:
-        return found
-    found += _attention_problems(cfg) + _yarn_problems(cfg) + _moe_problems(cfg)
-    for name in ("dropout", "attention_dropout"):
-        if not 0 <= getattr(cfg, name) < 1:
-            found.append(f"`{name}` must be at least 0 and below 1, but is {getattr(cfg, name)}.")
-    if cfg.intermediate_ratio <= 0:
-        found.append(f"`intermediate_ratio` must be above 0, but is {cfg.intermediate_ratio}.")
+    for field_ in fields(cfg):
+        value, most = getattr(cfg, field_.name), MOST.get(field_.name, LARGEST)
+        if isinstance(value, int) and value > most:
+            found.append(f"`{field_.name}` must be at most {most:,}, but is {value:,}.")
+    if not 0 < cfg.intermediate_ratio <= LARGEST:
+        found.append(f"`intermediate_ratio` must be above 0 and at most {LARGEST:,}, but is {cfg.intermediate_ratio}.")
+    if cfg.rope_scaling.factor > LARGEST:
+        found.append(f"`rope_scaling.factor` must be at most {LARGEST:,}, but is {cfg.rope_scaling.factor}.")
     return found
 
 
@@ -231,6 +265,11 @@ def _yarn_problems(cfg: ModelConfig) -> list[str]:
     yarn = cfg.rope_scaling
     if yarn.factor < 1:
         found.append(f"`rope_scaling.factor` must be at least 1 (no scaling), but is {yarn.factor}.")
+    elif cfg.context_length > LARGEST:
+        found.append(
+            f"`rope_scaling.factor` must keep the context within {LARGEST:,} tokens, but is {yarn.factor}, "
+            f"which makes it {cfg.context_length:,}."
+        )
     if yarn.factor != 1 and cfg.position is not Position.rope:
         found.append(f"`rope_scaling.factor` needs `position: rope`, but `position` is {cfg.position.value}.")
     if yarn.original_max_position_embeddings is not None and yarn.original_max_position_embeddings < 1:
@@ -238,6 +277,8 @@ def _yarn_problems(cfg: ModelConfig) -> list[str]:
             f"`rope_scaling.original_max_position_embeddings` must be at least 1, "
             f"but is {yarn.original_max_position_embeddings}; leave it out to take `max_position_embeddings`."
         )
+    if yarn.attention_factor is not None and yarn.attention_factor <= 0:
+        found.append(f"`rope_scaling.attention_factor` must be above 0 (or null), but is {yarn.attention_factor}.")
     if not 0 < yarn.beta_slow < yarn.beta_fast:
         found.append(
             f"`rope_scaling.beta_slow` must be above 0 and below `beta_fast` ({yarn.beta_fast}), "

@@ -13,7 +13,8 @@ from minimind.runs.identity import is_hashed, leaves
 from minimind.runs.lock import is_held
 from minimind.runs.metrics_file import Row, read_rows
 from minimind.runs.stored_config import read_config
-from minimind.utils.files import read_json
+from minimind.utils.errors import DamagedFile
+from minimind.utils.files import read_object
 
 NOT_STARTED, INTERRUPTED = "not started", "interrupted"
 # Of log points, in place of the last one's: a run's speed, and load of its experts, is its usual one.
@@ -51,7 +52,14 @@ class RunRecord:
 
 
 def read_run(job: Job, path: Path, failure: str | None = None) -> RunRecord:
-    """`failure`: why its job failed, for a run that could not say so itself."""
+    """`failure`: why its job failed, for a run that could not say so itself. One that is damaged is not counted."""
+    try:
+        return _read_run(job, path, failure)
+    except DamagedFile as error:
+        return RunRecord(job, path, FAILED, str(error), {}, [], {}, {})
+
+
+def _read_run(job: Job, path: Path, failure: str | None) -> RunRecord:
     folder = RunFolder(path)
     status = folder.status
     state, reason = status.get("state", NOT_STARTED), status.get("reason")
@@ -62,7 +70,7 @@ def read_run(job: Job, path: Path, failure: str | None = None) -> RunRecord:
     if state == FINISHED and not folder.summary.is_file():
         state, reason = FAILED, f"no {folder.summary.name}"
     rows = read_rows(folder.metrics) if state == FINISHED else []
-    figures = {**numbers(read_json(folder.summary)), **usual_speed(rows)} if state == FINISHED else {}
+    figures = {**numbers(read_object(folder.summary)), **usual_speed(rows)} if state == FINISHED else {}
     return RunRecord(job, path, state, reason, figures, rows, hashed_settings(folder.config), status)
 
 

@@ -2,10 +2,9 @@
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
-from minimind.utils.errors import UserError
-from minimind.utils.files import read_json, write_json
+from minimind.utils.errors import DamagedFile, UserError
+from minimind.utils.files import read_object, write_json
 
 SWEEP_FILE = "sweep.json"
 OUTCOMES_FILE = "outcomes.json"
@@ -52,13 +51,19 @@ class Sweep:
 
 
 def load_sweep(folder: Path) -> Sweep:
-    """Raises: UserError, if the folder has no sweep.json."""
+    """Raises: UserError, if the folder has no sweep.json, or one that is damaged."""
     if not (folder / SWEEP_FILE).is_file():
         raise UserError(f"{folder} must be a sweep folder, but has no {SWEEP_FILE}.")
-    content: dict[str, Any] = read_json(folder / SWEEP_FILE)
-    jobs = [Job(**job) for job in content["jobs"]]
-    arms = {arm: content["arms"][arm] for arm in dict.fromkeys(job.arm for job in jobs)}  # JSON's are sorted
-    return Sweep(**{**content, "jobs": jobs, "arms": arms})
+    content = read_object(folder / SWEEP_FILE)
+    try:
+        jobs = [Job(**job) for job in content["jobs"]]
+        arms = {arm: content["arms"][arm] for arm in dict.fromkeys(job.arm for job in jobs)}  # JSON's are sorted
+        return Sweep(**{**content, "jobs": jobs, "arms": arms})
+    except (KeyError, TypeError):
+        raise DamagedFile(
+            f"{folder / SWEEP_FILE} must say which runs a sweep is made of, but lacks some of it; run the sweep's "
+            "command again, which writes it anew and keeps its runs."
+        ) from None
 
 
 def save_outcomes(folder: Path, failures: dict[str, str]) -> None:
@@ -67,4 +72,4 @@ def save_outcomes(folder: Path, failures: dict[str, str]) -> None:
 
 
 def load_outcomes(folder: Path) -> dict[str, str]:
-    return read_json(folder / OUTCOMES_FILE) if (folder / OUTCOMES_FILE).is_file() else {}
+    return read_object(folder / OUTCOMES_FILE) if (folder / OUTCOMES_FILE).is_file() else {}

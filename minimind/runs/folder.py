@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from minimind.utils.errors import RunFailed
-from minimind.utils.files import file_identity, read_json, write_json
+from minimind.utils.files import file_identity, read_object, write_json
 
 COMPLETE = "COMPLETE"
 CHECKPOINT_NAME = re.compile(r"step_\d{8,}")
@@ -91,7 +91,7 @@ class RunFolder:
     @property
     def status(self) -> dict[str, Any]:
         path = self.path / "status.json"
-        return read_json(path) if path.is_file() else {}
+        return read_object(path) if path.is_file() else {}
 
     def update_status(self, **changes: Any) -> None:
         """Raises: FolderGone."""

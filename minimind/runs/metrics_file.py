@@ -5,7 +5,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from minimind.utils.files import write_text
+from minimind.utils.errors import DamagedFile
+from minimind.utils.files import parse_json, write_text
 
 Row = dict[str, Any]
 
@@ -27,11 +28,31 @@ def append_rows(path: Path, rows: list[Row]) -> None:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """All whole lines; a last line cut off by a kill is left out."""
-    if not path.is_file():
-        return []
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines[:-1] if line]
+    """All whole lines; a last line cut off by a kill is left out.
+
+    Raises:
+        DamagedFile: another line is not a JSON object.
+    """
+    return parse_rows(path.read_bytes(), path) if path.is_file() else []
+
+
+def parse_rows(data: bytes, path: Path, first: int = 1) -> list[Row]:
+    """The whole lines among these bytes of the file, the line `first` and those after it; raises as `read_rows`."""
+    rows = []
+    for number, line in enumerate(data.split(b"\n")[:-1], start=first):
+        if line:
+            try:
+                row = parse_json(line)
+            except ValueError as error:
+                raise _damaged(path, number, str(error)) from None
+            if not isinstance(row, dict):
+                raise _damaged(path, number, f"is a {type(row).__name__}")
+            rows.append(row)
+    return rows
+
+
+def _damaged(path: Path, number: int, reason: str) -> DamagedFile:
+    return DamagedFile(f"{path}, line {number}: must be a JSON object, but {reason}; take that line out of the file.")
 
 
 def truncate_after(path: Path, step: int) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]
 from omegaconf._utils import get_omega_conf_dumper, get_yaml_loader
 
-from minimind.utils.errors import UserError
+from minimind.utils.errors import DamagedFile, UserError, in_brief
 from minimind.utils.files import write_text
 
 
@@ -20,16 +20,19 @@ def read_config(path: Path) -> dict[str, Any]:
     """In plain types, `${…}` as it stands.
 
     Raises:
-        UserError: there is none, or it is damaged.
+        UserError: there is none.
+        DamagedFile: it says something else than settings, or nothing.
     """
     if not path.is_file():
         raise UserError(f"{path.parent} must be a run folder or a checkpoint, but has no {path.name}.")
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_loader())
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} must be a configuration as it was stored, but: {_in_one_line(error)}.") from None
+        mark = getattr(error, "problem_mark", None)
+        reason = f"cannot be read from line {mark.line + 1} on" if mark else in_brief(error)
+        raise DamagedFile(f"{path} must be a configuration as it was stored, but: {reason}.") from None
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise UserError(f"{path} must be a configuration as it was stored, but has no settings by name.")
+        raise DamagedFile(f"{path} must be a configuration as it was stored, but has no settings by name.")
     return content
 
 
@@ -58,7 +61,3 @@ def _loader() -> Any:
             return super().compose_node(parent, index)
 
     return Loader
-
-
-def _in_one_line(error: Exception) -> str:
-    return " ".join(str(error).split()).rstrip(".")

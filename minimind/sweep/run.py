@@ -10,6 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
+from minimind.config.checks import check_numbers
 from minimind.config.plan import is_finished, refuse_unknown_options, starts_afresh
 from minimind.report.config import AblationConfig, Kind
 from minimind.runs.stop import EX_TEMPFAIL
@@ -47,6 +48,7 @@ def prepare_sweep(master: DictConfig, arguments: Sequence[str], compose: Compose
 def ablation_of(master: DictConfig) -> AblationConfig | None:
     if master.ablation is None:
         return None
+    check_numbers(master.ablation, "ablation")
     try:
         ablation = OmegaConf.to_object(master.ablation)
     except MissingMandatoryValue as error:

@@ -1,6 +1,5 @@
 """How the jobs of a sweep stand: a live table on a terminal, a line a change elsewhere, and what failed at the end."""
 
-import json
 import sys
 import time
 from collections import Counter
@@ -15,6 +14,8 @@ from rich.table import Table
 from minimind.runs.folder import RunFolder
 from minimind.sweep.queue import FAILED, FINISHED, QUEUED, RUNNING, STOPPED, Job
 from minimind.utils.console import VisibleConsole
+from minimind.utils.errors import DamagedFile
+from minimind.utils.files import parse_json
 from minimind.utils.terminal import say
 
 REFRESH_S = 1.0
@@ -82,7 +83,7 @@ def row_of(job: Job) -> dict[str, str]:
     if job.state == QUEUED or not row:
         return {"step": "", "loss": "", "left": ""}
     loss = row.get("val/loss", row.get("train/loss"))
-    last = cfg.trainer.max_steps or folder.status.get("auto", {}).get("max_steps")
+    last = cfg.trainer.max_steps or status_of(folder).get("auto", {}).get("max_steps")
     rate, left = row.get("train/tokens_per_second"), ""
     if job.state == RUNNING and last and rate:
         seconds = (last - row["step"]) * cfg.trainer.batch_tokens / rate
@@ -98,12 +99,24 @@ def last_row(metrics: Path) -> dict[str, Any]:
     with metrics.open("rb") as file:
         file.seek(max(0, metrics.stat().st_size - TAIL_BYTES))
         lines = file.read().split(b"\n")[:-1]
-    return json.loads(lines[-1]) if lines else {}
+    try:
+        row = parse_json(lines[-1]) if lines else {}
+    except ValueError:
+        return {}
+    return row if isinstance(row, dict) and "step" in row else {}
+
+
+def status_of(folder: RunFolder) -> dict[str, Any]:
+    """A damaged file is the trouble of that one job, not of the sweep."""
+    try:
+        return folder.status
+    except DamagedFile as error:
+        return {"state": "failed", "reason": str(error)}
 
 
 def reason_of(job: Job) -> str:
     """What the run says of itself, else the last line it printed."""
-    status = RunFolder(job.plan.folder.path).status
+    status = status_of(RunFolder(job.plan.folder.path))
     if status.get("state") == "failed" and status.get("reason"):
         return str(status["reason"]).splitlines()[0]
     if job.code is not None and job.code < 0:

@@ -1,6 +1,7 @@
 """Byte-level BPE (Sennrich et al. 2016, over UTF-8 bytes): train, encode, decode, bytes of each token."""
 
 import hashlib
+import json
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
@@ -10,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import AddedToken, Encoding, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from minimind.utils.errors import UserError
-from minimind.utils.files import write_text
+from minimind.tokenizer.lossless import ids_problem, only_splitting, text_problem
+from minimind.utils.errors import DamagedFile, UserError, in_brief
+from minimind.utils.files import read_object, write_text
 
 END_OF_TEXT = "<|endoftext|>"  # ends a document; also stands for padding
 SPECIAL_TOKENS = (END_OF_TEXT, "<|im_start|>", "<|im_end|>")
@@ -51,17 +53,40 @@ class BPE:
 
     @classmethod
     def load(cls, path: Path) -> "BPE":
-        """Raises: UserError, if the file is no tokenizer."""
+        """Raises: UserError, if the file is no tokenizer, or does not give back every text as it was."""
+        must = "a tokenizer.json of Hugging Face's tokenizers"
+        if not path.is_file():
+            raise UserError(f"{path} must be {must}, but is not there.")
+        content = only_splitting(as_written := read_object(path, must))
         try:
-            bpe = cls(Tokenizer.from_file(str(path)))
-        except UserError:
-            raise
-        except Exception as error:  # the library raises a bare Exception for all that can be wrong with the file
-            raise UserError(f"{path} must be a tokenizer.json of Hugging Face's tokenizers, but: {error}") from None
-        symbols = {s for t, i in bpe.tokenizer.get_vocab().items() if i not in bpe._added for s in t}
-        if strange := sorted(symbols - set(_BYTE_OF_SYMBOL)):
-            raise UserError(f"{path} must be a byte-level tokenizer, but has tokens with {''.join(strange[:10])!r}.")
+            # Nearly always nothing was changed, and the library reads the file itself in half the time.
+            bpe = cls(
+                Tokenizer.from_file(str(path))
+                if content == as_written
+                else Tokenizer.from_str(json.dumps(content, ensure_ascii=False))
+            )
+            vocabulary = bpe.tokenizer.get_vocab()
+            found = bpe._problem(vocabulary) or ids_problem(vocabulary, content) or text_problem(bpe, content)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
+        except BaseException as error:  # the library raises bare Exceptions, and panics, for what is wrong with a file
+            if isinstance(error, KeyboardInterrupt | SystemExit):
+                raise
+            raise DamagedFile(f"{path} must be {must}, but: {in_brief(error)}.") from None
+        if found:
+            raise UserError(f"{path} {found}")
         return bpe
+
+    def _problem(self, vocabulary: dict[str, int]) -> str | None:
+        learnt = vocabulary.keys() - {token.content for token in self._added.values()}
+        if strange := sorted(set("".join(learnt)) - set(_BYTE_OF_SYMBOL)):
+            return f"must be a byte-level tokenizer, but has tokens with {''.join(strange[:10])!r}."
+        if not self.is_special(self.end_of_text):
+            return (
+                f"must have {END_OF_TEXT} as a special token, which no text can spell, but has it as an ordinary one; "
+                'give it "special": true among its `added_tokens`.'
+            )
+        return None
 
     def save(self, path: Path) -> None:
         write_text(path, self.tokenizer.to_str())

@@ -11,7 +11,7 @@ from minimind.runs.folder import FINISHED, RunFolder
 from minimind.tracking.config import WandbSettings
 from minimind.tracking.points import Point, Points
 from minimind.tracking.published import published_config
-from minimind.utils.files import read_json
+from minimind.utils.files import read_object
 
 
 class Mirror:
@@ -53,7 +53,7 @@ class Mirror:
 
         if self.run.loss_plot.is_file():
             self.wandb_run.log({"loss": wandb.Image(str(self.run.loss_plot))}, step=self.run.status["step"])
-        self.wandb_run.summary.update(read_json(self.run.summary))
+        self.wandb_run.summary.update(read_object(self.run.summary))
 
 
 def quiet_settings(finish_timeout_s: float) -> Any:

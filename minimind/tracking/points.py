@@ -1,11 +1,11 @@
 """The run folder as a sequence of points: figures, samples and histograms, by step."""
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from minimind.runs.folder import RunFolder
+from minimind.runs.metrics_file import parse_rows
 
 
 @dataclass
@@ -21,17 +21,19 @@ class Tail:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.offset = 0
+        self.offset = self.lines = 0
 
     def read(self) -> list[dict[str, Any]]:
+        """Raises: DamagedFile, if one of them is not a JSON object."""
         if not self.path.is_file():
             return []
         with self.path.open("rb") as file:
             file.seek(self.offset)
             data = file.read()
         whole = data[: data.rfind(b"\n") + 1]
-        self.offset += len(whole)
-        return [json.loads(line) for line in whole.splitlines() if line]
+        first = self.lines + 1
+        self.offset, self.lines = self.offset + len(whole), self.lines + whole.count(b"\n")
+        return parse_rows(whole, self.path, first)
 
 
 class Points:

@@ -23,6 +23,7 @@ from minimind.runs.checkpoints import STATE, mark_complete, verified
 from minimind.runs.folder import COMPLETE, RunFolder, checkpoint_name
 from minimind.utils.errors import UserError
 from minimind.utils.files import sync_folder
+from minimind.utils.torch_files import check_names, check_weights, load_tensors, not_finite
 
 
 class NotFinite(Exception):
@@ -65,12 +66,9 @@ def write_checkpoint(run: RunFolder, step: int, state: dict[str, Any], record: d
 
 
 def check_finite(weights: dict[str, Tensor]) -> None:
-    """Raises: NotFinite. NumPy, because torch would start threads of its own for the thread that writes."""
-    for name, tensor in weights.items():
-        if tensor.is_floating_point() and tensor.numel():
-            values = (tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()).numpy()
-            if not (np.isfinite(values.min()) and np.isfinite(values.max())):
-                raise NotFinite(f"{name.removeprefix('model.')} is not finite")
+    """Raises: NotFinite."""
+    for name in not_finite(weights):
+        raise NotFinite(f"{name.removeprefix('model.')} is not finite")
 
 
 class _Hashing:
@@ -124,13 +122,13 @@ def _without_crc() -> Iterator[None]:
         torch.serialization.set_crc32_options(before)
 
 
-def load_state(folder: Path) -> dict[str, Any]:
+def load_state(folder: Path, *, mmap: bool = True) -> dict[str, Any]:
     """Raises: UserError, if it is damaged, or not a checkpoint of ours."""
-    verified(folder)
-    try:
-        return torch.load(folder / STATE, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError … for what is wrong with a file
-        raise UserError(f"{folder / STATE} must be a MiniMind checkpoint, but cannot be read: {error}") from None
+    state = load_tensors(verified(folder) / STATE, "a MiniMind checkpoint", mmap=mmap)
+    weights = state.get("state_dict") if isinstance(state, dict) else None
+    if not isinstance(weights, dict) or not all(isinstance(tensor, Tensor) for tensor in weights.values()):
+        raise UserError(f"{folder / STATE} must be a MiniMind checkpoint, but has no `state_dict` of tensors.")
+    return state
 
 
 def model_weights(state: dict[str, Any]) -> dict[str, torch.Tensor]:
@@ -140,11 +138,11 @@ def model_weights(state: dict[str, Any]) -> dict[str, torch.Tensor]:
 
 
 def load_weights(model: torch.nn.Module, folder: Path) -> None:
-    """Raises: UserError, if a name or a shape does not fit."""
-    try:
-        model.load_state_dict(model_weights(load_state(folder)))
-    except (RuntimeError, KeyError) as error:
-        raise UserError(f"The checkpoint {folder} must fit the model, but: {error}") from None
+    """Raises: UserError, if a name, a shape or a number is not what a model has."""
+    weights = model_weights(load_state(folder))
+    check_names(weights, model.state_dict(), f"The checkpoint {folder} must fit the model")
+    check_weights(weights, str(folder))
+    model.load_state_dict(weights)
 
 
 def refuse_weights_only(folder: Path) -> None:

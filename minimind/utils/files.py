@@ -7,7 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from minimind.utils.errors import DamagedFile
+
+if TYPE_CHECKING:
+    pass
 
 
 @contextmanager
@@ -66,5 +71,44 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+def read_json(path: Path, must: str = "JSON") -> Any:
+    """What the file says; an error says that it `must` be that.
+
+    Raises:
+        DamagedFile: it says nothing, in whatever way.
+        FileNotFoundError: there is no such file.
+    """
+    try:
+        return parse_json(path.read_bytes())
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise DamagedFile(f"{path} must be {must}, but cannot be read: {error.strerror}.") from None
+    except ValueError as error:
+        raise _not_as_it_must_be(path, must, str(error)) from None
+
+
+def read_object(path: Path, must: str | None = None) -> dict[str, Any]:
+    """The same for a file with names and values; raises as `read_json` does."""
+    value = read_json(path, must or "JSON")
+    if not isinstance(value, dict):
+        raise _not_as_it_must_be(path, must or "a JSON object", f"is a {type(value).__name__}")
+    return value
+
+
+def parse_json(data: bytes) -> Any:
+    """Raises: ValueError, with one line of our own: Python's would recommend lifting its limits."""
+    try:
+        return json.loads(data.decode("utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{error.msg} (line {error.lineno}, column {error.colno})") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"byte {error.start} is not UTF-8") from None
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except ValueError:
+        raise ValueError("it has a number with too many digits") from None
+
+
+def _not_as_it_must_be(path: Path, must: str, reason: str) -> DamagedFile:
+    return DamagedFile(f"{path} must be {must}, but {reason}; put a whole copy in its place, or move it away.")

@@ -70,6 +70,7 @@ def test_a_seek_goes_on_with_exactly_the_next_row(
     assert global_steps(resumed, 9 - step) == whole[step:]
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # where there is one core
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_workers_change_nothing(mixtures: dict[str, Mixture], num_workers: int) -> None:
     for kind in ("document_mask", "mixture"):  # the one with the most in a batch, and the one with the most ways

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,42 @@ def test_a_split_that_is_not_there_is_named(folder: Path) -> None:
             all_documents(HuggingFaceConfig(dataset=str(folder / name), split="tset"))
     with pytest.raises(UserError, match=r"data\.dataset must exist, but \./nowhere is neither in"):
         build_corpus(HuggingFaceConfig(dataset="./nowhere"))
+
+
+@pytest.mark.parametrize("name", ["stored", "hub"])
+def test_a_damaged_data_set_is_named_in_one_line(
+    folder: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    shutil.copytree(folder / name, tmp_path / name)
+    for file in (tmp_path / name).iterdir():
+        file.write_bytes(file.read_bytes()[:-40])
+    with pytest.raises(UserError, match=name) as raised:
+        all_documents(HuggingFaceConfig(dataset=str(tmp_path / name)))
+    assert len(str(raised.value).splitlines()) == 1
+
+
+def test_the_script_of_a_data_set_is_never_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "set.py").write_text(f"open({str(tmp_path / 'harm')!r}, 'w')")
+    with pytest.raises(UserError, match=r"must be a data set with the split train, but .* is not: ") as raised:
+        all_documents(HuggingFaceConfig(dataset=str(tmp_path / "set")))
+    assert not (tmp_path / "harm").exists()
+    assert "trust_remote_code" not in str(raised.value)
+
+
+def test_half_a_character_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "\\ud83d\\ude00"}\n{"text": "a\\ud83db"}\n')
+    with pytest.raises(UserError, match=r"a\.jsonl, line 2: must be whole characters, but has '\\ud83d'"):
+        all_documents(JsonlConfig(files=[str(tmp_path / "a.jsonl")]))
+
+
+@pytest.mark.parametrize("line", ["[" * 100_000, '{"text": "a", "n": ' + "9" * 5000 + "}", '"\xff"'])
+def test_a_line_that_no_parser_takes_is_named(tmp_path: Path, line: str) -> None:
+    (tmp_path / "a.jsonl").write_text(f'{{"text": "a"}}\n{line}\n', encoding="latin-1")
+    with pytest.raises(UserError, match=r"a\.jsonl, line 2: must be a JSON object in UTF-8, but"):
+        all_documents(JsonlConfig(files=[str(tmp_path / "a.jsonl")]))
 
 
 @pytest.mark.parametrize(

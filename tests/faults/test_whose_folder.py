@@ -96,6 +96,7 @@ def test_a_folder_that_goes_while_it_trains_stops_the_run(
     if what == "replaced":
         assert [path.name for path in found[0].iterdir()] == ["status.json"]
         assert read_json(found[0] / "status.json") == {"state": "running", "step": 7}
+        shutil.rmtree(found[0])
     else:
         assert found == []
     if what == "renamed":  # whole, and can be gone on with

@@ -1,0 +1,57 @@
+"""What holds for every setting, whatever it means: its kind, and that a number is a number."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import MISSING, fields, is_dataclass
+from enum import Enum
+from numbers import Integral, Real
+from types import UnionType
+from typing import Any, get_args, get_origin
+
+WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list"}
+
+
+def not_finite(value: Any, name: str = "") -> Iterator[str]:
+    """Complains of every NaN and infinity in dataclasses, lists and dicts: comparisons let NaN through."""
+    if isinstance(value, float) and not math.isfinite(value):
+        yield f"`{name}` must be a finite number, but is {value}."
+    elif is_dataclass(value) and not isinstance(value, type):
+        for field in fields(value):
+            yield from not_finite(getattr(value, field.name), f"{name}.{field.name}".lstrip("."))
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from not_finite(inner, f"{name}.{key}".lstrip("."))
+    elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        for place, inner in enumerate(value):
+            yield from not_finite(inner, f"{name}[{place}]")
+
+
+def of_another_kind(config: type, values: Mapping[str, Any]) -> list[str]:
+    """Complaints about values that are not what the dataclass says of its fields; it may hold some of them."""
+    assert is_dataclass(config)
+    found = []
+    for field in fields(config):
+        if field.name in values and values[field.name] is not MISSING:
+            assert not isinstance(field.type, str)
+            if must := _wanted(field.type, values[field.name]):
+                found.append(f"`{field.name}` must be {must}, but is {values[field.name]!r}.")
+    return found
+
+
+def _wanted(kind: Any, value: Any) -> str | None:
+    """What the value should be and is not."""
+    if isinstance(kind, UnionType):
+        if value is None and type(None) in get_args(kind):
+            return None
+        kind = get_args(kind)[0]
+    if get_origin(kind) is list:
+        (inner,) = get_args(kind)
+        fits = isinstance(value, Sequence) and not isinstance(value, str)
+        fits = fits and not any(_wanted(inner, item) for item in value)
+        return None if fits else f"a list, each item {WORDS[inner]}"
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return None  # words are read, and complained of, by the configuration itself
+    if kind is bool or isinstance(value, bool):
+        return None if kind is bool and isinstance(value, bool) else WORDS.get(kind, kind.__name__)
+    numbers = {int: Integral, float: Real}
+    return None if isinstance(value, numbers.get(kind, kind)) else WORDS.get(kind, f"a {kind.__name__}")

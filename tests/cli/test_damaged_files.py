@@ -1,0 +1,205 @@
+"""One damaged file in a run folder is named with its run; the other runs, and the other verbs, go on."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from minimind.cli import evaluate, main
+from minimind.data.prepare import _finished_chunks
+from minimind.data.shards import ShardWriter, token_dtype
+from minimind.report.run_record import read_run
+from minimind.report.sweep_file import Job, Sweep, load_outcomes, load_sweep
+from minimind.runs.folder import COMPLETE, RunFolder
+from minimind.runs.metrics_file import read_rows, truncate_after
+from minimind.sweep.table import last_row, status_of
+from minimind.tracking.points import Tail
+from minimind.training.checkpoint import file_hash
+from minimind.training.checkpoint_io import SafeCheckpointIO
+from minimind.utils.errors import DamagedFile, UserError
+from minimind.utils.files import write_json
+
+Verb = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def verb(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Verb:
+    monkeypatch.setenv("MINIMIND_ROOT", str(tmp_path))
+    monkeypatch.setenv("COLUMNS", "160")
+
+    def run(*arguments: str, program: Any = main) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["minimind", *arguments])
+        code = program.main()
+        said = capsys.readouterr()
+        assert "Traceback" not in said.err
+        return code, said.out, said.err
+
+    return run
+
+
+def made_run(root: Path, name: str) -> RunFolder:
+    folder = RunFolder(root / "runs" / name)
+    folder.update_status(state="finished", step=10, tokens=1000, reason=None)
+    folder.metrics.write_text('{"step": 5, "tokens": 500, "val/loss": 2.5}\n{"step": 10, "tokens": 1000}\n')
+    write_json(folder.summary, {"step": 10, "val/loss": 2.5})
+    folder.config.write_text("seed: 1\n")
+    return folder
+
+
+STATUS = {
+    "cut": b'{"state": "finis',
+    "zeros": b"\x00" * 200,
+    "list": b"[]",
+    "nothing": b"{}",
+    "words": b'{"state": "finished", "step": "ten", "tokens": null, "updated": 0}',
+    "no_time": b'{"state": "finished", "step": 1, "tokens": 1, "updated": "now"}',
+    "huge": b'{"state": "finished", "step": 1, "tokens": 1, "updated": 1%s}' % (b"0" * 400),
+    "deep": b"[" * 100_000,
+}
+
+
+def test_runs_lists_the_others_and_shows_the_damaged_ones_as_such(verb: Verb, tmp_path: Path) -> None:
+    for name in ("good", "[red]good"):
+        made_run(tmp_path, name)
+    for name, content in STATUS.items():
+        made_run(tmp_path, name)
+        (tmp_path / "runs" / name / "status.json").write_bytes(content)
+    made_run(tmp_path, "lines").metrics.write_bytes(b'{"step": 5}\n\xff\xfe\n{"step": 10}\n')
+    code, out, err = verb("runs")
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines()]
+    states = {line[0]: line[1] for line in cells if len(line) == 6}
+    damaged = dict.fromkeys([*STATUS, "lines"], "damaged")
+    assert (code, states) == (0, {"good": "finished", "[red]good": "finished", **damaged})
+    assert all(str(tmp_path / "runs" / name) in err for name in damaged)
+    assert f"{tmp_path / 'runs' / 'lines' / 'metrics.jsonl'}, line 2: must be a JSON object" in err
+    assert len(err.splitlines()) == len(damaged)
+
+
+@pytest.mark.parametrize("file", ["status.json", "config.yaml"])
+def test_a_verb_for_one_run_names_the_damaged_file(file: str, verb: Verb, small_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "copied"
+    shutil.copytree(small_run, run)
+    places = [run, *run.glob("checkpoints/*")] if file == "config.yaml" else [run]
+    for place in places:
+        (place / file).write_bytes(b'{"cut')
+    for arguments in (["inspect", str(run)], ["sync", str(run)], ["generate", str(run), "--prompt", "a"]):
+        code, _, err = verb(*arguments)
+        assert (code, f"{file} must be" in err) == (2, True), err
+    code, _, err = verb(f"checkpoint={run}", program=evaluate)
+    assert (code, f"{file} must be" in err) == (2, True), err
+
+
+def test_a_report_counts_a_damaged_run_as_failed(tmp_path: Path) -> None:
+    job = Job("arm", 1, "runs/a", [])
+    for name, content in {
+        "config.yaml": b"a: [1", "metrics.jsonl": b'{"step": 5}\n[1]\n', "summary.json": b"[]", "status.json": b"\xff",
+    }.items():  # fmt: skip
+        folder = made_run(tmp_path, name)
+        file = folder.path / name
+        file.write_bytes(content)
+        record = read_run(job, folder.path)
+        assert record.state == "failed"
+        assert str(file) in str(record.trouble("val/loss"))
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"jobs": 5}', '{"jobs": [{"arm": 1}]}', '{"jobs": [], "arms": {}}']
+)
+def test_a_damaged_sweep_is_named(content: str, verb: Verb, tmp_path: Path) -> None:
+    (tmp_path / "sweep.json").write_text(content)
+    with pytest.raises(DamagedFile, match=r"sweep\.json must"):
+        load_sweep(tmp_path)
+    code, _, err = verb("report", str(tmp_path))
+    assert (code, "sweep.json must" in err) == (2, True)
+
+
+def test_damaged_outcomes_are_named_and_whole_sweeps_are_read(tmp_path: Path) -> None:
+    sweep = Sweep("s", "c", "quality", "a", "val/loss", {"a": []}, [Job("a", 1, "runs/a", [])])
+    sweep.save(tmp_path)
+    assert load_sweep(tmp_path) == sweep
+    (tmp_path / "outcomes.json").write_text("{")
+    with pytest.raises(DamagedFile, match=r"outcomes\.json must be JSON"):
+        load_outcomes(tmp_path)
+
+
+def test_a_sweep_goes_on_beside_a_damaged_run(tmp_path: Path) -> None:
+    folder = made_run(tmp_path, "a")
+    assert last_row(folder.metrics) == {"step": 10, "tokens": 1000}
+    for line in (b"garbage\n", b"[1]\n", b'{"tokens": 1}\n', b"[" * 50_000 + b"\n"):
+        folder.metrics.write_bytes(line)
+        assert last_row(folder.metrics) == {}
+    (folder.path / "status.json").write_bytes(b"{")
+    status = status_of(folder)
+    assert (status["state"], "status.json must be JSON" in status["reason"]) == ("failed", True)
+
+
+def test_a_line_in_the_middle_is_named_wherever_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1}\n\n{"step": 2}\n{"step\n{"step": 3}\n{"cut')
+    tail = Tail(path)
+    for read in (lambda: read_rows(path), lambda: truncate_after(path, 2), tail.read):
+        with pytest.raises(DamagedFile, match=r"metrics\.jsonl, line 4: must be a JSON object, but .*; take that line"):
+            read()
+    path.write_bytes(b'{"step": 1}\n{"step": 2}\n')
+    tail = Tail(path)
+    assert tail.read() == [{"step": 1}, {"step": 2}]
+    with path.open("ab") as file:
+        file.write(b'{"step": 3}\n7\n')
+    with pytest.raises(DamagedFile, match="line 4: must be a JSON object, but is a int"):
+        tail.read()
+
+
+def test_preparing_goes_on_before_a_damaged_record(tmp_path: Path) -> None:
+    shard = {"name": "shard_00000.bin", "tokens": 1, "documents": 1, "text_bytes": 1, "sha256": ""}
+    for chunk in range(3):
+        write_json(tmp_path / f"chunk_{chunk:05d}.json", {"train": [shard], "validation": []})
+
+    def finished() -> tuple[int, int]:
+        writers = {split: ShardWriter(tmp_path, token_dtype(300)) for split in ("train", "validation")}
+        return _finished_chunks(tmp_path, writers), len(writers["train"].shards)
+
+    assert finished() == (3, 3)
+    for content in ("", "{}", '{"train": [{"name": 1}], "validation": []}', "[1]"):
+        (tmp_path / "chunk_00001.json").write_text(content)
+        assert finished() == (1, 1)
+    (tmp_path / "chunk_00001.json").unlink()
+    assert finished() == (1, 1)
+
+
+WEIGHT = "model.layers.0.mlp.up_proj.weight"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda w: w.__setitem__(WEIGHT, w[WEIGHT] * float("nan")), f"NaN or infinite are {WEIGHT}"),
+        (lambda w: w.__setitem__(WEIGHT, w[WEIGHT].to(torch.int8)), rf"{WEIGHT} (int8)"),
+        (lambda w: w.pop(WEIGHT), f"must fit the model, but lack {WEIGHT}"),
+        (lambda w: w.__setitem__(WEIGHT, w[WEIGHT][:1]), f"have in another shape {WEIGHT}"),
+        (lambda w: w.__setitem__("extra", torch.ones(1)), "have unexpected extra"),
+    ],
+)
+def test_a_checkpoint_of_other_weights_is_refused_by_name(
+    change: Callable[[dict[str, Any]], Any], words: str, verb: Verb, small_run: Path, tmp_path: Path
+) -> None:
+    (source,) = small_run.glob("checkpoints/*20")
+    checkpoint = tmp_path / source.name
+    shutil.copytree(source, checkpoint)
+    state = torch.load(checkpoint / "state.pt", weights_only=True)
+    weights = {name.removeprefix("model."): tensor for name, tensor in state["state_dict"].items()}
+    change(weights)
+    torch.save({"state_dict": {f"model.{n}": t for n, t in weights.items()}}, checkpoint / "state.pt")
+    for arguments in (["generate", str(checkpoint), "--prompt", "a"], ["export", str(checkpoint), "--to", "out"]):
+        code, _, err = verb(*arguments)
+        assert (code, words in err, len(err.splitlines())) == (2, True, 1), err
+
+
+@pytest.mark.parametrize("state", [[1], {"state_dict": [1]}, {"state_dict": {"a": 1}}, {"weights": {}}])
+def test_a_state_that_is_none_is_refused_for_a_run_that_goes_on(state: Any, tmp_path: Path) -> None:
+    torch.save(state, tmp_path / "state.pt")
+    write_json(tmp_path / COMPLETE, {"step": 0, "sha256": file_hash(tmp_path / "state.pt")})
+    with pytest.raises(UserError, match=r"state\.pt must be a MiniMind checkpoint, but has no `state_dict`"):
+        SafeCheckpointIO().load_checkpoint(tmp_path / "state.pt", weights_only=False)

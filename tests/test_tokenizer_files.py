@@ -1,0 +1,207 @@
+"""Whatever a tokenizer.json does besides splitting text is switched off, or refused by what came of it."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minimind.cli import main
+from minimind.tokenizer.bpe import BPE, END_OF_TEXT
+from minimind.utils.errors import UserError
+
+TEXTS = ["def f(x):\n    return x + 1\n", "naïve 日本 café\n", "    if a == b:\n\t\tpass\n"] * 5
+TRAINED = BPE.train(TEXTS, vocab_size=300)
+Content = dict[str, Any]
+
+CUT = {"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0}
+FILLED = {"strategy": {"Fixed": 64}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0, "pad_type_id": 0,
+          "pad_token": END_OF_TEXT}  # fmt: skip
+BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+THINK = {"id": 300, "content": "<think>", "single_word": False, "lstrip": True, "rstrip": True, "normalized": True,
+         "special": False}  # fmt: skip
+TEMPLATE = {
+    "type": "TemplateProcessing", "pair": [{"Sequence": {"id": "A", "type_id": 0}}],
+    "single": [{"SpecialToken": {"id": END_OF_TEXT, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+    "special_tokens": {END_OF_TEXT: {"id": END_OF_TEXT, "ids": [0], "tokens": [END_OF_TEXT]}},
+}  # fmt: skip
+
+
+def content(**changes: Any) -> Content:
+    return {**json.loads(TRAINED.tokenizer.to_str()), **changes}
+
+
+def model(**changes: Any) -> Content:
+    return content(model={**content()["model"], **changes})
+
+
+def sequence(place: str, *parts: Content) -> Content:
+    return {"type": "Sequence", place: list(parts)}
+
+
+def split(behavior: str, pattern: str = "日") -> Content:
+    return {"type": "Split", "pattern": {"String": pattern}, "behavior": behavior, "invert": False}
+
+
+def without(*tokens: str) -> Content:
+    """Learnt tokens gone, and the last ones in their place, so that no id is missing."""
+    vocabulary = {t: i for t, i in content()["model"]["vocab"].items() if t not in tokens}
+    merges = [pair for pair in content()["model"]["merges"] if not any(t in "".join(pair) for t in tokens)]
+    return model(vocab={t: i for i, t in enumerate(sorted(vocabulary, key=lambda t: vocabulary[t]))}, merges=merges)
+
+
+def added(*tokens: Content) -> Content:
+    return content(added_tokens=[*content()["added_tokens"], *tokens])
+
+
+def end_of_text(**changes: Any) -> Content:
+    first, *others = content()["added_tokens"]
+    return content(added_tokens=[{**first, **changes}, *others])
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Callable[[Content], BPE]:
+    def load(what: Content) -> BPE:
+        (tmp_path / "tokenizer.json").write_text(json.dumps(what), encoding="utf-8")
+        return BPE.load(tmp_path / "tokenizer.json")
+
+    return load
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        content(truncation=CUT),
+        content(padding=FILLED),
+        content(truncation=CUT, padding=FILLED),
+        model(dropout=0.5),
+        content(normalizer={"type": "NFC"}),
+        content(normalizer=sequence("normalizers", {"type": "NFC"})),
+        content(pre_tokenizer={**BYTES, "add_prefix_space": True}),
+    ],
+    ids=["truncation", "padding", "both", "dropout", "NFC", "NFC in a sequence", "prefix blank"],
+)
+def test_what_can_be_switched_off_is_off_and_the_tokenizer_is_the_trained_one(
+    what: Content, load: Callable[[Content], BPE], tmp_path: Path
+) -> None:
+    bpe = load(what)
+    assert bpe.hash == TRAINED.hash
+    bpe.save(tmp_path / "saved.json")
+    assert "max_length" not in (tmp_path / "saved.json").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        content(),
+        content(post_processor=TEMPLATE),
+        content(pre_tokenizer=sequence("pretokenizers", split("Isolated"), {**BYTES, "add_prefix_space": True})),
+        content(decoder=sequence("decoders", BYTES, {"type": "Fuse"})),
+        added(THINK),
+        without("\xff", "À"),  # bytes that UTF-8 has no use for
+    ],
+    ids=["plain", "template", "own splits", "fused", "a word that is found in text", "fewer bytes"],
+)
+def test_what_only_splits_is_taken(what: Content, load: Callable[[Content], BPE]) -> None:
+    bpe = load(what)
+
+    @given(st.text() | st.text(alphabet="a <think>日\n", max_size=40))
+    @settings(max_examples=25, deadline=None)
+    def comes_back(text: str) -> None:
+        ids = bpe.encode(text)
+        assert bpe.decode(ids) == text
+        assert sum(bpe.token_bytes[ids]) == len(text.encode())
+
+    comes_back()
+
+
+REFUSED: dict[str, tuple[Content, str]] = {
+    "lower case": (content(normalizer={"type": "Lowercase"}), "@ABC.* came back as .*@abc.*; take .* Lowercase"),
+    "NFC and lower case": (
+        content(normalizer=sequence("normalizers", {"type": "NFC"}, {"type": "Lowercase"})), "its normalizer Lowercase",
+    ),
+    "NFKC": (content(normalizer={"type": "NFKC"}), "came back as .* normalizer NFKC"),
+    "NFD": (content(normalizer={"type": "NFD"}), "came back as .* normalizer NFD"),
+    "strip": (content(normalizer={"type": "Strip", "strip_left": True, "strip_right": True}), "normalizer Strip"),
+    "strip right": (content(normalizer={"type": "Strip", "strip_left": False, "strip_right": True}), "came back as"),
+    "prepend": (content(normalizer={"type": "Prepend", "prepend": "▁"}), "came back as .* normalizer Prepend"),
+    "blanks joined": (
+        content(normalizer={"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "}), "normalizer Replace",
+    ),
+    "a rare character replaced": (
+        content(normalizer={"type": "Replace", "pattern": {"String": "鱻"}, "content": "鱼"}),
+        "every text back as it was, but may not; take out its normalizer Replace",
+    ),
+    "a rare character removed": (
+        content(pre_tokenizer=sequence("pretokenizers", split("Removed", "鱻"), BYTES)), "pre_tokenizer Split",
+    ),
+    "words": (content(pre_tokenizer=sequence("pretokenizers", {"type": "WhitespaceSplit"}, BYTES)), "came back as"),
+    "metaspace": (
+        content(pre_tokenizer={"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True}),
+        "came back as",
+    ),
+    "no splitter": (content(pre_tokenizer=None), "came back as"),
+    "no decoder": (content(decoder=None), "came back as"),
+    "decoder strips": (
+        content(decoder=sequence("decoders", BYTES, {"type": "Strip", "content": " ", "start": 1,
+                                                                     "stop": 0})), "decoder Strip",
+    ),
+    "decoder replaces": (
+        content(decoder=sequence("decoders", BYTES,
+                                 {"type": "Replace", "pattern": {"String": "鱻"}, "content": ""})), "decoder Replace",
+    ),
+    "a byte lost": (without("Ĩ"), "came back as"),  # 0x80 goes on in many characters; not in the vocabulary: dropped
+    "a letter lost": (without("q"), "'.*pqr.* came back as '.*pr"),
+    "a byte unknown": (content(model={**without("Ĩ")["model"], "unk_token": "!", "fuse_unk": True}), "came back as"),
+    "end of words": (model(end_of_word_suffix="!"), "came back as|must be"),
+    "an id missing": (model(vocab={**content()["model"]["vocab"], "zz": 5000}), "0 to 300, .* but 300 is missing"),
+    "an id twice": (model(vocab={**content()["model"]["vocab"], "zz": 10}), "but 10 is there twice"),
+    "an id counted on": (added({**THINK, "id": 310}), "'<think>' is 310 where 300 is next"),
+    "a word that is a byte": (added({**THINK, "content": "Ġq"}), "'.*Ġq.* came back as"),
+    "ends are ordinary": (end_of_text(special=False), 'special token.*"special": true'),
+    "ends are learnt": (content(added_tokens=content()["added_tokens"][1:]), 'special token.*"special": true'),
+    "special as learnt": (added({**THINK, "id": 270, "content": TRAINED.tokenizer.id_to_token(270), "special": True}),
+                          "came back as"),
+    "no end": (content(added_tokens=[], model={**without(END_OF_TEXT)["model"]}), "must have the token <.endoftext"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", list(REFUSED))
+def test_what_changes_text_or_ids_is_refused_by_name(case: str, load: Callable[[Content], BPE], tmp_path: Path) -> None:
+    what, words = REFUSED[case]
+    with pytest.raises(UserError, match=words) as raised:
+        load(what)
+    assert str(tmp_path / "tokenizer.json") in str(raised.value)
+    assert len(str(raised.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{}", "[]", "no json", '{"model": 1}', "[" * 100_000, "\xff", '{"model": {"type": "BPE"}}']
+)
+def test_what_is_no_tokenizer_is_said_in_one_line(text: str, tmp_path: Path) -> None:
+    (tmp_path / "t.json").write_text(text, encoding="latin-1")
+    with pytest.raises(UserError, match=r"t\.json must be a tokenizer\.json") as raised:
+        BPE.load(tmp_path / "t.json")
+    assert len(str(raised.value).splitlines()) == 1
+
+
+def test_the_hash_in_the_manifests_of_old_shards(load: Callable[[Content], BPE]) -> None:
+    golden = "814e2dfa65944b3f100a17b3170afff808c6720fa721744a1d8bbd9e26600041"
+    assert TRAINED.hash == load(content()).hash == golden
+
+
+def test_inspect_shows_the_settled_tokenizer_and_refuses_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "tokenizer.json"
+    monkeypatch.setattr("sys.argv", ["minimind", "inspect", str(path)])
+    path.write_text(json.dumps(content(truncation=CUT)))
+    assert main.main() == 0
+    assert TRAINED.hash[:12] in capsys.readouterr().out
+    path.write_text(json.dumps(content(normalizer={"type": "Lowercase"})))
+    assert main.main() == 2
+    assert re.search(r"must give text back as it was, but '.*' came back as '", capsys.readouterr().err)
