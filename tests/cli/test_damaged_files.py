@@ -13,14 +13,14 @@ from minimind.data.prepare import _finished_chunks
 from minimind.data.shards import ShardWriter, token_dtype
 from minimind.report.run_record import read_run
 from minimind.report.sweep_file import Job, Sweep, load_outcomes, load_sweep
-from minimind.runs.folder import COMPLETE, RunFolder
+from minimind.runs.checkpoints import mark_complete
+from minimind.runs.folder import COMPLETE, RunFolder, step_of
 from minimind.runs.metrics_file import read_rows, truncate_after
 from minimind.sweep.table import last_row, status_of
 from minimind.tracking.points import Tail
-from minimind.training.checkpoint import file_hash
 from minimind.training.checkpoint_io import SafeCheckpointIO
 from minimind.utils.errors import DamagedFile, UserError
-from minimind.utils.files import write_json
+from minimind.utils.files import file_hash, write_json
 
 Verb = Callable[..., tuple[int, str, str]]
 
@@ -42,6 +42,7 @@ def verb(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.Capture
 
 def made_run(root: Path, name: str) -> RunFolder:
     folder = RunFolder(root / "runs" / name)
+    folder.path.mkdir(parents=True)
     folder.update_status(state="finished", step=10, tokens=1000, reason=None)
     folder.metrics.write_text('{"step": 5, "tokens": 500, "val/loss": 2.5}\n{"step": 10, "tokens": 1000}\n')
     write_json(folder.summary, {"step": 10, "val/loss": 2.5})
@@ -85,6 +86,8 @@ def test_a_verb_for_one_run_names_the_damaged_file(file: str, verb: Verb, small_
     places = [run, *run.glob("checkpoints/*")] if file == "config.yaml" else [run]
     for place in places:
         (place / file).write_bytes(b'{"cut')
+    for checkpoint in places[1:]:
+        mark_complete(checkpoint, step_of(checkpoint))  # else its marker tells
     for arguments in (["inspect", str(run)], ["sync", str(run)], ["generate", str(run), "--prompt", "a"]):
         code, _, err = verb(*arguments)
         assert (code, f"{file} must be" in err) == (2, True), err
@@ -192,6 +195,7 @@ def test_a_checkpoint_of_other_weights_is_refused_by_name(
     weights = {name.removeprefix("model."): tensor for name, tensor in state["state_dict"].items()}
     change(weights)
     torch.save({"state_dict": {f"model.{n}": t for n, t in weights.items()}}, checkpoint / "state.pt")
+    mark_complete(checkpoint, 20)
     for arguments in (["generate", str(checkpoint), "--prompt", "a"], ["export", str(checkpoint), "--to", "out"]):
         code, _, err = verb(*arguments)
         assert (code, words in err, len(err.splitlines())) == (2, True, 1), err
