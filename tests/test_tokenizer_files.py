@@ -132,7 +132,7 @@ def test_what_only_splits_is_taken(what: Content, load: Callable[[Content], BPE]
 REFUSED: dict[str, tuple[Content, str]] = {
     "lower case": (content(normalizer={"type": "Lowercase"}), "@ABC.* came back as .*@abc.*; use one .* Lowercase"),
     "NFC and lower case": (
-        content(normalizer=sequence("normalizers", {"type": "NFC"}, {"type": "Lowercase"})), "this normalizer Lowercase",
+        content(normalizer=sequence("normalizers", {"type": "NFC"}, {"type": "Lowercase"})), "normalizer Lowercase",
     ),
     "NFKC": (content(normalizer={"type": "NFKC"}), "came back as .* normalizer NFKC"),
     "NFD": (content(normalizer={"type": "NFD"}), "came back as .* normalizer NFD"),
