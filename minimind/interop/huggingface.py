@@ -58,9 +58,10 @@ def _converted(weights: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tens
     converted = {name: tensor.to(dtype).contiguous() for name, tensor in weights.items()}
     if names := not_finite(converted):
         kind, largest = str(dtype).removeprefix("torch."), torch.finfo(dtype).max
+        further = {torch.float16: "; use --dtype bfloat16 or float32", torch.bfloat16: "; use --dtype float32"}
         raise UserError(
-            f"The weights must be finite as {kind} (at most {largest:.5g}), but are not: {some(names)}; "
-            "use --dtype bfloat16 or float32, which reach further."
+            f"The weights must be finite as {kind} (at most {largest:.5g}), but are not: {some(names)}"
+            f"{further.get(dtype, '')}."
         )
     return converted
 

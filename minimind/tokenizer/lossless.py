@@ -93,7 +93,9 @@ def text_problem(bpe: "BPE", content: dict[str, Any]) -> str | None:
     if first != second:
         return "must split a text in one way, but splits the same text in several; take what is random out of it."
     culprits = ", ".join(_meddling(content))
-    remedy = f"take out its {culprits}." if culprits else "a tokenizer here may split text, and do nothing else."
+    remedy = (
+        f"use one without this {culprits}." if culprits else "a tokenizer here may split text, and do nothing else."
+    )
     if (back := bpe.decode(first)) != text:
         here, there = _first_difference(text, back)
         return f"must give text back as it was, but {here!r} came back as {there!r}; {remedy}"
