@@ -55,7 +55,9 @@ class AblationSweeper(Sweeper):
 
 def code_of(job: JobReturn) -> int:
     """The exit code of a job, wherever it ran."""
-    return int(job._return_value or 0) if job.status is JobStatus.COMPLETED else 1
+    from minimind.runs.states import Exit
+
+    return int(job._return_value or Exit.FINISHED) if job.status is JobStatus.COMPLETED else Exit.FAILED
 
 
 def in_folder(config: DictConfig, folder: Path, alone: bool) -> DictConfig:

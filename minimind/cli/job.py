@@ -7,7 +7,7 @@ import threading
 import time
 from types import FrameType
 
-from minimind.cli.app import FAILED, PREEMPTED
+from minimind.runs.states import Exit
 from minimind.runs.stop import PARENT, SIGNALS
 from minimind.utils.child import search_path
 
@@ -17,7 +17,7 @@ _received: list[int] = []  # once asked to stop, no further job is begun
 def run_job(command: list[str]) -> int:
     """The exit code of `command`, which has a session of its own: a Ctrl-C reaches it once, through us."""
     if _received:
-        return PREEMPTED
+        return Exit.PREEMPTED
     environment = {**os.environ, "PYTHONPATH": search_path(), PARENT: str(os.getpid())}
     process = subprocess.Popen(command, start_new_session=True, env=environment)
 
@@ -32,7 +32,7 @@ def run_job(command: list[str]) -> int:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    return code if code >= 0 else FAILED
+    return code if code >= 0 else Exit.FAILED
 
 
 def stop_with(parent: int) -> None:

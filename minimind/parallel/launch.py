@@ -11,6 +11,7 @@ from types import FrameType
 from typing import Any, NamedTuple
 
 from minimind.parallel.worker import TreeFolder
+from minimind.runs.states import Exit
 from minimind.runs.stop import SIGNALS, end_at_once
 
 SAVING_S = 600  # a tree that was told to stop may take for its last checkpoint
@@ -121,7 +122,7 @@ def _first_death(folder: TreeFolder, failures: dict[int, Any]) -> Death | None:
         return Death(rank, said[rank]["code"], said[rank]["reason"], said[rank]["text"])
     code = failures[rank].exitcode
     reason = f"rank {rank} was ended by {signal.Signals(-code).name}" if code < 0 else f"rank {rank} ended with {code}"
-    return Death(rank, 1, reason, _last_words(folder, rank))
+    return Death(rank, Exit.FAILED, reason, _last_words(folder, rank))
 
 
 def _last_words(folder: TreeFolder, rank: int) -> str:

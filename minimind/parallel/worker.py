@@ -10,6 +10,7 @@ import traceback
 from pathlib import Path
 from typing import Any, NoReturn
 
+from minimind.runs.states import Exit
 from minimind.utils.files import read_json, write_json
 from minimind.utils.ranks import global_rank, is_main_process
 
@@ -81,7 +82,7 @@ class Worker:
         while os.getppid() == self.parent and self.folder.path.is_dir():
             if self.folder.peer_has_died():
                 time.sleep(GRACE_S)
-                os._exit(1)
+                os._exit(Exit.FAILED)
             time.sleep(GLANCE_S)
         os.kill(os.getpid(), signal.SIGKILL)
 

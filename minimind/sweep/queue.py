@@ -13,14 +13,13 @@ from types import FrameType
 
 from minimind.config.plan import Plan
 from minimind.runs.lock import is_held
-from minimind.runs.stop import EX_TEMPFAIL, PARENT, SIGNALS
+from minimind.runs.states import Exit, JobState
+from minimind.runs.stop import PARENT, SIGNALS
 from minimind.sweep.places import Place, Places
 from minimind.utils.child import search_path
 
-QUEUED, WAITING, RUNNING, FINISHED, STOPPED, FAILED = "queued", "waiting", "running", "finished", "stopped", "failed"
 GLANCE_S = 0.2  # between two looks at the processes
 LOOK_AT_LOCK_S = 5.0  # between two looks at a run that someone else works on
-BAD_INPUT = 2  # the exit code of a run that is refused
 
 
 @dataclass
@@ -29,7 +28,7 @@ class Job:
     plan: Plan
     frozen: str
     log: Path
-    state: str = QUEUED
+    state: JobState = JobState.QUEUED
     code: int | None = None
     place: Place | None = None
     process: subprocess.Popen[bytes] | None = None
@@ -69,25 +68,25 @@ class Queue:
     def _step(self, folder: Path) -> bool:
         """Takes in who has ended, starts who fits; whether anything is left to wait for."""
         for job in self.jobs:
-            if job.process is not None and job.state == RUNNING and (code := job.process.poll()) is not None:
+            if job.process is not None and job.state == JobState.RUNNING and (code := job.process.poll()) is not None:
                 assert job.place is not None
                 self.places.give_back(job.place)
                 job.place = None
                 self._ended(job, code)
-        for job in [job for job in self.jobs if job.state in (QUEUED, WAITING)]:
+        for job in [job for job in self.jobs if job.state in (JobState.QUEUED, JobState.WAITING)]:
             if self.received:
-                self._set(job, STOPPED, EX_TEMPFAIL)
+                self._set(job, JobState.STOPPED, Exit.PREEMPTED)
             elif not self._held_elsewhere(job) and (place := self.places.take(job.num_gpus)):
                 self._start(job, place, folder)
-        return any(job.state in (QUEUED, WAITING, RUNNING) for job in self.jobs)
+        return any(job.state in (JobState.QUEUED, JobState.WAITING, JobState.RUNNING) for job in self.jobs)
 
     def _ended(self, job: Job, code: int) -> None:
-        if code == BAD_INPUT and is_held(job.plan.folder.lock):  # another sweep's job came first by a moment
-            self._set(job, WAITING, None)
+        if code == Exit.BAD_INPUT and is_held(job.plan.folder.lock):  # another sweep's job came first by a moment
+            self._set(job, JobState.WAITING, None)
         elif self.received and code in [-number for number in SIGNALS]:  # before it could listen
-            self._set(job, STOPPED, EX_TEMPFAIL)
+            self._set(job, JobState.STOPPED, Exit.PREEMPTED)
         else:
-            self._set(job, {0: FINISHED, EX_TEMPFAIL: STOPPED}.get(code, FAILED), code)
+            self._set(job, JobState.after(code), code)
 
     def _held_elsewhere(self, job: Job) -> bool:
         """Another process, perhaps another sweep's, works on the same run: its result will be ours too."""
@@ -96,8 +95,8 @@ class Queue:
         if not is_held(job.plan.folder.lock):
             return False
         job.seen_held = time.monotonic()
-        if job.state != WAITING:
-            self._set(job, WAITING, None)
+        if job.state != JobState.WAITING:
+            self._set(job, JobState.WAITING, None)
         return True
 
     def _start(self, job: Job, place: Place, folder: Path) -> None:
@@ -115,11 +114,11 @@ class Queue:
         if place.cores:
             os.sched_setaffinity(process.pid, place.cores)  # long before it counts them
         job.place, job.process = place, process
-        self._set(job, RUNNING, None)
+        self._set(job, JobState.RUNNING, None)
         if self.received and not job.asked_to_stop:  # while it was being started
             process.send_signal(self.received)
 
-    def _set(self, job: Job, state: str, code: int | None) -> None:
+    def _set(self, job: Job, state: JobState, code: int | None) -> None:
         job.state, job.code = state, code
         self.on_change(job)
 
@@ -127,6 +126,6 @@ class Queue:
         """Each running job gets the same signal, saves, and ends by itself; a second one ends it at once."""
         self.received = number
         for job in self.jobs:
-            if job.state == RUNNING and job.process is not None:
+            if job.state == JobState.RUNNING and job.process is not None:
                 job.asked_to_stop = True
                 job.process.send_signal(number)

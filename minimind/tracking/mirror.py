@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from minimind.runs.folder import FINISHED, RunFolder
+from minimind.runs.folder import RunFolder
+from minimind.runs.states import Exit, RunState
 from minimind.tracking.config import WandbSettings
 from minimind.tracking.points import Point, Points
 from minimind.tracking.published import published_config
@@ -42,7 +43,7 @@ class Mirror:
                 self.last_step = point.step
 
     def close(self, exit_code: int, *, preempted: bool = False) -> None:
-        if self.run.status.get("state") == FINISHED and exit_code == 0:
+        if self.run.status.get("state") == RunState.FINISHED and exit_code == Exit.FINISHED:
             self._finish_with_results()
         if preempted:
             self.wandb_run.mark_preempting()

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
 from minimind.runs.folder import RunFolder
+from minimind.runs.states import Exit
 from minimind.tracking.account import why_offline
 from minimind.tracking.config import WandbSettings
 from minimind.tracking.mirror import Mirror
@@ -45,7 +46,7 @@ def mirror_run(run: RunFolder, stdin: BinaryIO, stderr: TextIO) -> None:
         mirror.feed()
     end: dict[str, Any] | None = json.loads(stdin.readline() or "null")
     if end is None:  # killed: the folder may soon be another process's
-        mirror.close(exit_code=1)
+        mirror.close(Exit.FAILED)
         return
     mirror.feed()
     mirror.close(end["exit_code"], preempted=end["preempted"])
