@@ -1,6 +1,5 @@
 """A run in its processes: this one alone, one rank of a tree it was started in, or the parent of a tree of its own."""
 
-import os
 import signal
 import sys
 import traceback
@@ -12,7 +11,7 @@ from minimind.cli.app import explain
 from minimind.runs.folder import RunFolder
 from minimind.runs.states import Exit, RunState
 from minimind.runs.stop import StopRequest
-from minimind.utils.child import python_module, search_path
+from minimind.utils.child import python_module
 from minimind.utils.errors import ConfigError, RunFailed, UserError
 from minimind.utils.ranks import is_main_process
 from minimind.utils.terminal import say
@@ -154,7 +153,6 @@ def lead(composed: "DictConfig", planned: "Plan", stop: StopRequest) -> int:
         prepare(cfg.data, cfg.tokenizer, Path(cfg.paths.cache))
         before = folder.status.get("updated")
         command = python_module("minimind.cli.train", WORKER)
-        os.environ["PYTHONPATH"] = search_path()  # which the ranks get from this process
         frozen = OmegaConf.to_yaml(composed, resolve=True)
         outcome = run_tree(frozen, stop.since, cfg.trainer.devices, command)
         return _verdict(folder, outcome, before)

@@ -7,7 +7,6 @@ when the run ends. The input ends without one when the run was killed.
 import json
 import os
 import select
-import signal
 import sys
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
@@ -17,6 +16,7 @@ from minimind.runs.states import Exit
 from minimind.tracking.account import why_offline
 from minimind.tracking.config import WandbSettings
 from minimind.tracking.mirror import Mirror
+from minimind.utils.child import leave_signals_to_parent
 from minimind.utils.terminal import say
 
 SAID_WHY = 3  # exit code of a mirror that gave up and said so
@@ -24,8 +24,7 @@ SECONDS_BETWEEN_LOOKS = 1.0
 
 
 def main() -> None:
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)  # the run decides when it ends
+    leave_signals_to_parent()
     stderr = os.fdopen(os.dup(2), "w")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what W&B has to say, a user can do nothing about
     run = RunFolder(Path(sys.argv[1]))

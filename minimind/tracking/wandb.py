@@ -12,7 +12,7 @@ from minimind.tracking.config import WandbSettings
 from minimind.tracking.mirror import wandb_id
 from minimind.tracking.mirror_process import SAID_WHY, sync_command
 from minimind.tracking.run_logger import RunLogger
-from minimind.utils.child import python_module, search_path
+from minimind.utils.child import environment, python_module, start
 from minimind.utils.paths import default_root
 from minimind.utils.terminal import say
 
@@ -33,12 +33,10 @@ class WandbMirror(RunLogger):
         self._version = run_id
         if os.environ.get("WANDB_MODE") == "disabled":
             return
-        environment = {"PYTHONPATH": search_path(), "OMP_NUM_THREADS": "1", "WANDB_SILENT": "true",
-                       "WANDB_ERROR_REPORTING": "false"}  # fmt: skip
-        self.process = subprocess.Popen(
+        self.process = start(
             python_module("minimind.tracking.mirror_process", str(run.path.absolute())),
-            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True, env=os.environ | environment,
-            cwd=default_root(),  # see cli/sync
+            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, cwd=default_root(),  # see cli/sync
+            env=environment(OMP_NUM_THREADS="1", WANDB_SILENT="true", WANDB_ERROR_REPORTING="false"),
         )  # fmt: skip
         self._send(asdict(self.settings))
 

@@ -105,8 +105,11 @@ def test_as_many_at_a_time_as_may(job: Make, tmp_path: Path) -> None:
 def test_a_signal_before_a_job_can_listen_is_no_failure(job: Make) -> None:
     deaf = job("deaf", "import signal, time; print('up', flush=True); time.sleep(60)")
 
+    asked = threading.Event()
+
     def ask() -> None:
-        if deaf.log.is_file() and deaf.log.read_text() and not deaf.asked_to_stop:
+        if not asked.is_set() and deaf.log.is_file() and deaf.log.read_text():
+            asked.set()
             os.kill(os.getpid(), signal.SIGTERM)
 
     assert run([deaf], Places([], None), ask) == [JobState.STOPPED]
