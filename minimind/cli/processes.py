@@ -113,7 +113,7 @@ def train(planned: "Plan", stop: StopRequest) -> int:
             planned.folder.update_status(state=RunState.FAILED, reason=str(error))
         raise
     finally:
-        session.close(code, preempted=code == Exit.PREEMPTED)
+        session.close(code)
     return code
 
 

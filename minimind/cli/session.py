@@ -208,10 +208,10 @@ class Session:
             figures |= decoding_figures(model, cfg.evaluation.decode_tokens)
         return figures
 
-    def close(self, exit_code: int, *, preempted: bool) -> None:
+    def close(self, exit_code: int) -> None:
         """Lets the loggers end as the run did."""
         for logger in self.loggers:
-            logger.finish(exit_code, preempted=preempted)
+            logger.finish(exit_code)
 
     def _start_loggers(self) -> None:
         step = 0 if self.resume_from is None else step_of(self.resume_from)

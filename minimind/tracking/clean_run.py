@@ -45,8 +45,7 @@ def build(path: Path) -> tuple[Path, int, int]:
         (path / FOLDER).mkdir()
         mirror = Mirror(run, stored_settings(run), folder=path / FOLDER, online=False, resume=False)
         mirror.feed(up_to=last if going_on else None)
-        code = EXIT_CODES.get(status["state"], Exit.FINISHED)
-        mirror.close(code, preempted=code == Exit.PREEMPTED)
+        mirror.close(EXIT_CODES.get(status["state"], Exit.FINISHED))
     except OSError as error:
         raise UserError(f"{path / FOLDER} must be writable, but: {error}") from None
     (clean,) = (path / FOLDER / "wandb").glob("offline-run-*")

@@ -42,10 +42,10 @@ class Mirror:
                 self.wandb_run.log(_as_logged(point), step=point.step)
                 self.last_step = point.step
 
-    def close(self, exit_code: int, *, preempted: bool = False) -> None:
+    def close(self, exit_code: int) -> None:
         if self.run.status.get("state") == RunState.FINISHED and exit_code == Exit.FINISHED:
             self._finish_with_results()
-        if preempted:
+        if exit_code == Exit.PREEMPTED:
             self.wandb_run.mark_preempting()
         self.wandb_run.finish(exit_code=exit_code)
 

@@ -48,7 +48,7 @@ def mirror_run(run: RunFolder, stdin: BinaryIO, stderr: TextIO) -> None:
         mirror.close(Exit.FAILED)
         return
     mirror.feed()
-    mirror.close(end["exit_code"], preempted=end["preempted"])
+    mirror.close(end["exit_code"])
 
 
 def open_mirror(run: RunFolder, settings: WandbSettings, stderr: TextIO) -> Mirror:

@@ -56,11 +56,11 @@ class WandbMirror(RunLogger):
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
         """The mirror reads config.yaml."""
 
-    def finish(self, exit_code: int, *, preempted: bool) -> None:
+    def finish(self, exit_code: int) -> None:
         """Waits for what is left to be written or uploaded, up to the time it has."""
         if self.process is None:
             return
-        self._send({"exit_code": exit_code, "preempted": preempted})
+        self._send({"exit_code": exit_code})
         try:
             self.process.communicate(timeout=self.settings.finish_timeout_s + 5)
         except subprocess.TimeoutExpired:
