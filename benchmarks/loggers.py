@@ -68,7 +68,7 @@ def row_ms(make: Callable[[RunFolder], Any], config: Any, rows: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
         logger = make(a_run(folder, config))
         taken = median_ms(lambda step: logger.log_metrics(row(step), step), rows)
-        logger.finish(0, preempted=False)
+        logger.finish(0)
     return taken
 
 
@@ -80,7 +80,7 @@ def mirror_cpu_s(config: Any, rows: int) -> float:
         for number in range(1, rows + 1):
             append_row(run.metrics, row(number * STEPS_A_ROW))
         mirror = WandbMirror(run, 0, **vars(WandbSettings()))
-        mirror.finish(0, preempted=False)
+        mirror.finish(0)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 

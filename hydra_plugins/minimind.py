@@ -10,6 +10,8 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from minimind.runs.states import Exit
+
 
 class QueueLauncher(Launcher):
     def __init__(self, num_parallel: int | None) -> None:
@@ -55,7 +57,7 @@ class AblationSweeper(Sweeper):
 
 def code_of(job: JobReturn) -> int:
     """The exit code of a job, wherever it ran."""
-    return int(job._return_value or 0) if job.status is JobStatus.COMPLETED else 1
+    return int(job._return_value or Exit.FINISHED) if job.status is JobStatus.COMPLETED else Exit.FAILED
 
 
 def in_folder(config: DictConfig, folder: Path, alone: bool) -> DictConfig:

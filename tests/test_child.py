@@ -1,11 +1,17 @@
-"""Child processes import what this process would, and nothing from the folder they are started in."""
+"""Child processes: what they import, that a signal reaches each of them once, and that they notice who has gone."""
 
 import ast
 import os
+import signal
 import subprocess
+import sys
+import time
 from pathlib import Path
 
-from minimind.utils.child import python_module, search_path
+import pytest
+
+from minimind.utils import child
+from minimind.utils.child import Children, environment, python_module, search_path, signals_to, start
 from minimind.utils.paths import PACKAGE
 
 
@@ -15,7 +21,7 @@ def test_modules_in_the_current_directory_are_not_imported(tmp_path: Path) -> No
         (tmp_path / f"{name}.py").write_text(f"open('imported_{name}', 'w').close()\n")
     done = subprocess.run(
         python_module("minimind.cli.main", "--help"), cwd=tmp_path, capture_output=True, text=True,
-        env={**os.environ, "PYTHONPATH": search_path()},
+        env=environment(),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "from raw text to evidence" in done.stdout
@@ -23,9 +29,13 @@ def test_modules_in_the_current_directory_are_not_imported(tmp_path: Path) -> No
 
 
 def test_there_is_one_way_to_start_a_module() -> None:
-    """No list of arguments with -m elsewhere."""
+    """No list of arguments with -m elsewhere, and no process that goes on beside ours."""
     for path in PACKAGE.rglob("*.py"):
-        lists = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.List)]
+        nodes = list(ast.walk(ast.parse(path.read_text())))
+        called = [node.func for node in nodes if isinstance(node, ast.Call)]
+        names = {func.attr if isinstance(func, ast.Attribute) else getattr(func, "id", "") for func in called}
+        assert "Popen" not in names or path.name == "child.py", path
+        lists = [node for node in nodes if isinstance(node, ast.List)]
         starts = [
             node for node in lists if any(isinstance(e, ast.Attribute) and e.attr == "executable" for e in node.elts)
         ]
@@ -38,3 +48,66 @@ def test_the_search_path_has_the_package_once(monkeypatch) -> None:
     assert found == f"{PACKAGE.parent}{os.pathsep}/somewhere"
     monkeypatch.setenv("PYTHONPATH", found)
     assert search_path() == found
+
+
+def test_a_child_has_a_session_and_a_log_of_its_own_and_knows_its_parent(tmp_path: Path) -> None:
+    log = tmp_path / "logs" / "child.log"
+    script = "import os, sys; print(os.getsid(0) == os.getpid(), os.environ['MINIMIND_PARENT'], file=sys.stderr)"
+    for _ in range(2):
+        assert start([sys.executable, "-c", script], log=log).wait() == 0
+    assert log.read_text() == f"True {os.getpid()}\n" * 2
+
+
+class Told:
+    """In place of a process."""
+
+    def __init__(self) -> None:
+        self.signals: list[int] = []
+
+    def send_signal(self, number: int) -> None:
+        self.signals.append(number)
+
+
+@pytest.mark.parametrize("moment", ["while it is started", "afterwards"])
+def test_a_signal_reaches_each_child_once(moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    children, told = Children(), Told()
+
+    def starting(command: list[str]) -> Told:
+        if moment == "while it is started":
+            children.pass_on(signal.SIGTERM)
+        return told
+
+    monkeypatch.setattr(child, "start", starting)
+    children.start([])
+    if moment == "afterwards":
+        children.pass_on(signal.SIGTERM)
+    assert told.signals == [children.received] == [signal.SIGTERM]
+    children.pass_on(signal.SIGINT)
+    children.pass_on(signal.SIGINT)  # the second one ends it at once
+    assert told.signals[1:] == [signal.SIGINT] * 2
+
+
+def test_signals_are_heard_for_a_while() -> None:
+    before = signal.getsignal(signal.SIGUSR1)
+    heard: list[int] = []
+    with signals_to(heard.append):
+        os.kill(os.getpid(), signal.SIGUSR1)
+    assert heard == [signal.SIGUSR1]
+    assert signal.getsignal(signal.SIGUSR1) == before
+
+
+def test_a_child_ends_as_it_wants_to_when_its_parent_is_killed(tmp_path: Path) -> None:
+    waiting = (
+        "import signal, sys, time; from pathlib import Path; from minimind.utils.child import end_with_parent\n"
+        f"signal.signal(signal.SIGTERM, lambda *_: sys.exit(Path({str(tmp_path / 'ended')!r}).touch()))\n"
+        "end_with_parent(signal.SIGTERM); print('up', flush=True); time.sleep(60)"
+    )
+    script = f"import sys; from minimind.utils.child import start\nstart([sys.executable, '-c', {waiting!r}]).wait()"
+    with subprocess.Popen([sys.executable, "-c", script], env=environment(), stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == b"up\n"
+        parent.kill()
+    deadline = time.monotonic() + 30
+    while not (tmp_path / "ended").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

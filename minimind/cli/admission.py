@@ -3,12 +3,12 @@
 import sys
 from contextlib import ExitStack
 
-from minimind.cli.app import FINISHED
 from minimind.config.plan import Plan, is_finished, named_folder, starts_afresh
 from minimind.config.resume import refuse_other_settings
 from minimind.runs.checkpoints import resume_point
 from minimind.runs.folder import RunFolder, step_of
 from minimind.runs.lock import run_lock
+from minimind.runs.states import Exit
 from minimind.utils.errors import UserError
 from minimind.utils.terminal import say
 
@@ -61,4 +61,4 @@ def _show_finished(folder: RunFolder) -> int:
     summary = read_json(folder.summary)
     samples = [sample for sample in read_rows(folder.samples) if sample.get("step", summary["step"]) == summary["step"]]
     print_summary(summary, samples, folder.path)
-    return FINISHED
+    return Exit.FINISHED

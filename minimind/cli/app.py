@@ -7,12 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from minimind.runs.states import Exit
 from minimind.utils.errors import ConfigError, UserError, suggestion
 from minimind.utils.paths import conf_dir
 from minimind.utils.ranks import is_main_process
 from minimind.utils.terminal import say
-
-FINISHED, FAILED, BAD_INPUT, PREEMPTED = 0, 1, 2, 75
 
 
 def run_app(config_name: str, task: Callable[..., int | None], help_text: Callable[[Path], str]) -> int:
@@ -20,27 +19,27 @@ def run_app(config_name: str, task: Callable[..., int | None], help_text: Callab
     arguments = sys.argv[1:]
     if {"--help", "-h"} & set(arguments):
         say(help_text(conf_dir()))
-        return FINISHED
+        return Exit.FINISHED
     return guarded(lambda: _compose_and_run(config_name, task))
 
 
 def guarded(action: Callable[[], int | None]) -> int:
     """Runs it; a user's mistake becomes a message and exit code 2, never a traceback."""
     try:
-        return action() or FINISHED
+        return action() or Exit.FINISHED
     except UserError as error:
         if is_main_process() or not isinstance(error, ConfigError):  # every process finds the same configuration wrong
             say(explain(error), file=sys.stderr)
-        return BAD_INPUT
+        return Exit.BAD_INPUT
     except KeyboardInterrupt:
         say("\nInterrupted; nothing was changed since the last checkpoint.", file=sys.stderr)
-        return PREEMPTED
+        return Exit.PREEMPTED
     except BrokenPipeError:  # the reader of our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FINISHED
+        return Exit.FINISHED
     except Exception:
         say(traceback.format_exc(), end="", file=sys.stderr)
-        return FAILED
+        return Exit.FAILED
 
 
 def explain(error: UserError) -> str:
@@ -69,10 +68,10 @@ def _compose_and_run(config_name: str, task: Callable[..., int | None]) -> int |
     def main(cfg: DictConfig) -> int:
         """The exit code, which a launcher takes to the sweeper; of one run, Hydra would lose it."""
         try:
-            codes.append(task(cfg) or FINISHED)
+            codes.append(task(cfg) or Exit.FINISHED)
         except BaseException as error:
             errors.append(error)
-            return BAD_INPUT if isinstance(error, UserError) else FAILED
+            return Exit.BAD_INPUT if isinstance(error, UserError) else Exit.FAILED
         return codes[-1]
 
     try:
@@ -83,7 +82,7 @@ def _compose_and_run(config_name: str, task: Callable[..., int | None]) -> int |
         raise ConfigError([f"A file of conf/ is not YAML: {' '.join(str(error).split())}"]) from None
     if errors:
         raise errors[0]
-    return max(codes, default=FINISHED)
+    return max(codes, default=Exit.FINISHED)
 
 
 def _explain(config_name: str, arguments: list[str], error: Exception) -> list[str]:

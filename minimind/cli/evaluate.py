@@ -4,8 +4,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from minimind.cli.app import BAD_INPUT, run_app
+from minimind.cli.app import run_app
 from minimind.cli.help import evaluate_help
+from minimind.runs.states import Exit
 from minimind.utils.errors import ConfigError, UserError
 from minimind.utils.terminal import say
 
@@ -23,7 +24,7 @@ def main() -> int:
         _offer_settings_of_the_run(sys.argv[1:])
     except UserError as error:
         say(error, file=sys.stderr)
-        return BAD_INPUT
+        return Exit.BAD_INPUT
     return run_app("evaluate", _task, evaluate_help)
 
 

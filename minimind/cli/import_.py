@@ -40,8 +40,9 @@ def write_run(model: "MiniMind", tokenizer: "BPE", source: Path, target: Path) -
     import torch
 
     from minimind.runs.checkpoints import CONFIG, STATE, TOKENIZER, mark_complete
-    from minimind.runs.folder import FINISHED, RunFolder, checkpoint_name
+    from minimind.runs.folder import RunFolder, checkpoint_name
     from minimind.runs.source import git_commit, source_hash, versions
+    from minimind.runs.states import RunState
     from minimind.runs.stored_config import write_config
 
     config = run_config(model.config, target)
@@ -56,7 +57,7 @@ def write_run(model: "MiniMind", tokenizer: "BPE", source: Path, target: Path) -
     torch.save({"state_dict": weights, "global_step": 0}, checkpoint / STATE)
     mark_complete(checkpoint, 0)
     folder.update_status(
-        state=FINISHED, reason=f"imported from {source}", step=0, tokens=0, versions=versions(),
+        state=RunState.FINISHED, reason=f"imported from {source}", step=0, tokens=0, versions=versions(),
         git_commit=git_commit(), source_hash=source_hash(), data_fingerprint=None,
     )  # fmt: skip
     folder.path.rename(target)

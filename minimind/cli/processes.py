@@ -1,6 +1,5 @@
 """A run in its processes: this one alone, one rank of a tree it was started in, or the parent of a tree of its own."""
 
-import os
 import signal
 import sys
 import traceback
@@ -8,13 +7,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from minimind.cli.app import BAD_INPUT, FAILED, FINISHED, PREEMPTED, explain
-from minimind.runs.folder import FAILED as STATE_FAILED
-from minimind.runs.folder import FINISHED as STATE_FINISHED
-from minimind.runs.folder import PREEMPTED as STATE_PREEMPTED
+from minimind.cli.app import explain
 from minimind.runs.folder import RunFolder
+from minimind.runs.states import Exit, RunState
 from minimind.runs.stop import StopRequest
-from minimind.utils.child import python_module, search_path
+from minimind.utils.child import python_module
 from minimind.utils.errors import ConfigError, RunFailed, UserError
 from minimind.utils.ranks import is_main_process
 from minimind.utils.terminal import say
@@ -53,12 +50,12 @@ def run(composed: "DictConfig") -> int:
             raise
         except RunFailed as error:
             if planned.folder.in_place:
-                planned.folder.update_status(state=STATE_FAILED, reason=str(error))
+                planned.folder.update_status(state=RunState.FAILED, reason=str(error))
             say(error, file=sys.stderr)
-            return FAILED
+            return Exit.FAILED
         except Exception as error:
             _fail(planned.folder, f"{type(error).__name__}: {error}", traceback.format_exc())
-            return FAILED
+            return Exit.FAILED
 
 
 def take_layout_of_tree(composed: "DictConfig") -> bool:
@@ -97,26 +94,26 @@ def train(planned: "Plan", stop: StopRequest) -> int:
     from minimind.training.callbacks.preemption import Preempted
 
     session = Session(*planned, stop)
-    code = FAILED
+    code = Exit.FAILED
     try:
         session.start()
         session.fit()
         leave()
         if is_main_process():
             session.finish()
-        code = FINISHED
+        code = Exit.FINISHED
     except Preempted as preempted:
-        code = PREEMPTED
+        code = Exit.PREEMPTED
         if is_main_process():
             _preempted(planned, preempted.reason)
         wait_for_all()  # a launcher ends the others as soon as one has left
         leave()
     except UserError as error:  # such as a shard that is harmed, found when it is first read
         if is_main_process() and session.started and planned.folder.in_place:
-            planned.folder.update_status(state=STATE_FAILED, reason=str(error))
+            planned.folder.update_status(state=RunState.FAILED, reason=str(error))
         raise
     finally:
-        session.close(code, preempted=code == PREEMPTED)
+        session.close(code)
     return code
 
 
@@ -124,7 +121,7 @@ def _preempted(planned: "Plan", reason: str) -> None:
     from minimind.parallel.slurm import requeue
 
     path = planned.folder.path
-    planned.folder.update_status(state=STATE_PREEMPTED, reason=reason)
+    planned.folder.update_status(state=RunState.PREEMPTED, reason=reason)
     say(f"Stopped by {reason} with a checkpoint in {path}. Run the same command to go on.", file=sys.stderr)
     if planned.cfg.run.requeue and reason in REQUEUED_AFTER:
         requeue()
@@ -134,7 +131,7 @@ def _fail(folder: RunFolder, reason: str, text: str) -> None:
     """Says what happened: its end on the terminal, all of it in the folder, where there is one."""
     say("".join(f"{line}\n" for line in text.splitlines()[-LINES_SHOWN:]), end="", file=sys.stderr)
     if folder.in_place and folder.status:
-        folder.update_status(state=STATE_FAILED, reason=reason)
+        folder.update_status(state=RunState.FAILED, reason=reason)
         (folder.path / "traceback.txt").write_text(f"{text}\n{reason}\n", encoding="utf-8")
         say(f"Failed ({reason.splitlines()[0]}); the whole is in {folder.path / 'traceback.txt'}.", file=sys.stderr)
 
@@ -156,7 +153,6 @@ def lead(composed: "DictConfig", planned: "Plan", stop: StopRequest) -> int:
         prepare(cfg.data, cfg.tokenizer, Path(cfg.paths.cache))
         before = folder.status.get("updated")
         command = python_module("minimind.cli.train", WORKER)
-        os.environ["PYTHONPATH"] = search_path()  # which the ranks get from this process
         frozen = OmegaConf.to_yaml(composed, resolve=True)
         outcome = run_tree(frozen, stop.since, cfg.trainer.devices, command)
         return _verdict(folder, outcome, before)
@@ -165,25 +161,25 @@ def lead(composed: "DictConfig", planned: "Plan", stop: StopRequest) -> int:
 def _verdict(folder: RunFolder, outcome: "Outcome", before: float | None) -> int:
     """Workers that were preempted end with 0, lest the agent takes it for a failure: status.json tells."""
     death, status = outcome.death, folder.status
-    if death is not None and death.code == BAD_INPUT:
+    if death is not None and death.code == Exit.BAD_INPUT:
         say(death.text, file=sys.stderr)
-        return BAD_INPUT
+        return Exit.BAD_INPUT
     if death is not None and not outcome.signal:
         _fail(folder, death.reason, death.text)
-        return FAILED
+        return Exit.FAILED
     state = status.get("state") if status.get("updated") != before else None
-    if state == STATE_FINISHED:
-        return FINISHED
-    if state == STATE_PREEMPTED:
-        return PREEMPTED
+    if state == RunState.FINISHED:
+        return Exit.FINISHED
+    if state == RunState.PREEMPTED:
+        return Exit.PREEMPTED
     if outcome.signal:
         name = signal.Signals(outcome.signal).name
-        if folder.in_place and status and status["state"] != STATE_FINISHED:
-            folder.update_status(state=STATE_PREEMPTED, reason=name)
+        if folder.in_place and status and status["state"] != RunState.FINISHED:
+            folder.update_status(state=RunState.PREEMPTED, reason=name)
         say(f"Stopped by {name} before a step was done. Run the same command to go on.", file=sys.stderr)
-        return PREEMPTED
+        return Exit.PREEMPTED
     _fail(folder, "the processes ended without finishing", "")
-    return FAILED
+    return Exit.FAILED
 
 
 def work(path: Path) -> NoReturn:
@@ -202,11 +198,11 @@ def work(path: Path) -> NoReturn:
         join(planned.cfg.trainer.accelerator, folder.store)
         train(planned, stop)
     except UserError as error:
-        worker.fail(error, BAD_INPUT, explain(error))
+        worker.fail(error, Exit.BAD_INPUT, explain(error))
     except RunFailed as error:
-        worker.fail(error, FAILED, str(error))
+        worker.fail(error, Exit.FAILED, str(error))
     except KeyboardInterrupt as error:
-        worker.fail(error, PREEMPTED)
+        worker.fail(error, Exit.PREEMPTED)
     except BaseException as error:
-        worker.fail(error, FAILED)
-    worker.depart(FINISHED)
+        worker.fail(error, Exit.FAILED)
+    worker.depart(Exit.FINISHED)

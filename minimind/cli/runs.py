@@ -62,11 +62,11 @@ def cells(folder: "RunFolder") -> list[str]:
 
 def state_of(status: dict[str, Any], lock: Path) -> str:
     """The state as stored, or `interrupted` for a run that says it is running while nobody works on it."""
-    from minimind.runs.folder import RUNNING
     from minimind.runs.lock import is_held
+    from minimind.runs.states import RunState
 
     state = str(status["state"])
-    return "interrupted" if state == RUNNING and not is_held(lock) else state
+    return RunState.INTERRUPTED if state == RunState.RUNNING and not is_held(lock) else state
 
 
 def age(seconds: float) -> str:

@@ -34,9 +34,10 @@ from minimind.parallel.collectives import from_main, main_first
 from minimind.report.loss_plot import plot_loss
 from minimind.report.summary import print_summary
 from minimind.runs.checkpoints import STATE, TOKENIZER, checkpoint_of, resume_point
-from minimind.runs.folder import FINISHED, RUNNING, RunFolder, step_of
+from minimind.runs.folder import RunFolder, step_of
 from minimind.runs.metrics_file import read_rows, truncate_after
 from minimind.runs.source import git_commit, source_hash, versions
+from minimind.runs.states import RunState
 from minimind.runs.stop import StopRequest
 from minimind.runs.stored_config import write_config
 from minimind.tracking.run_logger import RunLogger
@@ -121,8 +122,9 @@ class Session:
         write_config(run.config, self.config)
         self.tokenizer.save(run.path / TOKENIZER)
         run.update_status(
-            state=RUNNING, reason=None, step=status.get("step", 0), tokens=status.get("tokens", 0), auto=self.auto,
-            versions=versions(), git_commit=git_commit(), source_hash=source, data_fingerprint=self.data.fingerprint,
+            state=RunState.RUNNING, reason=None, step=status.get("step", 0), tokens=status.get("tokens", 0),
+            auto=self.auto, versions=versions(), git_commit=git_commit(), source_hash=source,
+            data_fingerprint=self.data.fingerprint,
             parameters=self.cfg.model.num_parameters(), active_parameters=self.cfg.model.num_parameters(active=True),
             machine=describe_machine(torch.device(self.auto["accelerator"])),
         )  # fmt: skip
@@ -187,7 +189,9 @@ class Session:
         summary["command_s"] = round(time.time() - self.stop.since, 1)
         write_json(self.run.summary, summary)
         reasons = [callback.reason for callback in self.chosen_callbacks if isinstance(callback, EarlyStopping)]
-        self.run.update_status(state=FINISHED, step=step, tokens=summary["tokens"], reason=next(iter(reasons), None))
+        self.run.update_status(
+            state=RunState.FINISHED, step=step, tokens=summary["tokens"], reason=next(iter(reasons), None)
+        )
         print_summary(summary, samples, self.run.path)
 
     def _asked_for(self) -> dict[str, float]:
@@ -204,10 +208,10 @@ class Session:
             figures |= decoding_figures(model, cfg.evaluation.decode_tokens)
         return figures
 
-    def close(self, exit_code: int, *, preempted: bool) -> None:
+    def close(self, exit_code: int) -> None:
         """Lets the loggers end as the run did."""
         for logger in self.loggers:
-            logger.finish(exit_code, preempted=preempted)
+            logger.finish(exit_code)
 
     def _start_loggers(self) -> None:
         step = 0 if self.resume_from is None else step_of(self.resume_from)

@@ -1,6 +1,6 @@
 """`train.py`: from what was typed to a composed configuration, and in which process it is then run."""
 
-import os
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -8,24 +8,23 @@ from typing import TYPE_CHECKING
 
 from minimind.cli.app import guarded, run_app
 from minimind.cli.help import train_help
-from minimind.cli.job import run_job, stop_with
 from minimind.cli.processes import WORKER, run, work
 from minimind.parallel.environment import joined_tree
-from minimind.runs.stop import PARENT
-from minimind.utils.child import python_module
+from minimind.runs.states import Exit
+from minimind.utils.child import Children, end_with_parent, python_module, signals_to
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 FROZEN = "--frozen"
 JOB = python_module("minimind.cli.train", FROZEN)  # and a file: the composed settings of one run
+_jobs = Children()  # of a multirun: once asked to stop, no further one is begun
 
 
 def main() -> int:
     joined_tree()  # from here on srun's processes know their rank by torchrun's names
     if sys.argv[1:2] == [FROZEN]:
-        if parent := os.environ.get(PARENT):
-            stop_with(int(parent))
+        end_with_parent(signal.SIGTERM)  # as if asked to stop: with a checkpoint
         return guarded(lambda: run(_frozen(Path(sys.argv[2]))))
     if sys.argv[1:2] == [WORKER]:
         return work(Path(sys.argv[2]))
@@ -67,6 +66,15 @@ def _task(composed: "DictConfig") -> int:
         file.write(OmegaConf.to_yaml(composed, resolve=True))
         file.flush()
         return run_job([*JOB, file.name])
+
+
+def run_job(command: list[str]) -> int:
+    """The exit code of one job of a multirun, which gets the signals sent to us, and time to obey them."""
+    if _jobs.received:
+        return Exit.PREEMPTED
+    with signals_to(_jobs.pass_on):
+        code = _jobs.start(command).wait()
+    return code if code >= 0 else Exit.FAILED  # below 0: by a signal
 
 
 def _frozen(file: Path) -> "DictConfig":

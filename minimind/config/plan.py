@@ -11,8 +11,9 @@ from omegaconf import DictConfig, OmegaConf
 from minimind.config.checks import to_config
 from minimind.config.schema import TrainConfig, load_stored
 from minimind.parallel.slurm import job_id
-from minimind.runs.folder import FINISHED, RunFolder
+from minimind.runs.folder import RunFolder
 from minimind.runs.identity import run_hash
+from minimind.runs.states import RunState
 from minimind.utils.errors import ConfigError, suggestion
 from minimind.utils.paths import default_root, find_existing
 
@@ -79,7 +80,7 @@ def is_finished(planned: Plan) -> bool:
     """Whether this run has been done to its end, or as far as it was to go when it was stopped early."""
     status = planned.folder.status
     return (
-        status.get("state") == FINISHED
+        status.get("state") == RunState.FINISHED
         and planned.folder.summary.is_file()
         and (status["step"] >= _max_steps(planned.cfg, status) or _as_it_was_started(planned))
     )

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from minimind.data.mixture import Mixture
 from minimind.data.packing import Packing, Rows
-from minimind.runs.stop import leave_signals_to_main
+from minimind.utils.child import leave_signals_to_parent
 
 ROWS_AHEAD = 1024  # places in the order found at a time: one by one they would cost as much as a small batch itself
 
@@ -70,7 +70,7 @@ class TrainLoader:
             num_workers=self.num_workers,
             pin_memory=self.pin_memory,
             prefetch_factor=4 if self.num_workers else None,
-            worker_init_fn=leave_signals_to_main,
+            worker_init_fn=leave_signals_to_parent,  # a signal to all must not take the last step's data
             generator=torch.Generator(),  # else the number of workers would move the global stream, and dropout
         )
 

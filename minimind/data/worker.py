@@ -4,11 +4,10 @@ Started as a program and not by multiprocessing: that would import the caller's 
 for ever when a worker is killed while a large batch is on the way (Python 3.11).
 """
 
-import os
-import subprocess
 import sys
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe
+from subprocess import DEVNULL
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 
 from minimind.data.corpus import Block, Corpus
 from minimind.tokenizer.bpe import BPE
-from minimind.utils.child import python_module, search_path
+from minimind.utils.child import environment, python_module, start
 from minimind.utils.errors import UserError
 
 
@@ -55,11 +54,9 @@ class Worker:
 
     def __init__(self, encoder: Encoder) -> None:
         self.pipe, theirs = Pipe()
-        environment = os.environ | {"TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": search_path()}
-        self.process = subprocess.Popen(
+        self.process = start(
             python_module("minimind.data.worker", str(theirs.fileno())),
-            pass_fds=[theirs.fileno()], env=environment, stdin=subprocess.DEVNULL,
-            process_group=0,  # Ctrl-C is the parent's to handle
+            pass_fds=[theirs.fileno()], stdin=DEVNULL, env=environment(TOKENIZERS_PARALLELISM="false"),
         )  # fmt: skip
         theirs.close()
         self.pipe.send(encoder)

@@ -6,12 +6,14 @@ import shutil
 import signal
 import tempfile
 import uuid
+from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import Any, NamedTuple
 
 from minimind.parallel.worker import TreeFolder
-from minimind.runs.stop import SIGNALS, end_at_once
+from minimind.runs.states import Exit
+from minimind.runs.stop import end_at_once
+from minimind.utils.child import environment, signals_to
 
 SAVING_S = 600  # a tree that was told to stop may take for its last checkpoint
 LAST_LINES = 20
@@ -52,11 +54,13 @@ def run_tree(config_yaml: str, since: float, num_processes: int, worker_command:
     config = LaunchConfig(
         min_nodes=1, max_nodes=1, nproc_per_node=num_processes, run_id=uuid.uuid4().hex, max_restarts=0,
         rdzv_backend=ONE_NODE, local_addr="localhost",  # the workers meet in `TreeFolder.store`: no port is open
-        signals_to_handle="SIGQUIT", shutdown_timeout=SAVING_S,  # SIGTERM, SIGINT and SIGUSR1: _Forwarding
+        signals_to_handle="SIGQUIT", shutdown_timeout=SAVING_S,  # those of ours: _into_the_agent
         logs_specs=_own_logs(num_processes),
     )  # fmt: skip
+    # The agent starts the ranks, each in a session of its own, from this process's environment, and waits for them.
+    os.environ.update(environment())
     try:
-        with _Forwarding():
+        with signals_to(_into_the_agent()):
             elastic_launch(config, worker_command[0])(*worker_command[1:], str(path))
         return Outcome(0, None)
     except SignalException as stopped:
@@ -81,27 +85,21 @@ def _own_logs(num_processes: int) -> Any:
     return NoFiles()
 
 
-class _Forwarding:
+def _into_the_agent() -> Callable[[int], None]:
     """The agent passes a signal on when it is raised inside it; its own handlers do not know the second Ctrl-C."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException
 
-    def __init__(self) -> None:
-        self.received = 0
+    received = 0
 
-    def __enter__(self) -> None:
-        self.before = {number: signal.signal(number, self._receive) for number in SIGNALS}
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-    def _receive(self, number: int, frame: FrameType | None) -> None:
-        from torch.distributed.elastic.multiprocessing.api import SignalException
-
-        if number == signal.SIGINT == self.received:
+    def receive(number: int) -> None:
+        nonlocal received
+        if number == signal.SIGINT == received:
             end_at_once()  # the workers notice
-        if not self.received:
-            self.received = number
-            raise SignalException(f"{signal.Signals(number).name}", signal.Signals(number))
+        if not received:
+            received = number
+            raise SignalException(signal.Signals(number).name, signal.Signals(number))
+
+    return receive
 
 
 def _first_death(folder: TreeFolder, failures: dict[int, Any]) -> Death | None:
@@ -121,7 +119,7 @@ def _first_death(folder: TreeFolder, failures: dict[int, Any]) -> Death | None:
         return Death(rank, said[rank]["code"], said[rank]["reason"], said[rank]["text"])
     code = failures[rank].exitcode
     reason = f"rank {rank} was ended by {signal.Signals(-code).name}" if code < 0 else f"rank {rank} ended with {code}"
-    return Death(rank, 1, reason, _last_words(folder, rank))
+    return Death(rank, Exit.FAILED, reason, _last_words(folder, rank))
 
 
 def _last_words(folder: TreeFolder, rank: int) -> str:

@@ -4,16 +4,16 @@ import contextlib
 import os
 import signal
 import sys
-import threading
 import time
 import traceback
 from pathlib import Path
 from typing import Any, NoReturn
 
+from minimind.runs.states import Exit
+from minimind.utils.child import end_with_parent, when
 from minimind.utils.files import read_json, write_json
 from minimind.utils.ranks import global_rank, is_main_process
 
-GLANCE_S = 0.5  # between two looks at parent and peers
 GRACE_S = 3.0  # for a rank to say itself what it died of when a peer is gone
 CONFIG, STARTED = "config.yaml", "started.json"
 
@@ -56,7 +56,9 @@ class TreeFolder:
         return [read_json(path) for path in self.path.glob("rank*.failure.json")]
 
     def peer_has_died(self) -> bool:
-        """A rank that ends well takes its presence away before."""
+        """A rank that ends well takes its presence away before. A tree that was swept away has none alive."""
+        if not self.path.is_dir():
+            return True
         for path in self.path.glob("rank*.pid"):
             with contextlib.suppress(FileNotFoundError):  # it left just now
                 if not _alive(int(path.read_text() or 0)):
@@ -65,25 +67,21 @@ class TreeFolder:
 
 
 class Worker:
-    """Watches from a thread, which a main thread stuck in a collective cannot stop."""
+    """Takes its place in the tree, and from then on watches parent and peers."""
 
     def __init__(self, folder: TreeFolder) -> None:
         self.folder = folder
-        self.parent = os.getppid()
         if not is_main_process():
             with folder.log(global_rank()).open("w") as log:
                 os.dup2(log.fileno(), sys.stdout.fileno())
                 os.dup2(log.fileno(), sys.stderr.fileno())
         folder.presence(global_rank()).write_text(str(os.getpid()))
-        threading.Thread(target=self._watch, daemon=True, name="tree-watch").start()
+        end_with_parent(signal.SIGKILL)
+        when(folder.peer_has_died, self._follow)
 
-    def _watch(self) -> None:
-        while os.getppid() == self.parent and self.folder.path.is_dir():
-            if self.folder.peer_has_died():
-                time.sleep(GRACE_S)
-                os._exit(1)
-            time.sleep(GLANCE_S)
-        os.kill(os.getpid(), signal.SIGKILL)
+    def _follow(self) -> None:
+        time.sleep(GRACE_S)
+        os._exit(Exit.FAILED)
 
     def depart(self, code: int) -> NoReturn:
         """A good end, and at once: a library's thread that lives until Python unloads it may abort the process."""

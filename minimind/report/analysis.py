@@ -11,7 +11,7 @@ from minimind.report.run_record import RunRecord, read_run
 from minimind.report.statistics import Difference, Spread, paired_difference, spread
 from minimind.report.sweep_file import Sweep, load_outcomes
 from minimind.report.verdict import Verdict, judge
-from minimind.runs.folder import FINISHED
+from minimind.runs.states import RunState
 from minimind.utils.errors import UserError, suggestion
 from minimind.utils.paths import default_root
 
@@ -138,7 +138,7 @@ def margin_of(sweep: Sweep, baseline: Collection[float]) -> float | None:
 
 
 def _check_metric(metric: str, runs: Iterable[RunRecord]) -> None:
-    finished = [run for run in runs if run.state == FINISHED]
+    finished = [run for run in runs if run.state == RunState.FINISHED]
     known = sorted({key for run in finished for key in run.figures})
     if finished and metric not in known:
         raise UserError(
@@ -151,7 +151,7 @@ def survivors(arms: Iterable[Arm], metric: str) -> list[str]:
     """Arms that lost runs to something that may be the arm's own doing."""
     found = []
     for arm in arms:
-        lost = [run for run in arm.runs if run.state == "failed" or (run.finished and run.trouble(metric))]
+        lost = [run for run in arm.runs if run.state == RunState.FAILED or (run.finished and run.trouble(metric))]
         if lost:
             found.append(
                 f"`{arm.name}` lost {len(lost)} of {len(arm.runs)} runs (failed or diverged): its figures are of "

@@ -8,15 +8,15 @@ from statistics import median
 from typing import Any
 
 from minimind.report.sweep_file import Job
-from minimind.runs.folder import FAILED, FINISHED, RUNNING, RunFolder
+from minimind.runs.folder import RunFolder
 from minimind.runs.identity import is_hashed, leaves
 from minimind.runs.lock import is_held
 from minimind.runs.metrics_file import Row, read_rows
+from minimind.runs.states import RunState
 from minimind.runs.stored_config import read_config
 from minimind.utils.errors import DamagedFile
 from minimind.utils.files import read_object
 
-NOT_STARTED, INTERRUPTED = "not started", "interrupted"
 # Of log points, in place of the last one's: a run's speed, and load of its experts, is its usual one.
 MEDIANS = ("train/tokens_per_second", "train/mfu", "train/data_wait_fraction", "train/real_token_fraction",
            "moe/max_load", "moe/dead_experts")  # fmt: skip
@@ -26,7 +26,7 @@ MEDIANS = ("train/tokens_per_second", "train/mfu", "train/data_wait_fraction", "
 class RunRecord:
     job: Job
     path: Path
-    state: str  # of status.json, or one of the two above
+    state: str  # a RunState
     reason: str | None
     figures: Mapping[str, float]  # of a finished run
     rows: list[Row]  # of a finished run
@@ -35,7 +35,7 @@ class RunRecord:
 
     @property
     def finished(self) -> bool:
-        return self.state == FINISHED
+        return self.state == RunState.FINISHED
 
     def figure(self, key: str) -> float | None:
         """Of a finished run, if it is finite."""
@@ -56,21 +56,21 @@ def read_run(job: Job, path: Path, failure: str | None = None) -> RunRecord:
     try:
         return _read_run(job, path, failure)
     except DamagedFile as error:
-        return RunRecord(job, path, FAILED, str(error), {}, [], {}, {})
+        return RunRecord(job, path, RunState.FAILED, str(error), {}, [], {}, {})
 
 
 def _read_run(job: Job, path: Path, failure: str | None) -> RunRecord:
     folder = RunFolder(path)
     status = folder.status
-    state, reason = status.get("state", NOT_STARTED), status.get("reason")
-    if state == RUNNING and not is_held(folder.lock):
-        state = INTERRUPTED
-    if failure and state in (NOT_STARTED, INTERRUPTED):
-        state, reason = FAILED, failure
-    if state == FINISHED and not folder.summary.is_file():
-        state, reason = FAILED, f"no {folder.summary.name}"
-    rows = read_rows(folder.metrics) if state == FINISHED else []
-    figures = {**numbers(read_object(folder.summary)), **usual_speed(rows)} if state == FINISHED else {}
+    state, reason = status.get("state", RunState.NOT_STARTED), status.get("reason")
+    if state == RunState.RUNNING and not is_held(folder.lock):
+        state = RunState.INTERRUPTED
+    if failure and state in (RunState.NOT_STARTED, RunState.INTERRUPTED):
+        state, reason = RunState.FAILED, failure
+    if state == RunState.FINISHED and not folder.summary.is_file():
+        state, reason = RunState.FAILED, f"no {folder.summary.name}"
+    rows = read_rows(folder.metrics) if state == RunState.FINISHED else []
+    figures = {**numbers(read_object(folder.summary)), **usual_speed(rows)} if state == RunState.FINISHED else {}
     return RunRecord(job, path, state, reason, figures, rows, hashed_settings(folder.config), status)
 
 

@@ -13,7 +13,6 @@ from minimind.utils.files import file_identity, read_object, write_json
 
 COMPLETE = "COMPLETE"
 CHECKPOINT_NAME = re.compile(r"step_\d{8,}")
-RUNNING, FINISHED, PREEMPTED, FAILED = "running", "finished", "preempted", "failed"
 _status_lock = threading.Lock()  # checkpoints are written, and noted, beside the training
 
 

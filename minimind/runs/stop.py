@@ -6,12 +6,10 @@ import sys
 import time
 from types import FrameType
 
+from minimind.runs.states import Exit
+from minimind.utils.child import SIGNALS
 from minimind.utils.ranks import is_main_process
 from minimind.utils.terminal import say
-
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # the last is SLURM's early warning
-EX_TEMPFAIL = 75
-PARENT = "MINIMIND_SWEEP_PID"  # in the environment of a sweep's job: when that process has gone, the job stops
 
 
 class StopRequest:
@@ -43,10 +41,4 @@ class StopRequest:
 def end_at_once() -> None:
     """For the second Ctrl-C: no clean-up that could hang, no save; the run goes on from its last checkpoint."""
     say("\nEnded at once; the same command goes on from the last checkpoint.", file=sys.stderr)
-    os._exit(EX_TEMPFAIL)
-
-
-def leave_signals_to_main(worker_id: int) -> None:
-    """For helper processes of a run, such as a loader's: a signal to all of them must not take the last step's data."""
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+    os._exit(Exit.PREEMPTED)

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from minimind.report.sweep_file import SWEEP_FILE, load_sweep, save_outcomes
+from minimind.runs.states import Exit, JobState
 from minimind.sweep.compose import Compose, Composed
 from minimind.sweep.places import Places, visible_gpus
-from minimind.sweep.queue import FAILED, Job, Queue
+from minimind.sweep.queue import Job, Queue
 from minimind.sweep.table import Progress, reason_of
 
 LOGS = "logs"
@@ -37,8 +38,8 @@ def run_queue(
     with progress.showing():
         queue.run(progress.glance)
     progress.print_failures()
-    save_outcomes(folder, {job.plan.folder.path.name: reason_of(job) for job in jobs if job.state == FAILED})
-    return [1 if job.code is None else job.code for job in jobs]
+    save_outcomes(folder, {job.plan.folder.path.name: reason_of(job) for job in jobs if job.state == JobState.FAILED})
+    return [Exit.FAILED if job.code is None else job.code for job in jobs]
 
 
 def log_names(labels: Sequence[Sequence[str]]) -> list[str]:

@@ -1,26 +1,20 @@
 """A queue of jobs, each a process tree of its own, so many at a time; one failure ends one job."""
 
-import os
-import signal
 import subprocess
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 from minimind.config.plan import Plan
 from minimind.runs.lock import is_held
-from minimind.runs.stop import EX_TEMPFAIL, PARENT, SIGNALS
+from minimind.runs.states import Exit, JobState
 from minimind.sweep.places import Place, Places
-from minimind.utils.child import search_path
+from minimind.utils.child import SIGNALS, Children, environment, signals_to
 
-QUEUED, WAITING, RUNNING, FINISHED, STOPPED, FAILED = "queued", "waiting", "running", "finished", "stopped", "failed"
 GLANCE_S = 0.2  # between two looks at the processes
 LOOK_AT_LOCK_S = 5.0  # between two looks at a run that someone else works on
-BAD_INPUT = 2  # the exit code of a run that is refused
 
 
 @dataclass
@@ -29,12 +23,11 @@ class Job:
     plan: Plan
     frozen: str
     log: Path
-    state: str = QUEUED
+    state: JobState = JobState.QUEUED
     code: int | None = None
     place: Place | None = None
     process: subprocess.Popen[bytes] | None = None
     seen_held: float = -LOOK_AT_LOCK_S
-    asked_to_stop: bool = False
 
     @property
     def num_gpus(self) -> int:
@@ -51,43 +44,40 @@ class Queue:
         self, jobs: Sequence[Job], places: Places, command: list[str], on_change: Callable[[Job], None]
     ) -> None:
         self.jobs, self.places, self.command, self.on_change = list(jobs), places, command, on_change
-        self.received = 0  # number of the signal that asked us to stop
+        self.processes = Children()  # once asked to stop, no further one is started
 
     def run(self, on_glance: Callable[[], None]) -> None:
-        """Returns when every job has ended, or none is running and we were asked to stop."""
-        listening = threading.current_thread() is threading.main_thread()
-        before = {number: signal.signal(number, self._stop) for number in SIGNALS} if listening else {}
-        try:
-            with tempfile.TemporaryDirectory() as folder:
-                while self._step(Path(folder)):
-                    on_glance()
-                    time.sleep(GLANCE_S)
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        """Returns when every job has ended, or none is running and we were asked to stop.
+
+        Each running job gets the same signal, saves, and ends by itself; a second one ends it at once.
+        """
+        with signals_to(self.processes.pass_on), tempfile.TemporaryDirectory() as folder:
+            while self._step(Path(folder)):
+                on_glance()
+                time.sleep(GLANCE_S)
 
     def _step(self, folder: Path) -> bool:
         """Takes in who has ended, starts who fits; whether anything is left to wait for."""
         for job in self.jobs:
-            if job.process is not None and job.state == RUNNING and (code := job.process.poll()) is not None:
+            if job.process is not None and job.state == JobState.RUNNING and (code := job.process.poll()) is not None:
                 assert job.place is not None
                 self.places.give_back(job.place)
                 job.place = None
                 self._ended(job, code)
-        for job in [job for job in self.jobs if job.state in (QUEUED, WAITING)]:
-            if self.received:
-                self._set(job, STOPPED, EX_TEMPFAIL)
+        for job in [job for job in self.jobs if job.state in (JobState.QUEUED, JobState.WAITING)]:
+            if self.processes.received:
+                self._set(job, JobState.STOPPED, Exit.PREEMPTED)
             elif not self._held_elsewhere(job) and (place := self.places.take(job.num_gpus)):
                 self._start(job, place, folder)
-        return any(job.state in (QUEUED, WAITING, RUNNING) for job in self.jobs)
+        return any(job.state in (JobState.QUEUED, JobState.WAITING, JobState.RUNNING) for job in self.jobs)
 
     def _ended(self, job: Job, code: int) -> None:
-        if code == BAD_INPUT and is_held(job.plan.folder.lock):  # another sweep's job came first by a moment
-            self._set(job, WAITING, None)
-        elif self.received and code in [-number for number in SIGNALS]:  # before it could listen
-            self._set(job, STOPPED, EX_TEMPFAIL)
+        if code == Exit.BAD_INPUT and is_held(job.plan.folder.lock):  # another sweep's job came first by a moment
+            self._set(job, JobState.WAITING, None)
+        elif self.processes.received and code in [-number for number in SIGNALS]:  # before it could listen
+            self._set(job, JobState.STOPPED, Exit.PREEMPTED)
         else:
-            self._set(job, {0: FINISHED, EX_TEMPFAIL: STOPPED}.get(code, FAILED), code)
+            self._set(job, JobState.after(code), code)
 
     def _held_elsewhere(self, job: Job) -> bool:
         """Another process, perhaps another sweep's, works on the same run: its result will be ours too."""
@@ -96,37 +86,20 @@ class Queue:
         if not is_held(job.plan.folder.lock):
             return False
         job.seen_held = time.monotonic()
-        if job.state != WAITING:
-            self._set(job, WAITING, None)
+        if job.state != JobState.WAITING:
+            self._set(job, JobState.WAITING, None)
         return True
 
     def _start(self, job: Job, place: Place, folder: Path) -> None:
         settings = folder / f"{self.jobs.index(job)}.yaml"
         settings.write_text(job.frozen, encoding="utf-8")
-        environment = {**os.environ, "PYTHONPATH": search_path(), PARENT: str(os.getpid())}
-        if place.gpus:
-            environment["CUDA_VISIBLE_DEVICES"] = ",".join(place.gpus)
-        job.log.parent.mkdir(parents=True, exist_ok=True)
-        with job.log.open("ab") as log:
-            process = subprocess.Popen(
-                [*self.command, str(settings)], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-                start_new_session=True, env=environment,
-            )  # fmt: skip
-        if place.cores:
-            os.sched_setaffinity(process.pid, place.cores)  # long before it counts them
-        job.place, job.process = place, process
-        self._set(job, RUNNING, None)
-        if self.received and not job.asked_to_stop:  # while it was being started
-            process.send_signal(self.received)
+        gpus = {"CUDA_VISIBLE_DEVICES": ",".join(place.gpus)} if place.gpus else {}
+        job.place, job.process = place, self.processes.start(
+            [*self.command, str(settings)], stdin=subprocess.DEVNULL, log=job.log, cores=place.cores,
+            env=environment(**gpus),
+        )  # fmt: skip
+        self._set(job, JobState.RUNNING, None)
 
-    def _set(self, job: Job, state: str, code: int | None) -> None:
+    def _set(self, job: Job, state: JobState, code: int | None) -> None:
         job.state, job.code = state, code
         self.on_change(job)
-
-    def _stop(self, number: int, frame: FrameType | None) -> None:
-        """Each running job gets the same signal, saves, and ends by itself; a second one ends it at once."""
-        self.received = number
-        for job in self.jobs:
-            if job.state == RUNNING and job.process is not None:
-                job.asked_to_stop = True
-                job.process.send_signal(number)

@@ -13,7 +13,7 @@ from omegaconf.errors import MissingMandatoryValue
 from minimind.config.checks import check_numbers
 from minimind.config.plan import is_finished, refuse_unknown_options, starts_afresh
 from minimind.report.config import AblationConfig, Kind
-from minimind.runs.stop import EX_TEMPFAIL
+from minimind.runs.states import Exit
 from minimind.sweep.compose import Compose
 from minimind.sweep.plan import SweepPlan, plan_sweep
 from minimind.sweep.reuse import refuse_other_measurements
@@ -73,7 +73,7 @@ def run_sweep(planned: SweepPlan, launch: Launch) -> int:
     written = report(folder)
     if written and (node := planned.jobs[0][1].plan.config["logger"].get("wandb")):
         publish(folder, node)
-    return _exit_code(codes) if written else 1
+    return _exit_code(codes) if written else Exit.FAILED
 
 
 def report(folder: Path) -> bool:
@@ -97,9 +97,9 @@ def publish(folder: Path, wandb: dict[str, Any]) -> None:
 
 
 def _exit_code(codes: Sequence[int]) -> int:
-    if any(code not in (0, EX_TEMPFAIL) for code in codes):
-        return 1
-    return EX_TEMPFAIL if EX_TEMPFAIL in codes else 0
+    if any(code not in (Exit.FINISHED, Exit.PREEMPTED) for code in codes):
+        return Exit.FAILED
+    return Exit.PREEMPTED if Exit.PREEMPTED in codes else Exit.FINISHED
 
 
 def _in_group(overrides: Sequence[str], config: dict[str, Any], folder: Path) -> list[str]:

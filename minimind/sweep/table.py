@@ -12,7 +12,8 @@ from rich.live import Live
 from rich.table import Table
 
 from minimind.runs.folder import RunFolder
-from minimind.sweep.queue import FAILED, FINISHED, QUEUED, RUNNING, STOPPED, Job
+from minimind.runs.states import JobState, RunState
+from minimind.sweep.queue import Job
 from minimind.utils.console import VisibleConsole
 from minimind.utils.errors import DamagedFile
 from minimind.utils.files import parse_json
@@ -21,7 +22,7 @@ from minimind.utils.terminal import say
 REFRESH_S = 1.0
 SHOWN = 24  # more jobs than that: only those that are not waiting or done
 TAIL_BYTES = 65536
-STYLES = {FINISHED: "green", RUNNING: "bold", FAILED: "red", STOPPED: "yellow"}
+STYLES = {JobState.FINISHED: "green", JobState.RUNNING: "bold", JobState.FAILED: "red", JobState.STOPPED: "yellow"}
 
 
 class Progress:
@@ -42,8 +43,8 @@ class Progress:
     def change(self, job: Job) -> None:
         if self.live:
             self.live.update(self.table(), refresh=True)
-        elif job.state != QUEUED:
-            ended = sum(one.state in (FINISHED, STOPPED, FAILED) for one in self.jobs)
+        elif job.state != JobState.QUEUED:
+            ended = sum(one.state in (JobState.FINISHED, JobState.STOPPED, JobState.FAILED) for one in self.jobs)
             figures = row_of(job)
             loss = f", loss {figures['loss']}" if figures["loss"] else ""
             name = ", ".join(
@@ -57,14 +58,14 @@ class Progress:
         for name in ("step", "loss", "time left"):
             table.add_column(name, justify="right")
         for job in self.jobs:
-            if len(self.jobs) <= SHOWN or job.state not in (QUEUED, FINISHED):
+            if len(self.jobs) <= SHOWN or job.state not in (JobState.QUEUED, JobState.FINISHED):
                 figures = row_of(job)
                 place = f" ({job.place.name})" if job.place else ""
                 table.add_row(*job.label, job.state + place, *figures.values(), style=STYLES.get(job.state))
         return table
 
     def print_failures(self) -> None:
-        failed = [job for job in self.jobs if job.state == FAILED]
+        failed = [job for job in self.jobs if job.state == JobState.FAILED]
         if not failed:
             return
         table = Table(*self.columns, title="Failed; the same command tries them again", show_lines=True)
@@ -80,12 +81,12 @@ def row_of(job: Job) -> dict[str, str]:
     """Step, latest loss and time left of the run, as its folder has them."""
     folder, cfg = job.plan.folder, job.plan.cfg
     row = last_row(folder.metrics)
-    if job.state == QUEUED or not row:
+    if job.state == JobState.QUEUED or not row:
         return {"step": "", "loss": "", "left": ""}
     loss = row.get("val/loss", row.get("train/loss"))
     last = cfg.trainer.max_steps or status_of(folder).get("auto", {}).get("max_steps")
     rate, left = row.get("train/tokens_per_second"), ""
-    if job.state == RUNNING and last and rate:
+    if job.state == JobState.RUNNING and last and rate:
         seconds = (last - row["step"]) * cfg.trainer.batch_tokens / rate
         left = f"{int(seconds // 60)}:{int(seconds % 60):02d}"
     step = f"{row['step']:,}/{last:,}" if last else f"{row['step']:,}"
@@ -111,13 +112,13 @@ def status_of(folder: RunFolder) -> dict[str, Any]:
     try:
         return folder.status
     except DamagedFile as error:
-        return {"state": "failed", "reason": str(error)}
+        return {"state": RunState.FAILED, "reason": str(error)}
 
 
 def reason_of(job: Job) -> str:
     """What the run says of itself, else the last line it printed."""
     status = status_of(RunFolder(job.plan.folder.path))
-    if status.get("state") == "failed" and status.get("reason"):
+    if status.get("state") == RunState.FAILED and status.get("reason"):
         return str(status["reason"]).splitlines()[0]
     if job.code is not None and job.code < 0:
         return f"killed by signal {-job.code}"

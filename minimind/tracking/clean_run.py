@@ -4,16 +4,17 @@ import shutil
 from dataclasses import fields
 from pathlib import Path
 
-from minimind.runs.folder import FAILED, PREEMPTED, RUNNING, RunFolder, step_of
+from minimind.runs.folder import RunFolder, step_of
 from minimind.runs.lock import is_held
 from minimind.runs.metrics_file import read_rows
+from minimind.runs.states import Exit, RunState
 from minimind.runs.stored_config import read_config
 from minimind.tracking.config import WandbSettings
 from minimind.tracking.mirror import Mirror, wandb_id
 from minimind.utils.errors import UserError
 
 FOLDER = "wandb_sync"
-EXIT_CODES = {FAILED: 1, PREEMPTED: 75}
+EXIT_CODES = {RunState.FAILED: Exit.FAILED, RunState.PREEMPTED: Exit.PREEMPTED}
 
 
 def build(path: Path) -> tuple[Path, int, int]:
@@ -31,7 +32,7 @@ def build(path: Path) -> tuple[Path, int, int]:
     if "wandb_id" not in status and is_held(run.lock):
         raise UserError(f"{path.name} must be started with logger=wandb, or have ended, but it is running without.")
     wandb_id(run)
-    going_on = status["state"] == RUNNING
+    going_on = status["state"] == RunState.RUNNING
     checkpoints = run.complete_checkpoints()
     last = step_of(checkpoints[-1]) if checkpoints else 0
     rows = [row for row in read_rows(run.metrics) if not going_on or row["step"] <= last]
@@ -44,7 +45,7 @@ def build(path: Path) -> tuple[Path, int, int]:
         (path / FOLDER).mkdir()
         mirror = Mirror(run, stored_settings(run), folder=path / FOLDER, online=False, resume=False)
         mirror.feed(up_to=last if going_on else None)
-        mirror.close(EXIT_CODES.get(status["state"], 0), preempted=status["state"] == PREEMPTED)
+        mirror.close(EXIT_CODES.get(status["state"], Exit.FINISHED))
     except OSError as error:
         raise UserError(f"{path / FOLDER} must be writable, but: {error}") from None
     (clean,) = (path / FOLDER / "wandb").glob("offline-run-*")

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from minimind.runs.folder import FINISHED, RunFolder
+from minimind.runs.folder import RunFolder
+from minimind.runs.states import Exit, RunState
 from minimind.tracking.config import WandbSettings
 from minimind.tracking.points import Point, Points
 from minimind.tracking.published import published_config
@@ -41,10 +42,10 @@ class Mirror:
                 self.wandb_run.log(_as_logged(point), step=point.step)
                 self.last_step = point.step
 
-    def close(self, exit_code: int, *, preempted: bool = False) -> None:
-        if self.run.status.get("state") == FINISHED and exit_code == 0:
+    def close(self, exit_code: int) -> None:
+        if self.run.status.get("state") == RunState.FINISHED and exit_code == Exit.FINISHED:
             self._finish_with_results()
-        if preempted:
+        if exit_code == Exit.PREEMPTED:
             self.wandb_run.mark_preempting()
         self.wandb_run.finish(exit_code=exit_code)
 

@@ -7,15 +7,16 @@ when the run ends. The input ends without one when the run was killed.
 import json
 import os
 import select
-import signal
 import sys
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
 from minimind.runs.folder import RunFolder
+from minimind.runs.states import Exit
 from minimind.tracking.account import why_offline
 from minimind.tracking.config import WandbSettings
 from minimind.tracking.mirror import Mirror
+from minimind.utils.child import leave_signals_to_parent
 from minimind.utils.terminal import say
 
 SAID_WHY = 3  # exit code of a mirror that gave up and said so
@@ -23,8 +24,7 @@ SECONDS_BETWEEN_LOOKS = 1.0
 
 
 def main() -> None:
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)  # the run decides when it ends
+    leave_signals_to_parent()
     stderr = os.fdopen(os.dup(2), "w")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what W&B has to say, a user can do nothing about
     run = RunFolder(Path(sys.argv[1]))
@@ -45,10 +45,10 @@ def mirror_run(run: RunFolder, stdin: BinaryIO, stderr: TextIO) -> None:
         mirror.feed()
     end: dict[str, Any] | None = json.loads(stdin.readline() or "null")
     if end is None:  # killed: the folder may soon be another process's
-        mirror.close(exit_code=1)
+        mirror.close(Exit.FAILED)
         return
     mirror.feed()
-    mirror.close(end["exit_code"], preempted=end["preempted"])
+    mirror.close(end["exit_code"])
 
 
 def open_mirror(run: RunFolder, settings: WandbSettings, stderr: TextIO) -> Mirror:

@@ -1,7 +1,6 @@
 """The report of a sweep at W&B: an artifact of a run of its own, in the group of the sweep's runs."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -9,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from minimind.tracking.config import WandbSettings
-from minimind.utils.child import python_module, search_path
+from minimind.utils.child import environment, python_module
 from minimind.utils.paths import default_root
 
 FILES = ("report.md", "report.html", "report.png", "report.json", "sweep.json")
@@ -24,7 +23,7 @@ def publish_report(folder: Path, chosen: WandbSettings) -> str | None:
         done = subprocess.run(
             python_module("minimind.tracking.report_artifact", str(folder.absolute()), settings),
             capture_output=True, text=True, timeout=START_S + chosen.finish_timeout_s, cwd=default_root(),
-            env={**os.environ, "PYTHONPATH": search_path()},
+            env=environment(),
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         return "it did not answer in time"

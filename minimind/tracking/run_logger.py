@@ -16,5 +16,5 @@ class RunLogger(Logger):
     def log_samples(self, samples: list[dict[str, Any]], step: int) -> None:
         pass
 
-    def finish(self, exit_code: int, *, preempted: bool) -> None:
+    def finish(self, exit_code: int) -> None:
         """The run has ended, in whatever way; nothing comes after."""

@@ -50,5 +50,5 @@ class TensorBoard(RunLogger, TensorBoardLogger):
     def finalize(self, status: str) -> None:
         """Not yet: a validation may follow the fit, and a writer opened again would purge what is there."""
 
-    def finish(self, exit_code: int, *, preempted: bool) -> None:
+    def finish(self, exit_code: int) -> None:
         self.experiment.close()

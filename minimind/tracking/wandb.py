@@ -12,7 +12,7 @@ from minimind.tracking.config import WandbSettings
 from minimind.tracking.mirror import wandb_id
 from minimind.tracking.mirror_process import SAID_WHY, sync_command
 from minimind.tracking.run_logger import RunLogger
-from minimind.utils.child import python_module, search_path
+from minimind.utils.child import environment, python_module, start
 from minimind.utils.paths import default_root
 from minimind.utils.terminal import say
 
@@ -33,12 +33,10 @@ class WandbMirror(RunLogger):
         self._version = run_id
         if os.environ.get("WANDB_MODE") == "disabled":
             return
-        environment = {"PYTHONPATH": search_path(), "OMP_NUM_THREADS": "1", "WANDB_SILENT": "true",
-                       "WANDB_ERROR_REPORTING": "false"}  # fmt: skip
-        self.process = subprocess.Popen(
+        self.process = start(
             python_module("minimind.tracking.mirror_process", str(run.path.absolute())),
-            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True, env=os.environ | environment,
-            cwd=default_root(),  # see cli/sync
+            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, cwd=default_root(),  # see cli/sync
+            env=environment(OMP_NUM_THREADS="1", WANDB_SILENT="true", WANDB_ERROR_REPORTING="false"),
         )  # fmt: skip
         self._send(asdict(self.settings))
 
@@ -58,11 +56,11 @@ class WandbMirror(RunLogger):
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
         """The mirror reads config.yaml."""
 
-    def finish(self, exit_code: int, *, preempted: bool) -> None:
+    def finish(self, exit_code: int) -> None:
         """Waits for what is left to be written or uploaded, up to the time it has."""
         if self.process is None:
             return
-        self._send({"exit_code": exit_code, "preempted": preempted})
+        self._send({"exit_code": exit_code})
         try:
             self.process.communicate(timeout=self.settings.finish_timeout_s + 5)
         except subprocess.TimeoutExpired:

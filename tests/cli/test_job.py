@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from minimind.cli import job
+from minimind.cli import train
+from minimind.utils.child import Children
 
 
 @pytest.fixture(autouse=True)
 def _fresh(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(job, "_received", [])
+    monkeypatch.setattr(train, "_jobs", Children())
 
 
 def test_a_signal_is_passed_on_and_no_other_job_begins(tmp_path: Path) -> None:
@@ -21,12 +22,12 @@ def test_a_signal_is_passed_on_and_no_other_job_begins(tmp_path: Path) -> None:
         "os.kill(os.getppid(), signal.SIGINT)\n"
         "time.sleep(100)"
     )
-    assert job.run_job([sys.executable, "-c", child]) == 75
+    assert train.run_job([sys.executable, "-c", child]) == 75
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    assert job.run_job([sys.executable, "-c", f"open({str(tmp_path / 'begun')!r}, 'w')"]) == 75
+    assert train.run_job([sys.executable, "-c", f"open({str(tmp_path / 'begun')!r}, 'w')"]) == 75
     assert not (tmp_path / "begun").exists()
 
 
 def test_a_killed_job_has_failed() -> None:
-    assert job.run_job([sys.executable, "-c", f"import os; os.kill(os.getpid(), {int(signal.SIGKILL)})"]) == 1
-    assert job.run_job([sys.executable, "-c", "raise SystemExit(2)"]) == 2
+    assert train.run_job([sys.executable, "-c", f"import os; os.kill(os.getpid(), {int(signal.SIGKILL)})"]) == 1
+    assert train.run_job([sys.executable, "-c", "raise SystemExit(2)"]) == 2

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from minimind.parallel.launch import Outcome, run_tree
+from minimind.utils.child import environment
 
 RANK = """
 import os, signal, sys, time
@@ -47,6 +48,8 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     (tmp_path / "tmp").mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
     monkeypatch.setattr("tempfile.tempdir", None)
+    for name, value in environment().items():  # which the tree's parent takes for its own
+        monkeypatch.setenv(name, value)
     yield
     assert not list((tmp_path / "tmp").glob("minimind-tree-*"))
 

@@ -7,8 +7,9 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from minimind.report.sweep_file import Job, Sweep
-from minimind.runs.folder import FINISHED, RunFolder
+from minimind.runs.folder import RunFolder
 from minimind.runs.metrics_file import append_rows
+from minimind.runs.states import RunState
 from minimind.utils.files import write_json
 
 SETTINGS = {
@@ -31,8 +32,9 @@ class Maker:
         self.jobs: list[Job] = []
 
     def run(
-        self, arm: str, seed: int, loss: float, *, state: str = FINISHED, settings: dict[str, Any] | None = None,
-        figures: dict[str, float] | None = None, rows: list[dict[str, Any]] | None = None, **status: Any,
+        self, arm: str, seed: int, loss: float, *, state: str = RunState.FINISHED,
+        settings: dict[str, Any] | None = None, figures: dict[str, float] | None = None,
+        rows: list[dict[str, Any]] | None = None, **status: Any,
     ) -> Path:  # fmt: skip
         """Its curves fall to `loss`; `status`: in place of STATUS."""
         folder = RunFolder(self.root / "runs" / f"{arm}-{seed}".replace(" ", "_"))
@@ -44,7 +46,7 @@ class Maker:
         rows = curve(loss, seed) if rows is None else rows
         append_rows(folder.metrics, rows)
         folder.update_status(state=state, step=100, tokens=25600, **{"reason": None, **STATUS, **status})
-        if state == FINISHED:
+        if state == RunState.FINISHED:
             last = {key: value for row in rows for key, value in row.items()}
             bits = {"val/bits_per_byte": loss / 2, "parameters": 1000, "flops": 1e9, "memory/host_peak_mib": 500.0}
             write_json(

@@ -13,9 +13,10 @@ import pytest
 
 from minimind.runs.folder import RunFolder
 from minimind.runs.lock import run_lock
+from minimind.runs.states import JobState
 from minimind.sweep.launch import log_names
 from minimind.sweep.places import Places, visible_gpus
-from minimind.sweep.queue import FAILED, FINISHED, STOPPED, WAITING, Job, Queue
+from minimind.sweep.queue import Job, Queue
 from minimind.sweep.table import Progress, last_row, reason_of
 from minimind.utils.errors import ConfigError
 
@@ -43,7 +44,7 @@ def run(jobs: list[Job], places: Places, on_glance: Callable[[], None] = lambda:
 def test_one_failure_ends_one_job(job: Make, tmp_path: Path) -> None:
     jobs = [job("good", "print('fine')"), job("bad", "raise SystemExit('the reason')"), job("late", "print('fine')"),
             job("shot", "import os; os.kill(os.getpid(), 9)"), job("stopped", "raise SystemExit(75)")]  # fmt: skip
-    assert run(jobs, Places([], None)) == [FINISHED, FAILED, FINISHED, FAILED, STOPPED]
+    assert run(jobs, Places([], None)) == ["finished", "failed", "finished", "failed", "stopped"]
     assert reason_of(jobs[1]) == "the reason"
     assert reason_of(jobs[3]) == "killed by signal 9"
     assert jobs[0].log.read_text() == "fine\n"
@@ -55,7 +56,7 @@ def test_so_many_at_a_time_each_on_its_gpu(job: Make, tmp_path: Path) -> None:
         "os.close(os.open(path, os.O_CREAT | os.O_EXCL)); time.sleep(0.3); os.unlink(path); print(gpus)"
     )
     jobs = [job(f"job{i}", script) for i in range(4)] + [job("wide", script, devices=2)]
-    assert run(jobs, Places(["2", "5"], None)) == [FINISHED] * 5
+    assert run(jobs, Places(["2", "5"], None)) == [JobState.FINISHED] * 5
     assert sorted(one.log.read_text().strip() for one in jobs[:4]) == ["2", "2", "5", "5"]
     assert set(jobs[4].log.read_text().strip().split(",")) == {"2", "5"}
 
@@ -64,7 +65,7 @@ def test_so_many_at_a_time_each_on_its_gpu(job: Make, tmp_path: Path) -> None:
 def test_jobs_on_a_cpu_share_its_cores(job: Make) -> None:
     script = "import os, time; time.sleep(0.1); print(sorted(os.sched_getaffinity(0)))"
     jobs = [job("a", script), job("b", script)]
-    assert run(jobs, Places([], 2)) == [FINISHED] * 2
+    assert run(jobs, Places([], 2)) == [JobState.FINISHED] * 2
     if len(os.sched_getaffinity(0)) > 1:
         first, second = (set(eval(one.log.read_text())) for one in jobs)
         assert not first & second
@@ -98,17 +99,20 @@ def test_as_many_at_a_time_as_may(job: Make, tmp_path: Path) -> None:
         f"for _ in range(200):\n    if len(list(pathlib.Path({str(tmp_path)!r}).glob('at*'))) > 1: break\n"
         "    time.sleep(0.05)\nelse: raise SystemExit('alone')"
     )
-    assert run([job("a", script), job("b", script)], Places([], 2)) == [FINISHED] * 2
+    assert run([job("a", script), job("b", script)], Places([], 2)) == [JobState.FINISHED] * 2
 
 
 def test_a_signal_before_a_job_can_listen_is_no_failure(job: Make) -> None:
     deaf = job("deaf", "import signal, time; print('up', flush=True); time.sleep(60)")
 
+    asked = threading.Event()
+
     def ask() -> None:
-        if deaf.log.is_file() and deaf.log.read_text() and not deaf.asked_to_stop:
+        if not asked.is_set() and deaf.log.is_file() and deaf.log.read_text():
+            asked.set()
             os.kill(os.getpid(), signal.SIGTERM)
 
-    assert run([deaf], Places([], None), ask) == [STOPPED]
+    assert run([deaf], Places([], None), ask) == [JobState.STOPPED]
 
 
 def test_a_job_that_another_sweep_was_faster_to_start_is_waited_for(job: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,11 +131,11 @@ def test_a_job_that_another_sweep_was_faster_to_start_is_waited_for(job: Make, m
 
     def release() -> None:
         glances.append(late.state)
-        if late.state == WAITING and lock.is_file():
+        if late.state == JobState.WAITING and lock.is_file():
             held.__exit__(None, None, None)
 
-    assert run([late], Places([], None), release) == [FINISHED]
-    assert WAITING in glances
+    assert run([late], Places([], None), release) == [JobState.FINISHED]
+    assert JobState.WAITING in glances
 
 
 def test_ctrl_c_lets_each_job_end_well_and_begins_no_other(job: Make, tmp_path: Path) -> None:
@@ -149,7 +153,7 @@ def test_ctrl_c_lets_each_job_end_well_and_begins_no_other(job: Make, tmp_path: 
             os.kill(os.getpid(), signal.SIGINT)
 
     before = time.monotonic()
-    assert run(jobs, Places([], 2), ask) == [STOPPED] * 3
+    assert run(jobs, Places([], 2), ask) == [JobState.STOPPED] * 3
     assert time.monotonic() - before < 30
     assert not jobs[2].log.exists()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -166,12 +170,12 @@ def test_a_run_that_someone_else_works_on_is_waited_for(
 
     def release_when_the_other_is_done() -> None:
         states.append(held.state)
-        if free.state == FINISHED and len(states) < 1000:
+        if free.state == JobState.FINISHED and len(states) < 1000:
             states.extend([""] * 1000)
             lock.__exit__(None, None, None)
 
-    assert run([held, free], Places([], None), release_when_the_other_is_done) == [FINISHED, FINISHED]
-    assert WAITING in states
+    assert run([held, free], Places([], None), release_when_the_other_is_done) == [JobState.FINISHED, JobState.FINISHED]
+    assert JobState.WAITING in states
 
 
 def test_the_newest_whole_row_of_a_long_file(tmp_path: Path) -> None:
@@ -186,7 +190,7 @@ def test_the_table_shows_what_was_typed(job: Make, capsys: pytest.CaptureFixture
     bad = job("bad", "raise SystemExit('[/why]')")
     bad.label = ("data.files=[/a.txt]", "1")
     progress = Progress([bad], ["arm", "seed"])
-    assert run([bad], Places([], None)) == [FAILED]
+    assert run([bad], Places([], None)) == [JobState.FAILED]
     progress.console.print(progress.table())
     progress.print_failures()
     said = capsys.readouterr().err

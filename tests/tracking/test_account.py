@@ -160,7 +160,7 @@ def test_kills_and_a_sync_leave_each_point_once(
     preempted = start(run)
     for row in rows[2:7]:
         append_row(run.metrics, row)
-    preempted.finish(75, preempted=True)
+    preempted.finish(75)
     assert server.steps("abcd1234") == [row["step"] for row in rows[:7]]
     assert set(known) <= set(server.steps("abcd1234"))
     assert any(end.get("preempting") for end in server.ends)
@@ -171,7 +171,7 @@ def test_kills_and_a_sync_leave_each_point_once(
         append_row(run.metrics, row)
     shutil.copy(small_run / "samples.jsonl", run.samples)
     run.update_status(state="finished")
-    last.finish(0, preempted=False)
+    last.finish(0)
     assert capfd.readouterr().err == ""
     lines = [json.loads(line) for line in server.lines["abcd1234"]]
     assert [{name: line[name] for name in row} for row, line in zip(rows, lines, strict=True)] == rows
@@ -188,7 +188,7 @@ def test_a_server_that_is_not_there_makes_it_offline(run: RunFolder, monkeypatch
     monkeypatch.delenv("WANDB_MODE", raising=False)
     mirror = start(run)
     append_row(run.metrics, {"step": 2, "tokens": 5})
-    mirror.finish(0, preempted=False)
+    mirror.finish(0)
     message = capfd.readouterr().err
     assert message.startswith("W&B: offline (")
     assert message.count("\n") == 1
