@@ -25,6 +25,7 @@ SECONDS_BETWEEN_LOOKS = 1.0
 
 def main() -> None:
     leave_signals_to_parent()
+    os.environ.pop("WANDB_SERVICE", None)  # of whoever started the run: it may end first, or hold this run's id
     stderr = os.fdopen(os.dup(2), "w")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what W&B has to say, a user can do nothing about
     run = RunFolder(Path(sys.argv[1]))
