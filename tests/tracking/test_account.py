@@ -130,7 +130,7 @@ def run(small_run: Path, tmp_path: Path, stories: object) -> RunFolder:
 
 
 def start(run: RunFolder) -> WandbMirror:
-    settings = WandbSettings(finish_timeout_s=120)
+    settings = WandbSettings()
     return WandbMirror(run, 0, **vars(settings))
 
 
