@@ -6,6 +6,8 @@ from enum import Enum
 
 from minimind.utils.errors import ConfigError
 
+IGNORED = -100  # a label that is no target: torch's own default for cross-entropy
+
 
 class Norm(Enum):
     rmsnorm = "rmsnorm"

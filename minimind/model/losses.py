@@ -1,13 +1,29 @@
-"""What keeps the experts of a mixture evenly used: pure functions of the router's output.
+"""What is minimised, as pure functions: the cross-entropy of the logits, and what keeps experts evenly used.
 
-Shapes: scores (B, T, E) float32, logits likewise, indices (B, T, A) chosen experts, mask (B, T) True where real.
-Each balance loss is 1 at perfect balance and E/A at collapse, where the same A experts share everything.
-They are given per sequence, (B,), so that the caller can weigh them by real tokens and the total does not depend on
-how a batch is cut; the batch-wise ones give the same value to each sequence.
+The balance terms take the router's output: scores (B, T, E) float32, logits likewise, indices (B, T, A) chosen experts,
+mask (B, T) True where real. Each balance loss is 1 at perfect balance and E/A at collapse, where the same A experts
+share everything. They are given per sequence, (B,), so that the caller can weigh them by real tokens and the total does
+not depend on how a batch is cut; the batch-wise ones give the same value to each sequence.
 """
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+
+from minimind.model.config import IGNORED
+from minimind.model.ops.choice import with_kernels
+from minimind.model.ops.cross_entropy import cross_entropy_kernel
+
+
+@with_kernels(cross_entropy_kernel)
+def cross_entropy_sum(logits: Tensor, labels: Tensor) -> Tensor:
+    """-log p(label) in nats, summed over the labels that are not IGNORED: () float32.
+
+    Args:
+        logits: (B, T, V), in any floating type; all sums are float32.
+        labels: (B, T).
+    """
+    return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED, reduction="sum")
 
 
 def expert_load(indices: Tensor, num_experts: int, mask: Tensor | None = None) -> Tensor:

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from minimind.data.packing import IGNORED
-from minimind.objectives import cross_entropy
-from minimind.objectives.cross_entropy import cross_entropy_sum
+from minimind.model.config import IGNORED
+from minimind.model.losses import cross_entropy_sum
+from minimind.model.ops import cross_entropy
 
 
 def reference(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
