@@ -8,22 +8,32 @@ not depend on how a batch is cut; the batch-wise ones give the same value to eac
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from minimind.model.config import IGNORED
 from minimind.model.ops.choice import with_kernels
-from minimind.model.ops.cross_entropy import cross_entropy_kernel
+from minimind.model.ops.cross_entropy import cross_entropy_kernel, token_log_probs_kernel
+
+
+@with_kernels(token_log_probs_kernel)
+def token_log_probs(logits: Tensor, labels: Tensor) -> Tensor:
+    """log p(label) of each token in nats, 0 where the label is IGNORED: (B, T) float32.
+
+    Args:
+        logits: (B, T, V), in any floating type; all sums are float32.
+        labels: (B, T).
+    """
+    real = labels != IGNORED
+    log_probs = logits.float().log_softmax(dim=-1)  # (B, T, V)
+    return log_probs.gather(-1, labels.where(real, 0)[..., None]).squeeze(-1).where(real, 0)  # (B, T)
 
 
 @with_kernels(cross_entropy_kernel)
 def cross_entropy_sum(logits: Tensor, labels: Tensor) -> Tensor:
     """-log p(label) in nats, summed over the labels that are not IGNORED: () float32.
 
-    Args:
-        logits: (B, T, V), in any floating type; all sums are float32.
-        labels: (B, T).
+    Takes what `token_log_probs` takes.
     """
-    return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED, reduction="sum")
+    return -token_log_probs(logits, labels).sum()
 
 
 def expert_load(indices: Tensor, num_experts: int, mask: Tensor | None = None) -> Tensor:
