@@ -29,8 +29,7 @@ from twins import Step
 
 from minimind.model.config import ModelConfig
 from minimind.model.linear import linear
-from minimind.utils.cpu import cpu_info
-from minimind.utils.hardware import peak_flops, pick_device, pick_precision
+from minimind.utils.hardware import cpu_info, peak_flops, pick_device, pick_precision
 from minimind.utils.memory import keep_freed_memory
 
 FLAGS = {"avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_tile"}
@@ -215,7 +214,7 @@ def print_memory(bench: Bench, side: str, precision: str) -> None:
 
 def mfu(bench: Bench) -> dict[str, Any] | None:
     """Achieved FLOP/s over the data sheet's, for GPUs that are in our table."""
-    peak = peak_flops(bench.device, "bf16-mixed") if bench.device.type == "cuda" else None
+    peak = peak_flops(bench.device, "bf16-mixed", linear) if bench.device.type == "cuda" else None
     if peak is None:
         return None
     step, cfg = bench.step("ours", "bf16-mixed"), twins.shape(bench.tiny)

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from minimind.data.packing import IGNORED, Batch
+from minimind.data.packing import Batch
 from minimind.generation.engine import generate
 from minimind.generation.sampling import SamplingConfig
 from minimind.interop.families import choose_family, to_huggingface
-from minimind.model.config import BalanceLoss, ModelConfig
+from minimind.model.config import IGNORED, BalanceLoss, ModelConfig
 from minimind.model.transformer import MiniMind
 from minimind.objectives.pretrain import pretrain
 from minimind.optim.build import build_optimizer

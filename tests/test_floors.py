@@ -61,9 +61,20 @@ def third_party(path: Path) -> set[str]:
     return froms | {a.name.split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
 
 
-@pytest.mark.parametrize("path", sorted((PACKAGE / "model").glob("*.py")), ids=lambda p: p.name)
+@pytest.mark.parametrize("path", sorted((PACKAGE / "model").rglob("*.py")), ids=lambda p: p.name)
 def test_the_model_is_plain_torch(path: Path) -> None:
     assert not third_party(path) & {"lightning", "hydra", "omegaconf", "wandb", "transformers"}
+
+
+KERNEL_WORDS = ("is_compiling", "autograd", "mkl", "onednn", "is_available", "requires_grad", "grad_enabled",
+                "inference_mode", 'type == "cpu"', "contiguous")  # fmt: skip
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "model").glob("*.py")), ids=lambda p: p.name)
+def test_the_formulas_of_the_model_know_no_kernels(path: Path) -> None:
+    """Those are in model/ops."""
+    code = "\n".join(line.partition("  #")[0] for line in path.read_text(encoding="utf-8").splitlines())
+    assert not [word for word in KERNEL_WORDS if word in code.lower()]
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.glob("*/config.py")), ids=lambda p: p.parent.name)

@@ -16,8 +16,8 @@ from minimind.data.prepare import VALIDATION, prepare_with
 from minimind.data.verify import verify
 from minimind.evaluation.compressors import compressors_on
 from minimind.evaluation.text_loss import TextLoss, padded_token_bytes
+from minimind.model.losses import cross_entropy_sum
 from minimind.model.transformer import MiniMind
-from minimind.objectives.cross_entropy import cross_entropy_sum
 from minimind.objectives.pretrain import logits_of
 from minimind.report.summary import bits_table
 from minimind.runs.checkpoints import TOKENIZER

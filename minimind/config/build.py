@@ -13,6 +13,7 @@ from minimind.data.datamodule import DataModule
 from minimind.data.packing import training_packing
 from minimind.data.prepare import TRAIN, PreparedData
 from minimind.evaluation.text_loss import padded_token_bytes
+from minimind.model.linear import linear
 from minimind.model.transformer import MiniMind
 from minimind.parallel.ddp import ddp_strategy
 from minimind.runs.folder import RunFolder
@@ -117,7 +118,7 @@ def build_callbacks(
     cfg: TrainConfig, run: RunFolder, auto: dict[str, Any], chosen: list[pl.Callback], stop: StopRequest
 ) -> list[pl.Callback]:
     """Ours that every run needs, in the order they depend on each other, with those of the `callbacks` group."""
-    peak = peak_flops(torch.device(auto["accelerator"]), auto["precision"])
+    peak = peak_flops(torch.device(auto["accelerator"]), auto["precision"], linear)
     metrics = Metrics(
         run,
         cfg.trainer,

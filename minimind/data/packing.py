@@ -12,8 +12,7 @@ from torch import Tensor
 from minimind.data.config import DataConfig
 from minimind.data.config import Packing as PackingKind
 from minimind.data.shards import TokenStream
-
-IGNORED = -100  # a target that is not one: torch's own default for cross-entropy
+from minimind.model.config import IGNORED
 
 
 class Rows(NamedTuple):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from minimind.data.packing import IGNORED
+from minimind.model.config import IGNORED
 from minimind.tokenizer.bpe import BPE
 
 

@@ -5,17 +5,17 @@ import math
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from minimind.model.config import AttentionBackend, ModelConfig
 from minimind.model.kv_cache import KVCache
 from minimind.model.linear import Linear
 from minimind.model.norm import build_norm
+from minimind.model.ops.attention import cpu_attention_kernel
+from minimind.model.ops.choice import with_kernels
 from minimind.model.precision import for_matmul
 from minimind.model.rope import apply_rotary
 
 Rotary = tuple[Tensor, Tensor]
-QUERY_BLOCK = 128
 
 
 def attention_mask(
@@ -62,38 +62,16 @@ def eager_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropou
     return (weights.flatten(2, 3) @ v).view_as(q)  # (B, N, T, H)
 
 
+@with_kernels(cpu_attention_kernel(eager_attention))
 def sdpa_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float = 0.0) -> Tensor:
     """The same by torch's fused kernels: no (T, S) matrix and no repeated keys in memory.
 
     Without a mask T must be S, or 1: torch's `is_causal` would put the queries at the first T places.
     """
-    if dropout and q.device.type == "cpu":  # torch's kernel there knows none, and what it takes instead repeats keys
-        return eager_attention(q, k, v, mask, dropout)
     causal = mask is None and q.shape[2] > 1
-    if causal and _in_16_bit_training_on_a_cpu(q):
-        return blockwise_attention(q, k, v)
     return F.scaled_dot_product_attention(
         q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal, enable_gqa=q.shape[1] != k.shape[1]
     )
-
-
-def blockwise_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """The readable formula, causal, for a block of queries at a time and only the keys it may see.
-
-    Half of the (T, S) matrix is never made, and what is made stays in the CPU's cache; it is made again for the
-    gradient, so that none of it is kept.
-    """
-    outputs: list[Tensor] = []
-    for block in q.split(QUERY_BLOCK, dim=2):
-        end = QUERY_BLOCK * len(outputs) + block.shape[2]
-        seen = (block, k[:, :, :end], v[:, :, :end], None)
-        outputs.append(checkpoint(eager_attention, *seen, use_reentrant=False, preserve_rng_state=False))
-    return torch.cat(outputs, dim=2)
-
-
-def _in_16_bit_training_on_a_cpu(q: Tensor) -> bool:
-    """Where torch's kernel, its backward pass above all, takes almost twice as long as blocks do."""
-    return q.requires_grad and q.device.type == "cpu" and q.dtype.itemsize == 2 and not torch.compiler.is_compiling()
 
 
 class Attention(nn.Module):

@@ -7,6 +7,8 @@ from enum import Enum
 from minimind.utils.errors import ConfigError
 from minimind.utils.settings import not_finite, of_another_kind
 
+IGNORED = -100  # a label that is no target: torch's own default for cross-entropy
+
 
 class Norm(Enum):
     rmsnorm = "rmsnorm"

@@ -1,12 +1,13 @@
 """Where a token stands: rotary position embedding (RoPE), its extension YaRN, and the additive alternatives."""
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from minimind.model.config import ModelConfig, YarnConfig
+from minimind.model.ops.choice import with_kernels
+from minimind.model.ops.rope import rotation_kernel
 
 
 def inverse_frequencies(cfg: ModelConfig, device: torch.device | None = None) -> Tensor:
@@ -57,42 +58,16 @@ def rotary_table(cfg: ModelConfig, position_ids: Tensor) -> tuple[Tensor, Tensor
     return angles.cos() * factor, angles.sin() * factor
 
 
+@with_kernels(rotation_kernel)
 def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turns the pair (x_i, x_{i + H/2}) of each head by its angle; x is (B, N, T, H).
 
     This is the rotate-half form. The paper pairs neighbours (x_{2i}, x_{2i+1}); one is the other after a
     permutation of the rows of the query and key projections.
     """
-    if not torch.compiler.is_compiling():
-        return _Rotation.apply(x, cos, sin) if x.requires_grad else _rotate(x, cos, sin)
     first, second = x.chunk(2, dim=-1)
     rotated = torch.cat((-second, first), dim=-1)
     return (x * cos + rotated * sin).to(x.dtype)
-
-
-class _Rotation(torch.autograd.Function):
-    """Its gradient is the turn by the opposite angle, which autograd cannot know: it would go each step back."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        ctx.save_for_backward(cos, sin)
-        return _rotate(x, cos, sin)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        cos, sin = ctx.saved_tensors
-        return _rotate(grad, cos, -sin), None, None
-
-
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """The same in place, half by half: fewer passes over memory, but nothing a compiler could follow."""
-    first, second = x.float().chunk(2, dim=-1)
-    turned = x * cos  # (B, N, T, H)
-    of_first, of_second = turned.chunk(2, dim=-1)
-    sin, _ = sin.chunk(2, dim=-1)  # both halves are the same
-    of_first.addcmul_(second, sin, value=-1)
-    of_second.addcmul_(first, sin)
-    return turned.to(x.dtype)
 
 
 def sinusoidal_table(position_ids: Tensor, hidden_size: int) -> Tensor:

@@ -80,8 +80,6 @@ class Decoder(nn.Module):
 
     def _embed(self, input_ids: Tensor) -> Tensor:
         """A GPU asserts what a CPU raises: to look at the ids would wait for it."""
-        if torch.compiler.is_compiling():
-            return self.embed_tokens(input_ids)
         try:
             return self.embed_tokens(input_ids)
         except IndexError:

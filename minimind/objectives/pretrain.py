@@ -3,18 +3,18 @@
 import torch
 from torch import Tensor
 
-from minimind.data.packing import IGNORED, Batch, positions_within
-from minimind.model.config import BalanceLoss, ModelConfig
-from minimind.model.moe import Routing
-from minimind.model.moe_losses import (
+from minimind.data.packing import Batch, positions_within
+from minimind.model.config import IGNORED, BalanceLoss, ModelConfig
+from minimind.model.losses import (
     batch_balance_loss,
+    cross_entropy_sum,
     expert_load,
     importance_loss,
     router_z_loss,
     sequence_balance_loss,
 )
+from minimind.model.moe import Routing
 from minimind.model.transformer import MiniMind, Output
-from minimind.objectives.cross_entropy import cross_entropy_sum
 from minimind.objectives.protocol import ExpertUse, Loss
 
 BALANCE_LOSSES = {

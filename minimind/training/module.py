@@ -9,10 +9,9 @@ from torch import Tensor, nn
 
 from minimind.data.packing import Batch
 from minimind.evaluation.text_loss import TextLoss
+from minimind.model.losses import cross_entropy_sum, updated_bias
 from minimind.model.moe import Router
-from minimind.model.moe_losses import updated_bias
 from minimind.model.transformer import MiniMind
-from minimind.objectives.cross_entropy import cross_entropy_sum
 from minimind.objectives.pretrain import logits_of, pretrain
 from minimind.objectives.protocol import Loss, Objective
 from minimind.optim.build import build_optimizer

@@ -7,10 +7,11 @@ import resource
 import socket
 import sys
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import torch
-
-from minimind.utils.cpu import cpu_info, onednn_is_quicker, onednn_product
+from torch import Tensor
 
 # Dense bf16/fp16 tensor-core rates of the vendor's data sheets, in FLOP/s.
 PEAK_FLOPS = {
@@ -25,6 +26,15 @@ PEAK_FLOPS = {
     "V100": 125e12,
     "T4": 65e12,
 }
+
+Product = Callable[[Tensor, Tensor], Tensor]
+
+
+@functools.cache
+def cpu_info() -> str:
+    """What Linux says of the processor; elsewhere nothing."""
+    file = Path("/proc/cpuinfo")
+    return file.read_text() if file.is_file() else ""
 
 
 def pick_device(accelerator: str) -> torch.device:
@@ -50,8 +60,11 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
 
 
 @functools.cache
-def peak_flops(device: torch.device, precision: str) -> float | None:
-    """FLOP/s to hold a model's against; None for a GPU that is not in the table. Measured on a CPU, once."""
+def peak_flops(device: torch.device, precision: str, product: Product) -> float | None:
+    """FLOP/s to hold a model's against; None for a GPU that is not in the table.
+
+    On a CPU the rate of `product`, the model's own x Wᵀ of two matrices, is measured once.
+    """
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
         known = next((flops for key, flops in PEAK_FLOPS.items() if key in name), None)
@@ -60,11 +73,10 @@ def peak_flops(device: torch.device, precision: str) -> float | None:
         return None
     size = 1024
     matrix = torch.randn(size, size, dtype=torch.float32 if precision == "32-true" else torch.bfloat16)
-    quick = precision == "32-true" and onednn_is_quicker(size, size**2)
     times: list[float] = []
     while len(times) < 3 or sum(times) < 0.1:  # long enough that a busy moment does not pass for the processor
         start = time.perf_counter()
-        onednn_product(matrix, matrix) if quick else matrix @ matrix
+        product(matrix, matrix)
         times.append(time.perf_counter() - start)
     return 2 * size**3 / min(times)
 

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import torch
 
-from minimind.data.packing import IGNORED, Rows, widen
+from minimind.data.packing import Rows, widen
 from minimind.data.prepare import TRAIN, PreparedSource
 from minimind.data.shards import ShardWriter, TokenStream, token_dtype
+from minimind.model.config import IGNORED
 
 
 def write_stream(folder: Path, lengths: list[int], *, first: int = 0, shard_tokens: int = 2**20) -> TokenStream:

@@ -9,7 +9,8 @@ from streams import real_targets, same, write_stream
 from minimind.data.config import TextConfig
 from minimind.data.loader import TrainLoader, ValidationLoader
 from minimind.data.mixture import Mixture, Source
-from minimind.data.packing import IGNORED, DocumentPacking, WindowPacking, validation_packing, widen
+from minimind.data.packing import DocumentPacking, WindowPacking, validation_packing, widen
+from minimind.model.config import IGNORED
 
 KINDS = ["stream", "document_mask", "pad", "mixture"]
 

@@ -7,8 +7,9 @@ from transformers import LlamaConfig, Qwen3Config
 from transformers.models.llama.modeling_llama import LlamaAttention
 from transformers.models.qwen3.modeling_qwen3 import Qwen3Attention
 
-from minimind.model.attention import Attention, attention_mask, blockwise_attention, eager_attention, sdpa_attention
+from minimind.model.attention import Attention, attention_mask, eager_attention, sdpa_attention
 from minimind.model.config import ModelConfig
+from minimind.model.ops.attention import blockwise_attention
 from minimind.model.rope import rotary_table
 
 B, T = 2, 7
@@ -124,7 +125,7 @@ def test_blocks_of_queries_are_the_whole_square(length: int) -> None:
     shapes = [(B, 4, length, 8), (B, 2, length, 8), (B, 2, length, 8)]
     inputs = [torch.randn(shape, requires_grad=True) for shape in shapes]
     direction = torch.randn(shapes[0])
-    results = [blockwise_attention(*inputs), eager_attention(*inputs, None)]
+    results = [blockwise_attention(eager_attention, *inputs), eager_attention(*inputs, None)]
     torch.testing.assert_close(*results)
     blocks, square = (torch.autograd.grad(result, inputs, direction) for result in results)
     for of_blocks, of_square in zip(blocks, square, strict=True):

@@ -5,8 +5,8 @@ import torch
 from torch.nn import functional as F
 
 from minimind.model.linear import Linear, linear
-from minimind.utils import cpu
-from minimind.utils.cpu import FEW_ROWS, LARGE_MATRIX, MUCH_WORK
+from minimind.model.ops import linear as ops
+from minimind.model.ops.linear import FEW_ROWS, LARGE_MATRIX, MUCH_WORK
 from minimind.utils.hardware import autocast, peak_flops
 
 MANY_ROWS = FEW_ROWS + 1
@@ -29,7 +29,7 @@ def kernels(rows: int, weight: torch.Tensor, *, grad: bool = False, precision: s
 
 @pytest.fixture(params=[True, False], ids=["slow MKL", "quick BLAS"])
 def mkl_is_slow(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
-    monkeypatch.setattr(cpu, "mkl_is_slow", lambda: request.param)
+    monkeypatch.setattr(ops, "mkl_is_slow", lambda: request.param)
     return request.param
 
 
@@ -75,7 +75,7 @@ def test_the_compiler_sees_one_graph(mkl_is_slow: bool) -> None:
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_the_rate_of_a_processor(precision: str, mkl_is_slow: bool) -> None:
     peak_flops.cache_clear()
-    rate = peak_flops(torch.device("cpu"), precision)
+    rate = peak_flops(torch.device("cpu"), precision, linear)
     peak_flops.cache_clear()
     assert rate is not None
     assert rate > 1e8

@@ -8,10 +8,11 @@ from transformers import Qwen3MoeConfig
 from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeSparseMoeBlock
 
 from minimind.model.config import Activation, Dispatch, ModelConfig
-from minimind.model.grouped_linear import grouped_linear
+from minimind.model.losses import expert_load, updated_bias
 from minimind.model.mlp import MLP
-from minimind.model.moe import DISPATCHERS, Experts, MoE, Router, Routing, single_dispatch
-from minimind.model.moe_losses import expert_load, updated_bias
+from minimind.model.moe import DISPATCHERS, Experts, MoE, Router, Routing
+from minimind.model.ops.experts import single_dispatch
+from minimind.model.ops.grouped_linear import grouped_linear
 
 E, A = 4, 2
 

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from minimind.data.packing import Batch
 from minimind.generation.engine import generate
 from minimind.generation.sampling import SamplingConfig
-from minimind.model import moe_losses
+from minimind.model import losses
 from minimind.model.config import YarnConfig
 from minimind.model.kv_cache import KVCache
 from minimind.model.rope import sinusoidal_table
@@ -307,10 +307,10 @@ def test_the_auxiliary_loss_is_what_the_configuration_asks_for(kind: str, build:
     routings, rows = model(batch.input_ids).routings, torch.full((B,), float(T - 1))  # each weighs as its targets
     real = torch.ones(B, T - 1, dtype=torch.bool)
     measure = {
-        "sequence": moe_losses.sequence_balance_loss, "batch": moe_losses.batch_balance_loss,
-        "importance": moe_losses.importance_loss,
+        "sequence": losses.sequence_balance_loss, "batch": losses.batch_balance_loss,
+        "importance": losses.importance_loss,
     }.get(kind)  # fmt: skip
-    expected = sum(0.02 * moe_losses.router_z_loss(routing.logits, real) @ rows for routing in routings)
+    expected = sum(0.02 * losses.router_z_loss(routing.logits, real) @ rows for routing in routings)
     if measure is not None:
         expected += sum(0.3 * measure(routing.scores, routing.indices, real) @ rows for routing in routings)
     torch.testing.assert_close(pretrain(model, batch).auxiliary, expected)

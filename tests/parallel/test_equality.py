@@ -14,8 +14,8 @@ from torch.futures import Future
 from torch.utils.data import DataLoader
 
 from minimind.cli.quiet import quiet_libraries
-from minimind.data.packing import IGNORED, Batch
-from minimind.model.config import ModelConfig
+from minimind.data.packing import Batch
+from minimind.model.config import IGNORED, ModelConfig
 from minimind.model.transformer import MiniMind
 from minimind.optim.config import OptimConfig, ScheduleConfig
 from minimind.parallel.ddp import ddp_strategy

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from minimind.data.packing import IGNORED, Batch
-from minimind.model.config import BalanceLoss, ModelConfig
+from minimind.data.packing import Batch
+from minimind.model.config import IGNORED, BalanceLoss, ModelConfig
 from minimind.model.transformer import MiniMind
 from minimind.objectives.pretrain import pretrain
 from minimind.optim.config import OptimConfig, OptimKind, ScheduleConfig

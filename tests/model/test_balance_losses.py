@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from transformers.models.qwen3_moe.modeling_qwen3_moe import load_balancing_loss_func
 
-from minimind.model.moe_losses import (
+from minimind.model.losses import (
     batch_balance_loss,
     expert_load,
     importance_loss,

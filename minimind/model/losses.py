@@ -1,13 +1,39 @@
-"""What keeps the experts of a mixture evenly used: pure functions of the router's output.
+"""What is minimised, as pure functions: the cross-entropy of the logits, and what keeps experts evenly used.
 
-Shapes: scores (B, T, E) float32, logits likewise, indices (B, T, A) chosen experts, mask (B, T) True where real.
-Each balance loss is 1 at perfect balance and E/A at collapse, where the same A experts share everything.
-They are given per sequence, (B,), so that the caller can weigh them by real tokens and the total does not depend on
-how a batch is cut; the batch-wise ones give the same value to each sequence.
+The balance terms take the router's output: scores (B, T, E) float32, logits likewise, indices (B, T, A) chosen experts,
+mask (B, T) True where real. Each balance loss is 1 at perfect balance and E/A at collapse, where the same A experts
+share everything. They are given per sequence, (B,), so that the caller can weigh them by real tokens and the total does
+not depend on how a batch is cut; the batch-wise ones give the same value to each sequence.
 """
 
 import torch
 from torch import Tensor
+
+from minimind.model.config import IGNORED
+from minimind.model.ops.choice import with_kernels
+from minimind.model.ops.cross_entropy import cross_entropy_kernel, token_log_probs_kernel
+
+
+@with_kernels(token_log_probs_kernel)
+def token_log_probs(logits: Tensor, labels: Tensor) -> Tensor:
+    """log p(label) of each token in nats, 0 where the label is IGNORED: (B, T) float32.
+
+    Args:
+        logits: (B, T, V), in any floating type; all sums are float32.
+        labels: (B, T).
+    """
+    real = labels != IGNORED
+    log_probs = logits.float().log_softmax(dim=-1)  # (B, T, V)
+    return log_probs.gather(-1, labels.where(real, 0)[..., None]).squeeze(-1).where(real, 0)  # (B, T)
+
+
+@with_kernels(cross_entropy_kernel)
+def cross_entropy_sum(logits: Tensor, labels: Tensor) -> Tensor:
+    """-log p(label) in nats, summed over the labels that are not IGNORED: () float32.
+
+    Takes what `token_log_probs` takes.
+    """
+    return -token_log_probs(logits, labels).sum()
 
 
 def expert_load(indices: Tensor, num_experts: int, mask: Tensor | None = None) -> Tensor:
