@@ -1,6 +1,7 @@
 """One W&B run made from a run folder: the folder is read, never the training process."""
 
 import html
+import re
 import secrets
 from pathlib import Path
 from typing import Any
@@ -86,9 +87,9 @@ def _sample(sample: dict[str, Any]) -> str:
 
 
 def wandb_id(run: RunFolder) -> str:
-    """The id of the run at W&B, made once and stored."""
+    """The id of the run at W&B, made once and stored; one that is no id is replaced, as W&B makes folders of it."""
     found = run.status.get("wandb_id")
-    if found is None:
+    if not (isinstance(found, str) and re.fullmatch(r"[A-Za-z0-9_-]{1,64}", found)):
         found = secrets.token_hex(4)
         run.update_status(wandb_id=found)
     return found

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from minimind.runs.folder import RunFolder
 from minimind.runs.metrics_file import append_row
+from minimind.tracking.mirror import wandb_id
 from minimind.tracking.points import Points, Tail
 from minimind.tracking.published import without_places
 
@@ -39,3 +40,11 @@ def test_places_are_told_from_the_root_on() -> None:
         {"a": ["/data/me/runs", "/data/me", f"x={home}/b c={root}/d"], "n": 3, "z": "/data/met"}, root
     )
     assert told == {"a": ["./runs", ".", "x=~/b c=./d"], "n": 3, "z": "/data/met"}
+
+
+def test_an_id_of_somebody_elses_folder_is_an_id(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    for stored, kept in (("abcd1234", True), ("../../elsewhere", False), ("a/b", False), ("", False), (7.5, False)):
+        run.update_status(wandb_id=stored)
+        assert (wandb_id(run) == stored) is kept
+        assert run.status["wandb_id"] == wandb_id(run)
