@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from minimind.runs.checkpoints import CONFIG, TOKENIZER
-from minimind.runs.folder import RunFolder, checkpoint_name, step_of
+from minimind.runs.folder import COMPLETE, RunFolder, checkpoint_name, step_of
 from minimind.training.checkpoint import NotFinite, write_checkpoint
 from minimind.training.config import TrainerConfig
 from minimind.training.host_copy import HostCopy
@@ -34,6 +34,7 @@ class Saver:
         self.pool = ThreadPoolExecutor(1, "checkpoint", initializer=_step_back)
         self.under_way: Future[None] | None = None
         self.step = -1  # of the save under way, or else of the last
+        self.first_step = -1  # from which this process goes on
 
     @cached_property
     def record(self) -> dict[str, bytes]:
@@ -97,7 +98,15 @@ class Saver:
             folders, newest=step, keep=self.cfg.keep_checkpoints, keep_every=self.cfg.keep_every_steps,
             best=None if best is None else step_of(Path(best)),
         ):  # fmt: skip
-            shutil.rmtree(folders[old])
+            remove(folders[old])
+        for torn in self.run.all_checkpoints():  # that this process has come past, and left out as the disk was busy
+            if self.first_step < step_of(torn) < step and not (torn / COMPLETE).is_file():
+                remove(torn)
+
+
+def remove(checkpoint: Path) -> None:
+    """Under another name first, which the next start removes: killed on the way, nothing looks like a checkpoint."""
+    shutil.rmtree(checkpoint.rename(checkpoint.with_name(f".{checkpoint.name}.old.tmp")))
 
 
 def _step_back() -> None:

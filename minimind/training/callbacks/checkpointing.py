@@ -38,7 +38,7 @@ class Checkpointing(EachStep):
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         super().on_train_start(trainer, module)
-        self.saver.step = trainer.global_step
+        self.saver.step = self.saver.first_step = trainer.global_step
         self.last_save = time.monotonic()
         if trainer.global_rank < len(self.random_states):  # a rank more than before keeps its stream of this start
             restore_random_state(self.random_states[trainer.global_rank])
