@@ -96,9 +96,9 @@ def resume_point(run: RunFolder, *, warn: bool = False) -> Path | None:
         UserError: it has, but none can be used, or its status is lost; nothing is changed.
     """
     folders = run.all_checkpoints()
-    if not run.status and any((folder / COMPLETE).is_file() for folder in folders):
+    if not run.status and (folders or run.metrics.is_file() or run.summary.is_file()):
         raise UserError(
-            f"{run.path} must have a status.json beside its checkpoints, which says what data and settings they are "
+            f"{run.path} must have a status.json, which says what data and settings its checkpoints and metrics are "
             "of, but has none; put it back, or start again with run.fresh=true (this folder is kept)."
         )
     for folder in reversed(folders):
