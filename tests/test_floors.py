@@ -80,3 +80,12 @@ def test_the_formulas_of_the_model_know_no_kernels(path: Path) -> None:
 @pytest.mark.parametrize("path", sorted(PACKAGE.glob("*/config.py")), ids=lambda p: p.parent.name)
 def test_configurations_need_no_torch(path: Path) -> None:
     assert not third_party(path) & {"torch", "lightning", "transformers"}
+
+
+GRADIENT_WORDS = ("requires_grad", "grad_enabled", "inference_mode", "is_inference", ".training")
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "model" / "ops").glob("*.py")), ids=lambda p: p.name)
+def test_no_kernel_is_chosen_by_whether_gradients_are_recorded(path: Path) -> None:
+    """What they compute is compared in tests/model/test_recording.py."""
+    assert not [word for word in GRADIENT_WORDS if word in path.read_text(encoding="utf-8")]

@@ -54,8 +54,8 @@ def test_same_as_torch_with_gradients(shape: tuple[int, ...], out: int, mkl_is_s
 
 def test_which_way_each_goes(mkl_is_slow: bool) -> None:
     large, small = torch.randn(OUT, IN), torch.randn(OUT, LARGE_MATRIX // OUT - 1)
-    assert kernels(1, large) == kernels(FEW_ROWS, large) == BLOCKS
-    assert kernels(1, small) == kernels(1, large, precision="bf16-mixed") == kernels(1, large, grad=True) == TORCH
+    assert kernels(1, large) == kernels(FEW_ROWS, large) == kernels(1, large, grad=True) == BLOCKS
+    assert kernels(1, small) == kernels(1, large, precision="bf16-mixed") == TORCH
     of_many = ONEDNN if mkl_is_slow else TORCH
     assert kernels(MANY_ROWS, large) == kernels(MANY_ROWS, large, grad=True) == of_many
     assert kernels(MANY_ROWS, small) == TORCH

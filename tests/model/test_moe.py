@@ -85,13 +85,19 @@ def test_an_expert_without_tokens_gets_a_zero_gradient(dispatch: str) -> None:
         assert all(parameter.grad[expert].any() for expert in (0, 2, 3))
 
 
-@torch.no_grad()
-def test_the_lighter_path_of_one_token_gives_the_same() -> None:
+def test_the_lighter_path_of_one_token_gives_the_same_gradients_too() -> None:
     moe = randomised(MoE(config(moe_dispatch="loop", num_shared_experts=1)))
-    token = torch.randn(1, 1, 16)
+    for parameter in moe.parameters():
+        parameter.requires_grad_()
+    token = torch.randn(1, 1, 16, requires_grad=True)
     routing = moe.gate(token)
-    by_loop = DISPATCHERS[Dispatch.loop](moe.experts, token[0], routing.indices[0], routing.weights[0])
-    torch.testing.assert_close(single_dispatch(moe.experts, token[0], routing.indices[0], routing.weights[0]), by_loop)
+    found = []
+    for dispatch in (DISPATCHERS[Dispatch.loop], single_dispatch):
+        out = dispatch(moe.experts, token[0], routing.indices[0], routing.weights[0])
+        inputs = [token, moe.gate.weight, *moe.experts.parameters()]
+        found.append([out, *torch.autograd.grad(out.square().sum(), inputs, retain_graph=True)])
+    for by_loop, by_itself in zip(*found, strict=True):
+        torch.testing.assert_close(by_itself, by_loop)
     torch.testing.assert_close(moe(token)[0], moe(token.expand(1, 2, -1))[0][:, :1])
 
 

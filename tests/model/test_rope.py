@@ -148,4 +148,6 @@ def test_the_gradient_is_the_turn_by_the_opposite_angle() -> None:
     plain = x * cos + torch.cat((-second, first), dim=-1) * sin
     (found,) = torch.autograd.grad(apply_rotary(x, cos, sin), x, direction)
     torch.testing.assert_close(found, *torch.autograd.grad(plain, x, direction))
-    torch.testing.assert_close(apply_rotary(x, cos, sin), plain)
+    turned = apply_rotary(x, cos, sin)
+    assert "Rotation" in type(turned.grad_fn).__name__
+    torch.testing.assert_close(turned, plain)

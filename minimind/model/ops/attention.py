@@ -1,4 +1,4 @@
-"""What a CPU computes in place of torch's fused attention; both are the written-out formula."""
+"""What a CPU computes in place of torch's fused attention: the written-out formula, as a whole or in blocks."""
 
 from collections.abc import Callable
 
@@ -23,21 +23,17 @@ def cpu_attention_kernel(formula: Attention) -> Callable[..., Attention | None]:
         if dropout and q.device.type == "cpu":  # torch's kernel knows none; what it takes instead repeats the keys
             return formula
         causal = mask is None and q.shape[2] > 1
-        return in_blocks if causal and _in_16_bit_training(q) else None
+        return in_blocks if causal and q.dtype.itemsize == 2 and eager_on_cpu(q) else None
 
     return choose
 
 
-def _in_16_bit_training(q: Tensor) -> bool:
-    """Where torch's kernel, its backward pass above all, takes almost twice as long as blocks do."""
-    return q.requires_grad and q.dtype.itemsize == 2 and eager_on_cpu(q)
-
-
 def blockwise_attention(formula: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """`formula`, causal, for a block of queries at a time and only the keys it may see; equal to the whole to 1e-5.
+    """`formula`, causal, for a block of queries at a time and only the keys it may see.
 
-    Half of the (T, S) matrix is never made, and what is made stays in the CPU's cache; it is made again for the
-    gradient, so that none of it is kept. 56 ms for 96, forward and backward: docs/log.md, 2026-11-23.
+    It equals the whole to 1e-5 in float32. For 16 bits, where torch's kernel takes almost twice as long (96 ms for 56,
+    forward and backward: docs/log.md, 2026-11-23): half of the (T, S) matrix is never made, and what is made stays in
+    the CPU's cache. It is made again for the gradient, so that none of it is kept.
     """
     outputs: list[Tensor] = []
     for block in q.split(QUERY_BLOCK, dim=2):

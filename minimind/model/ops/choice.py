@@ -17,7 +17,9 @@ def with_kernels(
 ) -> Callable[[Kernel[Arguments, Result]], Kernel[Arguments, Result]]:
     """Has each call of the decorated formula computed by the kernel that `choose` returns; None: by the formula.
 
-    `choose` takes the arguments of the call, and its kernel takes the same. `inspect.unwrap` gives the formula back.
+    `choose` takes the arguments of the call, and its kernel takes the same. It goes by shape, dtype, device, processor
+    and whether a compiler is tracing, never by whether gradients are recorded: a log-probability must not depend on who
+    asks. `inspect.unwrap` gives the formula back.
     """
 
     def decorate(formula: Kernel[Arguments, Result]) -> Kernel[Arguments, Result]:
@@ -33,4 +35,4 @@ def with_kernels(
 
 def eager_on_cpu(x: Tensor) -> bool:
     """Whether a CPU computes operation by operation; torch.compile makes kernels of its own from the formulas."""
-    return x.device.type == "cpu" and not torch.compiler.is_compiling()
+    return x.is_cpu and not torch.compiler.is_compiling()

@@ -23,8 +23,7 @@ Dispatch = Callable[["Experts", Tensor, Tensor, Tensor], Tensor]
 
 def dispatch_kernel(experts: "Experts", tokens: Tensor, indices: Tensor, weights: Tensor) -> Dispatch | None:
     """Not on an accelerator: there, asking which experts were chosen costs more than it saves."""
-    alone = tokens.shape[0] == 1 and eager_on_cpu(tokens) and not torch.is_grad_enabled()
-    return single_dispatch if alone else None
+    return single_dispatch if tokens.shape[0] == 1 and eager_on_cpu(tokens) else None
 
 
 def dense_dispatch(experts: "Experts", tokens: Tensor, indices: Tensor, weights: Tensor) -> Tensor:

@@ -21,12 +21,10 @@ MUCH_WORK = 2**20  # multiplications
 def linear_kernel(x: Tensor, weight: Tensor) -> Callable[[Tensor, Tensor], Tensor] | None:
     if not _float32_on_a_cpu(x, weight):
         return None
-    rows, records = x.numel() // weight.shape[1], torch.is_grad_enabled()
-    if blocks_are_quicker(rows, weight.numel()) and not records:
+    rows = x.numel() // weight.shape[1]
+    if blocks_are_quicker(rows, weight.numel()):
         return product_in_blocks
-    if onednn_is_quicker(rows, weight.numel()):
-        return _ProductByOneDNN.apply if records else onednn_product
-    return None
+    return _ProductByOneDNN.apply if onednn_is_quicker(rows, weight.numel()) else None
 
 
 def _float32_on_a_cpu(x: Tensor, weight: Tensor) -> bool:
@@ -52,7 +50,7 @@ def product_in_blocks(x: Tensor, weight: Tensor) -> Tensor:
     num_out, num_in = weight.shape
     blocks = math.gcd(BLOCKS, num_out)
     rows = x.reshape(-1, num_in).t().expand(blocks, -1, -1)  # (blocks, I, R)
-    product = torch.bmm(weight.view(blocks, -1, num_in), rows)  # (blocks, O/blocks, R)
+    product = torch.bmm(weight.reshape(blocks, -1, num_in), rows)  # (blocks, O/blocks, R)
     return product.view(num_out, -1).t().contiguous().view(*x.shape[:-1], num_out)
 
 

@@ -10,9 +10,11 @@ from torch.nn import functional as F
 
 from minimind.model.ops.choice import eager_on_cpu
 
+FEW_VALUES = 2**10  # up to here, as in decoding, calling an autograd function costs more than it saves
+
 
 def rms_norm_kernel(x: Tensor, weight: Tensor, eps: float) -> Callable[[Tensor, Tensor, float], Tensor] | None:
-    if x.requires_grad and eager_on_cpu(x):
+    if x.numel() > FEW_VALUES and eager_on_cpu(x):
         return _WithItsGradient.apply
     return weighted_rms_norm if x.dtype is torch.float32 else None
 

@@ -8,9 +8,8 @@ from torch import Tensor
 
 
 def rotation_kernel(x: Tensor, cos: Tensor, sin: Tensor) -> Callable[[Tensor, Tensor, Tensor], Tensor] | None:
-    if torch.compiler.is_compiling():
-        return None
-    return _Rotation.apply if x.requires_grad else _rotate
+    """One position, as in decoding, is left to the formula: calling an autograd function costs more than it saves."""
+    return None if x.shape[-2] == 1 or torch.compiler.is_compiling() else _Rotation.apply
 
 
 class _Rotation(torch.autograd.Function):
