@@ -8,12 +8,11 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
-from minimind.cli.contexts import context_figures
 from minimind.config.build import (
     build_callbacks,
     build_data,
-    build_module,
     build_trainer,
+    layout_of,
     steps_of,
     stored_or_resolved,
     with_steps,
@@ -23,11 +22,12 @@ from minimind.config.classes import factories
 from minimind.config.schema import TrainConfig
 from minimind.data.corpora import STDLIB_PROMPTS
 from minimind.data.datamodule import DataModule
-from minimind.data.prepare import VALIDATION, PreparedData, prepare
+from minimind.data.prepare import TRAIN, VALIDATION, PreparedData, prepare
 from minimind.data.verify import verify
 from minimind.evaluation.compressors import compressors_on
+from minimind.evaluation.contexts import context_figures
 from minimind.evaluation.decoding import decoding_figures
-from minimind.evaluation.text_loss import padded_token_bytes
+from minimind.evaluation.text_loss import TextMeasure
 from minimind.generation.sampler import Sampler
 from minimind.generation.sampling import SamplingConfig
 from minimind.parallel.collectives import from_main, main_first
@@ -41,13 +41,15 @@ from minimind.runs.states import RunState
 from minimind.runs.stop import StopRequest
 from minimind.runs.stored_config import write_config
 from minimind.tracking.run_logger import RunLogger
-from minimind.training.callbacks.early_stopping import EarlyStopping
-from minimind.training.callbacks.metrics import Metrics
-from minimind.training.callbacks.samples import Samples, show_samples
-from minimind.training.checkpoint import load_weights, refuse_weights_only
+from minimind.training.assembly import assemble
+from minimind.training.best import Best
+from minimind.training.callbacks.samples import show_samples
+from minimind.training.checkpoint import refuse_weights_only
+from minimind.training.parts import RunParts
+from minimind.training.rows import Rows
 from minimind.utils.errors import UserError
 from minimind.utils.files import write_json
-from minimind.utils.hardware import describe_machine, peak_memory
+from minimind.utils.hardware import autocast, describe_machine, peak_memory
 from minimind.utils.memory import keep_freed_memory
 from minimind.utils.paths import find_existing
 from minimind.utils.ranks import global_rank, is_main_process, world_size
@@ -82,6 +84,10 @@ class Session:
         # Needed at the start alone: a run that goes on elsewhere may do without.
         starts_from = cfg.init_from if self.resume_from is None else None
         self.init_from = checkpoint_of(find_existing(starts_from, "init_from")) if starts_from else None
+        self.frozen = {
+            name: checkpoint_of(find_existing(typed, f"objective.{name}"))
+            for name, typed in cfg.objective.frozen().items()
+        }
 
     def _max_steps(self, cfg: TrainConfig) -> int:
         """Those of the configuration, or of its epochs: counted once, and kept like what `auto` meant."""
@@ -95,11 +101,10 @@ class Session:
 
     def start(self) -> None:
         """Builds the model with the weights it starts from, and only then writes to the run folder."""
-        self.module = build_module(self.cfg, self.tokenizer, [source.name for source in self.data.sources])
         if self.resume_from is not None:
             refuse_weights_only(self.resume_from)
-        if weights := self.resume_from or self.init_from:
-            load_weights(self.module.model, weights)
+        weights = self.resume_from or self.init_from
+        self.module = assemble(self.cfg, self.tokenizer, weights=weights, frozen=self.frozen)
         from_main(self._check_data)
         from_main(self._start)
 
@@ -141,16 +146,11 @@ class Session:
         """Trains to the last step, validating and saving on the way."""
         cfg = self.cfg
         keep_freed_memory()
-        if cfg.trainer.compile:
-            self.module.model.compile()
-        data = build_data(cfg, self.data, self.auto["micro_batch"])
+        data = build_data(cfg, self.module.objective, self.data, layout_of(cfg, self.auto))
         if is_main_process():
             self._announce(data)
-        for callback in self.chosen_callbacks:
-            if isinstance(callback, Samples):
-                callback.sampler, callback.run = self.sampler, self.run
-        callbacks = build_callbacks(cfg, self.run, self.auto, self.chosen_callbacks, self.stop)
-        (self.metrics,) = (callback for callback in callbacks if isinstance(callback, Metrics))
+        self.parts = RunParts(self.run, Rows(self.run), Best(cfg.objective.primary), self.sampler)
+        self.metrics, callbacks = build_callbacks(cfg, self.parts, self.auto, self.chosen_callbacks, self.stop)
         from_main(self._start_loggers)
         trainer = build_trainer(cfg, self.auto, callbacks, self.loggers)
         self._seed()
@@ -170,12 +170,12 @@ class Session:
         device = torch.device(self.auto["accelerator"])
         self.module.model.to(device)  # from where Lightning took it when training ended
         summary = {
-            **self.metrics.latest,
+            **self.parts.rows.latest,
             **peak_memory(device),
             "flops": flops_per_token * self.metrics.tokens,
             "parameters": self.cfg.model.num_parameters(),
             "active_parameters": self.cfg.model.num_parameters(active=True),
-            "best_val_loss": self.metrics.best,
+            f"best_{self.parts.best.metric.replace('/', '_')}": self.parts.best.value,
             **self._asked_for(),
         }
         if compressors := compressors_on(self.data.streams(VALIDATION), self.tokenizer):
@@ -188,9 +188,8 @@ class Session:
         plot_loss(self.run.metrics, self.run.loss_plot, self.run.path.name)
         summary["command_s"] = round(time.time() - self.stop.since, 1)
         write_json(self.run.summary, summary)
-        reasons = [callback.reason for callback in self.chosen_callbacks if isinstance(callback, EarlyStopping)]
         self.run.update_status(
-            state=RunState.FINISHED, step=step, tokens=summary["tokens"], reason=next(iter(reasons), None)
+            state=RunState.FINISHED, step=step, tokens=summary["tokens"], reason=self.parts.stopped_early
         )
         print_summary(summary, samples, self.run.path)
 
@@ -199,11 +198,11 @@ class Session:
         cfg, model = self.cfg, self.module.model
         figures: dict[str, float] = {}
         if cfg.evaluation.context_factors:
-            token_bytes = padded_token_bytes(self.tokenizer, cfg.model.vocab_size)
-            figures |= context_figures(
-                model, self.data.streams(VALIDATION)[0], cfg.data, token_bytes, cfg.evaluation.context_factors,
-                yarn=cfg.evaluation.yarn, precision=self.auto["precision"],
-            )  # fmt: skip
+            with autocast(self.auto["precision"], model.device):
+                figures |= context_figures(
+                    model, self.data.streams(VALIDATION)[0], cfg.data, TextMeasure(self.tokenizer),
+                    cfg.evaluation.context_factors, yarn=cfg.evaluation.yarn,
+                )  # fmt: skip
         if cfg.evaluation.decode_tokens:
             figures |= decoding_figures(model, cfg.evaluation.decode_tokens)
         return figures
@@ -229,12 +228,12 @@ class Session:
         model, auto = self.cfg.model, self.auto
         total, active = model.num_parameters(), model.num_parameters(active=True)
         size = f"{total / 1e6:.2f}M parameters" + (f", {active / 1e6:.2f}M active" if active != total else "")
-        tokens = sum(len(source.packing.stream) for source in data.mixture.sources)
-        rows = sum(source.packing.num_rows for source in data.mixture.sources)
+        tokens = sum(len(stream) for stream in self.data.streams(TRAIN))
+        examples = sum(source.examples.num_examples for source in data.mixture.sources)
         processes = f"{world_size()} processes, each: " if world_size() > 1 else ""
         say(
-            f"{self.run.path.name}: {size}; {tokens / 1e6:.2f}M training tokens in {rows:,} rows, "
-            f"{data.max_steps * data.batch_rows / rows:.2f} epochs in {data.max_steps:,} steps; "
+            f"{self.run.path.name}: {size}; {tokens / 1e6:.2f}M training tokens in {examples:,} examples, "
+            f"{data.num_steps * data.batch_examples / examples:.2f} epochs in {data.num_steps:,} steps; "
             f"{processes}{auto['accelerator']}, {auto['precision']}, {auto['num_threads']} threads",
             file=sys.stderr,
         )

@@ -1,7 +1,7 @@
 """Configuration → objects."""
 
 import math
-from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -10,24 +10,24 @@ import torch
 
 from minimind.config.schema import TrainConfig
 from minimind.data.datamodule import DataModule
-from minimind.data.packing import training_packing
-from minimind.data.prepare import TRAIN, PreparedData
-from minimind.evaluation.text_loss import padded_token_bytes
+from minimind.data.mixture import Source
+from minimind.data.prepare import TRAIN, VALIDATION, PreparedData
 from minimind.model.linear import linear
-from minimind.model.transformer import MiniMind
+from minimind.objectives.protocol import Objective
 from minimind.parallel.ddp import ddp_strategy
-from minimind.runs.folder import RunFolder
+from minimind.parallel.layout import Layout
 from minimind.runs.stop import StopRequest
-from minimind.tokenizer.bpe import BPE
+from minimind.training.assembly import build_objective
 from minimind.training.callbacks.checkpointing import Checkpointing
 from minimind.training.callbacks.metrics import Metrics
 from minimind.training.callbacks.preemption import Preemption, without_lightnings_signals
+from minimind.training.callbacks.run_callback import RunCallback
 from minimind.training.callbacks.watch import Watch
 from minimind.training.checkpoint_io import SafeCheckpointIO
-from minimind.training.module import TrainingModule
+from minimind.training.parts import RunParts
 from minimind.utils.errors import ConfigError
 from minimind.utils.hardware import peak_flops, pick_device, pick_precision
-from minimind.utils.seeding import seed_everything
+from minimind.utils.ranks import global_rank
 
 TOKENS_A_FORWARD_PASS = 16_384  # of one micro-batch, unless it is set
 
@@ -67,10 +67,21 @@ def stored_or_resolved(cfg: TrainConfig, stored: dict[str, Any]) -> dict[str, An
 
 
 def steps_of(epochs: float, cfg: TrainConfig, data: PreparedData) -> int:
-    """Optimizer steps in which each row of the one source has been seen so often."""
-    (stream,) = data.streams(TRAIN)
-    batch_rows = cfg.trainer.batch_tokens // cfg.data.sequence_length
-    return math.ceil(epochs * training_packing(stream, cfg.data).num_rows / batch_rows)
+    """Optimizer steps in which each example of the one source has been seen so often."""
+    (source,) = data.sources
+    objective = build_objective(cfg.objective, data=cfg.data, tokenizer=data.tokenizer)
+    return math.ceil(epochs * objective.examples(source, TRAIN).num_examples / batch_examples(cfg))
+
+
+def batch_examples(cfg: TrainConfig) -> int:
+    """Of one optimizer step, over all ranks."""
+    return cfg.trainer.batch_tokens // cfg.data.sequence_length
+
+
+def layout_of(cfg: TrainConfig, auto: dict[str, Any]) -> Layout:
+    """How this process and the others share the work."""
+    world_size = cfg.trainer.devices * cfg.parallel.num_nodes
+    return Layout(global_rank(), world_size, batch_examples(cfg), auto["micro_batch"])
 
 
 def with_steps(cfg: TrainConfig, max_steps: int) -> TrainConfig:
@@ -87,58 +98,48 @@ def with_steps(cfg: TrainConfig, max_steps: int) -> TrainConfig:
     )
 
 
-def build_module(cfg: TrainConfig, tokenizer: BPE, sources: Sequence[str] = ()) -> TrainingModule:
-    """`sources`: names of those that are validated on, in their order."""
-    seed_everything(cfg.seed, "init")
-    model = MiniMind(cfg.model)
-    return TrainingModule(
-        model,
-        objective=cfg.objective.kind,
-        optim=cfg.optim,
-        schedule=cfg.schedule,
-        gradient_clip=cfg.trainer.gradient_clip,
-        token_bytes=padded_token_bytes(tokenizer, cfg.model.vocab_size),
-        sources=sources,
-    )
-
-
-def build_data(cfg: TrainConfig, data: PreparedData, micro_batch: int) -> DataModule:
+def build_data(cfg: TrainConfig, objective: Objective, data: PreparedData, layout: Layout) -> DataModule:
     assert cfg.trainer.max_steps is not None, "resolved by with_steps"
     return DataModule(
-        cfg.data,
-        data,
+        [Source(source.name, source.weight, objective.examples(source, TRAIN)) for source in data.sources],
+        {source.name: objective.examples(source, VALIDATION) for source in data.sources},
         seed=cfg.seed,
-        batch_tokens=cfg.trainer.batch_tokens,
-        micro_batch=micro_batch,
-        max_steps=cfg.trainer.max_steps,
+        batch_examples=layout.batch_examples,
+        micro_batch=layout.micro_batch,
+        num_steps=cfg.trainer.max_steps,
+        num_workers=cfg.data.num_workers,
+        rank=layout.data_rank,
+        world_size=layout.data_size,
     )
 
 
 def build_callbacks(
-    cfg: TrainConfig, run: RunFolder, auto: dict[str, Any], chosen: list[pl.Callback], stop: StopRequest
-) -> list[pl.Callback]:
+    cfg: TrainConfig, parts: RunParts, auto: dict[str, Any], chosen: list[pl.Callback], stop: StopRequest
+) -> tuple[Metrics, list[pl.Callback]]:
     """Ours that every run needs, in the order they depend on each other, with those of the `callbacks` group."""
     peak = peak_flops(torch.device(auto["accelerator"]), auto["precision"], linear)
     metrics = Metrics(
-        run,
+        parts,
         cfg.trainer,
         flops_per_token=cfg.model.flops_per_token(cfg.data.sequence_length),
         peak_flops=None if peak is None else peak * cfg.trainer.devices * cfg.parallel.num_nodes,
-        row_tokens=cfg.trainer.batch_tokens,
-        batch_rows=cfg.trainer.batch_tokens // cfg.data.sequence_length,
+        batch_examples=batch_examples(cfg),
     )
-    checkpointing = Checkpointing(run, cfg.trainer, metrics)
-    watch = [Watch(run, cfg.logger["watch"])] if cfg.logger.get("watch") else []
+    checkpointing = Checkpointing(parts, cfg.trainer, metrics)
+    watch = [Watch(cfg.logger["watch"])] if cfg.logger.get("watch") else []
+    for callback in [*watch, *chosen]:
+        if isinstance(callback, RunCallback):  # Lightning's own do without
+            callback.attach(parts)
     minutes = cfg.run.max_minutes
     deadline = None if minutes is None else stop.since + 60 * minutes
-    return [metrics, *watch, *chosen, checkpointing, Preemption(checkpointing, stop, deadline)]
+    return metrics, [metrics, *watch, *chosen, checkpointing, Preemption(checkpointing, stop, deadline)]
 
 
 def build_trainer(
     cfg: TrainConfig, auto: dict[str, Any], callbacks: list[pl.Callback], loggers: list[Any]
 ) -> pl.Trainer:
+    """A step is one batch to Lightning, whatever it is cut into."""
     world_size = cfg.trainer.devices * cfg.parallel.num_nodes
-    accumulation = cfg.trainer.batch_tokens // (cfg.data.sequence_length * auto["micro_batch"] * world_size)
     assert cfg.trainer.max_steps is not None, "resolved by with_steps"
     trainer = pl.Trainer(
         accelerator=auto["accelerator"],
@@ -148,8 +149,7 @@ def build_trainer(
         precision=auto["precision"],
         max_epochs=-1,
         max_steps=cfg.trainer.max_steps,
-        accumulate_grad_batches=accumulation,
-        val_check_interval=cfg.trainer.validate_every_steps * accumulation,
+        val_check_interval=cfg.trainer.validate_every_steps,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         deterministic=cfg.trainer.deterministic,
@@ -163,4 +163,6 @@ def build_trainer(
         use_distributed_sampler=False,  # Lightning would shuffle; our order is global
     )
     without_lightnings_signals(trainer)
+    # the module says what runs in lower precision: within a step the backward passes must not
+    setattr(trainer.precision_plugin, "train_step_context", nullcontext)  # noqa: B010 mypy takes it for a method
     return trainer

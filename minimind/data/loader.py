@@ -1,72 +1,73 @@
-"""Batches by number: batch k of the run holds the same rows whatever the processes, workers or restarts."""
+"""Steps by number: step k of the run holds the same examples whatever the processes, workers or restarts."""
 
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from minimind.data.examples import Examples, ExampleSource
 from minimind.data.mixture import Mixture
-from minimind.data.packing import Packing, Rows
 from minimind.utils.child import leave_signals_to_parent
 
-ROWS_AHEAD = 1024  # places in the order found at a time: one by one they would cost as much as a small batch itself
+EXAMPLES_AHEAD = 1024  # found in the order at a time: one by one they would cost as much as a small batch itself
 
 
 class TrainLoader:
-    """Micro-batches of this rank, from any position on.
+    """This rank's part of each optimizer step, as a list of micro-batches, from any step on.
 
-    One optimizer step takes `batch_rows` rows of the global order. Micro-batch j of the step goes, in blocks
-    of `micro_batch` rows, to the ranks in turn, so position = step · accumulation + j is all there is to save.
-    It has a length (all micro-batches of the run): Lightning would otherwise read one batch ahead of its count.
+    A step takes `batch_examples` examples of the global order. They go in blocks of `micro_batch` to the ranks in
+    turn, so the number of steps done is all there is to save.
+    It has a length (all steps of the run): Lightning would otherwise read one step ahead of its count.
     """
 
     def __init__(
         self,
         mixture: Mixture,
         *,
-        batch_rows: int,
+        batch_examples: int,
         micro_batch: int,
-        num_batches: int,
+        num_steps: int,
         rank: int = 0,
         world_size: int = 1,
         num_workers: int = 0,
         pin_memory: bool = False,
     ) -> None:
         self.mixture = mixture
-        self.micro_batch = micro_batch
-        self.num_batches = num_batches
-        self.rank, self.world_size = rank, world_size
-        self.accumulation = batch_rows // (micro_batch * world_size)
+        self.batch_examples = batch_examples
+        self.num_steps = num_steps
+        # of a step, where each micro-batch of this rank lies: (accumulation, micro_batch)
+        self.share = np.arange(batch_examples).reshape(-1, world_size, micro_batch)[:, rank]
         self.num_workers = num_workers
         self.pin_memory = pin_memory
-        self.position = 0
-        self.waited_s = 0.0  # in which the training loop had to wait for a batch
-        self._planned = range(0)  # positions whose rows are known
-        self._sources = self._rows = np.zeros((0, micro_batch), dtype=np.int64)
+        self.step = 0
+        self.waited_s = 0.0  # in which the training loop had to wait for data
+        self._planned = range(0)  # steps whose examples are known
+        self._sources = self._numbers = np.zeros((0, *self.share.shape), dtype=np.int64)
 
     def __len__(self) -> int:
-        return self.num_batches
+        return self.num_steps
 
-    def __iter__(self) -> Iterator[Rows]:
-        batches = iter(self._batches())
-        while self.position < self.num_batches:
+    def __iter__(self) -> Iterator[list[Examples]]:
+        steps = iter(self._steps())
+        while self.step < self.num_steps:
             start = time.perf_counter()
-            batch = next(batches)
+            micro_batches = next(steps)
             self.waited_s += time.perf_counter() - start
-            self.position += 1
-            yield batch
+            self.step += 1
+            yield micro_batches
 
-    def _batches(self) -> Iterable[Rows]:
-        positions = range(self.position, self.num_batches)
+    def _steps(self) -> Iterable[list[Examples]]:
+        steps = range(self.step, self.num_steps)
         if not (self.num_workers or self.pin_memory):
-            return map(self.batch, positions)
+            return map(self.read, steps)
         return DataLoader(
-            _BatchByNumber(self),
+            _StepByNumber(self),
             batch_size=None,
-            sampler=positions,
+            sampler=steps,
             num_workers=self.num_workers,
             pin_memory=self.pin_memory,
             prefetch_factor=4 if self.num_workers else None,
@@ -74,53 +75,66 @@ class TrainLoader:
             generator=torch.Generator(),  # else the number of workers would move the global stream, and dropout
         )
 
-    def batch(self, position: int) -> Rows:
-        if position not in self._planned:
-            self._plan(position)
-        place = position - self._planned.start
-        return self.mixture.rows(self._sources[place], self._rows[place])
+    def read(self, step: int) -> list[Examples]:
+        if step not in self._planned:
+            self._plan(step)
+        place = step - self._planned.start
+        return [self.mixture.read(*at) for at in zip(self._sources[place], self._numbers[place], strict=True)]
 
-    def _plan(self, position: int) -> None:
-        """Finds the rows of this position, and of many after it unless it is the first: a seek waits for one batch."""
-        ahead = max(1, ROWS_AHEAD // self.micro_batch) if self._planned else 1
-        self._planned = range(position, position + ahead)
-        first = (np.arange(position, position + ahead) * self.world_size + self.rank) * self.micro_batch
-        self._sources, self._rows = self.mixture.at(first[:, None] + np.arange(self.micro_batch))
+    def _plan(self, step: int) -> None:
+        """Finds the examples of this step, and of many after it unless it is the first: a seek waits for one."""
+        ahead = max(1, EXAMPLES_AHEAD // self.share.size) if self._planned else 1
+        self._planned = range(step, step + ahead)
+        first = np.arange(step, step + ahead) * self.batch_examples
+        self._sources, self._numbers = self.mixture.at(first[:, None, None] + self.share)
 
     def figures(self) -> dict[str, float]:
         """What has been taken from each source of a mixture, over all ranks."""
-        taken = self.position * self.world_size * self.micro_batch
+        taken = self.step * self.batch_examples
         return self.mixture.figures(taken) if len(self.mixture.sources) > 1 else {}
 
     def state_dict(self) -> dict[str, int]:
-        return {"step": self.position // self.accumulation}
+        return {"step": self.step}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        self.position = state["step"] * self.accumulation
+        self.step = state["step"]
 
 
-class _BatchByNumber(Dataset[Rows]):
+class _StepByNumber(Dataset[list[Examples]]):
     def __init__(self, loader: TrainLoader) -> None:
         self.loader = loader
 
-    def __getitem__(self, position: int) -> Rows:
-        return self.loader.batch(position)
+    def __getitem__(self, step: int) -> list[Examples]:
+        return self.loader.read(step)
+
+
+class EachOnce:
+    """Every example of a source once, in order, shared out between the ranks one by one.
+
+    Ranks may get one batch more or less than others, or none: metrics are sums, reduced after the last.
+    """
+
+    def __init__(self, source: ExampleSource, *, batch: int, rank: int = 0, world_size: int = 1) -> None:
+        self.source = source
+        self.numbers = np.arange(rank, source.num_examples, world_size)
+        self.batch = batch
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.numbers) / self.batch)
+
+    def __iter__(self) -> Iterator[Examples]:
+        for start in range(0, len(self.numbers), self.batch):
+            yield self.source.read(self.numbers[start : start + self.batch])
 
 
 class ValidationLoader:
-    """Every row of a packing once, in order, shared out between the ranks row by row.
+    """What Lightning takes for a loader of one batch: all sources by name, which the evaluation loop goes through."""
 
-    Ranks may get one batch more or less than others: the figures are sums, reduced after the last.
-    """
-
-    def __init__(self, packing: Packing, *, rows: int, rank: int = 0, world_size: int = 1) -> None:
-        self.packing = packing
-        self.numbers = np.arange(rank, packing.num_rows, world_size)
-        self.rows = rows
+    def __init__(self, sources: Mapping[str, EachOnce]) -> None:
+        self.sources = sources
 
     def __len__(self) -> int:
-        return math.ceil(len(self.numbers) / self.rows)
+        return 1
 
-    def __iter__(self) -> Iterator[Rows]:
-        for start in range(0, len(self.numbers), self.rows):
-            yield self.packing.rows(self.numbers[start : start + self.rows])
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        yield dict(self.sources)

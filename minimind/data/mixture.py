@@ -1,9 +1,9 @@
-"""Several sources as one sequence of rows: which source row i comes from, and the how-manieth of it that is.
+"""Several sources as one sequence of examples: which source example i comes from, and the how-manieth of it that is.
 
-    i ──► source 1?  count₁(i) = round(i · p₁) of the first i rows are its own
+    i ──► source 1?  count₁(i) = round(i · p₁) of the first i examples are its own
       └─► the other i - count₁(i) ──► source 2? ──► … the last source takes what is left
 
-Whole numbers only, no state and no search: row i is known at once, and so is how many rows each source has given
+Whole numbers only, no state and no search: example i is known at once, and so is how many examples each source has given
 before it. Each source goes through epochs of its own, in a permutation of its own.
 """
 
@@ -11,19 +11,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 
 from minimind.data.order import rows_at
-from minimind.data.packing import Packing, Rows, joined
+from minimind.data.examples import Examples, ExampleSource
 from minimind.utils.seeding import stream_seed
 
 PARTS = 2**30  # a share is a whole number of these, so that all products stay below 2⁶³
 
 
 class Interleave:
-    """After i rows no source is more than ½ (1 + H) rows from its share of i, H = 1 + ½ + ⅓ … over the others.
+    """After i examples no source is more than ½ (1 + H) of them from its share of i, H = 1 + ½ + ⅓ … over the others.
 
-    That is less than two rows for up to eleven sources: the heaviest are peeled off first, and what is rounded then
+    That is less than two for up to eleven sources: the heaviest are peeled off first, and what is rounded then
     is spread over many.
     """
 
@@ -33,8 +34,8 @@ class Interleave:
         self.shares = shares
 
     def at(self, indices: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """For each place of the sequence: its source, and how many rows that source gave before."""
-        rest = np.array(indices, dtype=np.int64)  # among the rows that no heavier source has taken
+        """For each place of the sequence: its source, and how many examples that source gave before."""
+        rest = np.array(indices, dtype=np.int64)  # among the examples that no heavier source has taken
         sources = np.full(rest.shape, self.heaviest_first[-1])
         places = rest.copy()
         undecided = np.ones(rest.shape, dtype=bool)
@@ -50,7 +51,7 @@ class Interleave:
         return sources, places
 
     def counts(self, index: int) -> list[int]:
-        """How many of the first `index` rows each source gives."""
+        """How many of the first `index` examples each source gives."""
         counts, rest, total = [0] * len(self.shares), index, PARTS
         for source in self.heaviest_first[:-1]:
             counts[source] = int(_rounded(np.int64(rest), self.shares[source], total))
@@ -77,11 +78,11 @@ def _rounded(index: NDArray[np.int64] | np.int64, part: int, total: int) -> NDAr
 class Source:
     name: str
     weight: float
-    packing: Packing
+    examples: ExampleSource
 
 
 class Mixture:
-    """The endless sequence of training rows of one source or more."""
+    """The endless sequence of training examples of one source or more."""
 
     def __init__(self, sources: Sequence[Source], seed: int) -> None:
         self.sources = sorted(sources, key=lambda source: source.name)  # in whatever order they are written down
@@ -90,25 +91,28 @@ class Mixture:
         self.seeds = [seed if alone else stream_seed(seed, f"source/{source.name}") for source in self.sources]
 
     def at(self, indices: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The source and the row of its packing at each place of the sequence."""
-        sources, rows = self.interleave.at(indices)
-        for number in np.unique(sources).tolist():
-            chosen = sources == number
-            rows[chosen] = rows_at(rows[chosen], self.sources[number].packing.num_rows, self.seeds[number])
-        return sources, rows
+        """The source and the number of its example at each place of the sequence."""
+        sources, numbers = self.interleave.at(indices)
+        for source in np.unique(sources).tolist():
+            chosen = sources == source
+            count = self.sources[source].examples.num_examples
+            numbers[chosen] = rows_at(numbers[chosen], count, self.seeds[source])
+        return sources, numbers
 
-    def rows(self, sources: NDArray[np.int64], rows: NDArray[np.int64]) -> Rows:
-        """The rows found by `at`, as a batch in that order."""
+    def read(self, sources: NDArray[np.int64], numbers: NDArray[np.int64]) -> Examples:
+        """The examples found by `at`, in that order."""
         if len(self.sources) == 1:
-            return self.sources[0].packing.rows(rows)
-        chosen = [np.flatnonzero(sources == number) for number in range(len(self.sources))]
-        parts = [self.sources[number].packing.rows(rows[which]) for number, which in enumerate(chosen) if which.size]
-        return joined(parts, np.concatenate(chosen))
+            return self.sources[0].examples.read(numbers)
+        chosen = [np.flatnonzero(sources == source) for source in range(len(self.sources))]
+        parts = [self.sources[source].examples.read(numbers[which]) for source, which in enumerate(chosen) if which.size]
+        if len(parts) == 1:
+            return parts[0]
+        return parts[0].join(parts[1:], torch.from_numpy(np.argsort(np.concatenate(chosen))))
 
     def figures(self, index: int) -> dict[str, float]:
-        """Of the first `index` rows the fraction from each source, and how often that source has been gone through."""
+        """Of the first `index` examples the fraction from each source, and how often it has been gone through."""
         figures: dict[str, float] = {}
         for source, count in zip(self.sources, self.interleave.counts(index), strict=True):
             figures[f"data/{source.name}/fraction"] = count / max(1, index)
-            figures[f"data/{source.name}/epoch"] = count / source.packing.num_rows
+            figures[f"data/{source.name}/epoch"] = count / source.examples.num_examples
         return figures

@@ -1,13 +1,37 @@
 """Loss, perplexity and bits per byte of a text, summed over batches and ranks before anything is divided."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from minimind.data.examples import TokenBatch
 from minimind.model.config import IGNORED
+from minimind.model.losses import cross_entropy_sum
+from minimind.model.transformer import MiniMind, Output
 from minimind.tokenizer.bpe import BPE
+
+
+def logits_of(model: MiniMind, batch: TokenBatch) -> Output:
+    """What the model makes of a batch; where it has documents, each as if it stood alone."""
+    return model(batch.input_ids, document_ids=batch.document_ids, position_ids=batch.position_ids)
+
+
+class TextMeasure:
+    """The loss of the targets of token sequences, in the evaluation loop."""
+
+    def __init__(self, tokenizer: BPE) -> None:
+        self.tokenizer = tokenizer
+
+    def metric(self, model: MiniMind) -> "TextLoss":
+        return TextLoss(padded_token_bytes(self.tokenizer, model.config.vocab_size))
+
+    def measure(self, model: MiniMind, batch: TokenBatch, metrics: Sequence[Metric]) -> None:
+        loss = cross_entropy_sum(logits_of(model, batch).logits, batch.labels)
+        for metric in metrics:
+            metric.update(loss, batch.labels)
 
 
 class TextLoss(Metric):
@@ -18,6 +42,7 @@ class TextLoss(Metric):
     """
 
     full_state_update = False
+    of_source = ("loss", "bits_per_byte")
     loss: Tensor
     num_tokens: Tensor
     num_bytes: Tensor

@@ -13,6 +13,7 @@ from minimind.model.attention import Attention, Rotary, attention_mask
 from minimind.model.config import ModelConfig, Position, ResidualInit, YarnConfig
 from minimind.model.kv_cache import KVCache
 from minimind.model.linear import Linear
+from minimind.model.losses import updated_bias
 from minimind.model.mlp import MLP
 from minimind.model.moe import Experts, MoE, Router, Routing
 from minimind.model.norm import LayerNorm, RMSNorm, build_norm
@@ -111,6 +112,20 @@ class MiniMind(nn.Module):
         super()._apply(fn, recurse)
         self._tie_head()
         return self
+
+    def update_router_bias(self, load: Tensor, keep: Tensor) -> None:
+        """Loss-free balancing after an optimizer step; does nothing for other models.
+
+        Args:
+            load: (layers, E) how many tokens of the step chose each expert.
+            keep: () bool, True where the step was skipped.
+        """
+        routers = [module for module in self.modules() if isinstance(module, Router)]
+        for router, layer_load in zip(routers, load, strict=True):
+            bias = router.selection_bias
+            if bias is not None:
+                updated = updated_bias(bias, layer_load, self.config.router_bias_update_rate)
+                bias.copy_(torch.where(keep, bias, updated))
 
     def set_rope_scaling(self, yarn: YarnConfig) -> None:
         """Stretches the context by YaRN, or no longer; the weights stay as they are."""

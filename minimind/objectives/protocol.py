@@ -1,28 +1,75 @@
-"""What every objective gives the training loop."""
+"""What every objective gives the training loop, which knows no tokens, pairs or rollouts.
 
-from typing import NamedTuple, Protocol
+An objective owns its example: it says what examples are made of prepared data, what happens to a step's batches before
+the loss, and the loss of one batch. All losses are sums: the loop divides once, by what the whole step weighs.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
+from torchmetrics import Metric
 
-from minimind.data.packing import Batch
+from minimind.data.config import DataConfig
+from minimind.data.examples import ExampleSource
+from minimind.data.prepare import PreparedSource
+from minimind.evaluation.sums import SumsMetric
 from minimind.model.transformer import MiniMind
+from minimind.objectives.config import ObjectiveConfig
+from minimind.tokenizer.bpe import BPE
+
+Sum = tuple[Tensor, Tensor]  # a metric as its sum, and how many that is of; logged as their ratio
+Reduce = Callable[[Tensor], Tensor]  # the sum over the data-parallel ranks
 
 
-class ExpertUse(NamedTuple):
-    """How a batch used the experts of a mixture."""
+@dataclass
+class Loss:
+    """Of one batch. A batch with nothing to learn from has the weight 0."""
 
-    balance_loss: Tensor  # () mean over layers times real tokens; 1 a token at perfect balance
-    load: Tensor  # (layers, E) choices of each expert
-
-
-class Loss(NamedTuple):
-    """Sums, not means: the loop divides once, by the real tokens of the whole global batch."""
-
-    loss: Tensor  # () summed over real target tokens, without auxiliary terms
-    auxiliary: Tensor | None  # () what else is minimised, times real tokens
-    num_tokens: Tensor  # () real target tokens
-    experts: ExpertUse | None
+    total: Tensor  # () summed, without auxiliary terms
+    weight: Tensor  # () what the sum is of: target tokens, pairs or sequences
+    num_tokens: Tensor  # () real tokens, for the throughput
+    auxiliary: Tensor | None = None  # () what else is minimised, times `weight`
+    metrics: Mapping[str, Sum] = field(default_factory=dict)  # of those that the settings declare; none is like (0, 0)
 
 
-class Objective(Protocol):
-    def __call__(self, model: MiniMind, batch: Batch) -> Loss: ...
+class Objective:
+    """Base of the objectives.
+
+    Args:
+        frozen: the models that the settings name as such, in evaluation mode and without gradients.
+    """
+
+    def __init__(
+        self, cfg: ObjectiveConfig, *, data: DataConfig, tokenizer: BPE, frozen: Mapping[str, MiniMind]
+    ) -> None:
+        self.cfg = cfg
+        self.data = data
+        self.tokenizer = tokenizer
+        self.frozen = dict(frozen)
+
+    def examples(self, prepared: PreparedSource, split: str) -> ExampleSource:
+        """The examples of one source, for training or held out."""
+        raise NotImplementedError
+
+    def enrich(self, model: MiniMind, batches: list[Any], reduce: Reduce) -> list[Any]:
+        """A step's batches with what the loss needs besides, computed once and without gradients.
+
+        Every rank calls it at the same time, so `reduce` may be used; the batches it gets are this rank's.
+        """
+        return batches
+
+    def loss(self, model: MiniMind, batch: Any) -> Loss:
+        raise NotImplementedError
+
+    def metric(self, model: MiniMind) -> Metric:
+        """What held-out batches are added up in; its `compute` gives the values by name."""
+        return SumsMetric(self.cfg.metrics)
+
+    def measure(self, model: MiniMind, batch: Any, metrics: Sequence[Metric]) -> None:
+        """Adds a held-out batch; ranks are not in step here, so that `enrich` gets nothing summed."""
+        (batch,) = self.enrich(model, [batch], lambda value: value)
+        loss = self.loss(model, batch)
+        for metric in metrics:
+            metric.update({"loss": (loss.total, loss.weight), **loss.metrics})

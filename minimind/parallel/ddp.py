@@ -1,9 +1,12 @@
 """Data parallelism, as Lightning's strategy with our settings."""
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import torch
 from lightning.fabric.plugins.environments import TorchElasticEnvironment
 from lightning.pytorch.strategies import DDPStrategy
+from torch import Tensor, distributed
+from torch.nn.parallel import DistributedDataParallel
 
 from minimind.parallel.collectives import broadcast
 
@@ -15,6 +18,17 @@ class PlainDDPStrategy(DDPStrategy):
 
     def broadcast(self, obj: T, src: int = 0) -> T:
         return broadcast(obj, src)
+
+    def _register_ddp_hooks(self) -> None:
+        """Gradients are of sums, and are added up; torch would average them."""
+        assert isinstance(self.model, DistributedDataParallel)
+        self.model.register_comm_hook(None, add_up)
+
+
+def add_up(_: Any, bucket: distributed.GradBucket) -> torch.futures.Future[Tensor]:
+    work = distributed.all_reduce(bucket.buffer(), async_op=True)
+    assert work is not None
+    return work.get_future().then(lambda done: done.value()[0])
 
 
 def ddp_strategy() -> DDPStrategy:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from minimind.runs.checkpoints import STATE, mark_complete, verified
 from minimind.runs.folder import COMPLETE, RunFolder, checkpoint_name
+from minimind.training.upgrade import upgrade
 from minimind.utils.errors import UserError
 from minimind.utils.files import sync_folder
 from minimind.utils.torch_files import check_names, check_weights, load_tensors, not_finite
@@ -128,6 +129,7 @@ def load_state(folder: Path, *, mmap: bool = True) -> dict[str, Any]:
     weights = state.get("state_dict") if isinstance(state, dict) else None
     if not isinstance(weights, dict) or not all(isinstance(tensor, Tensor) for tensor in weights.values()):
         raise UserError(f"{folder / STATE} must be a MiniMind checkpoint, but has no `state_dict` of tensors.")
+    upgrade(state)
     return state
 
 

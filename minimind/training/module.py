@@ -1,97 +1,108 @@
-"""The one LightningModule: it runs an objective on a model, and divides by the tokens of the global batch."""
+"""The one LightningModule: it takes optimizer steps on an objective, and divides by what the whole step weighs."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from contextlib import nullcontext
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 
-from minimind.data.packing import Batch
-from minimind.evaluation.text_loss import TextLoss
-from minimind.model.losses import cross_entropy_sum, updated_bias
-from minimind.model.moe import Router
+from minimind.evaluation.loop import evaluate
 from minimind.model.transformer import MiniMind
-from minimind.objectives.pretrain import logits_of, pretrain
+from minimind.objectives.balance import routing_metrics
 from minimind.objectives.protocol import Loss, Objective
 from minimind.optim.build import build_optimizer
 from minimind.optim.config import OptimConfig, ScheduleConfig
 from minimind.optim.schedules import learning_rate_factor
-from minimind.parallel.collectives import sums_over_ranks
-from minimind.training.sums import Sums
-
-OBJECTIVES: dict[str, Objective] = {"pretrain": pretrain}
+from minimind.parallel.collectives import sum_over_ranks, sums_over_ranks
+from minimind.training.sums import COUNT, Sums
 
 
 class TrainingModule(pl.LightningModule):
-    """Trains `model`; the loss stays a sum until the gradient is divided by the tokens of the global batch.
+    """Trains `model`; its unit is the optimizer step, which comes as a list of micro-batches.
 
-    Lightning divides what `training_step` returns by the accumulation, and DDP averages gradients over the ranks;
-    a constant undoes both. So the result is the same however a batch is cut into micro-batches and ranks.
+    Losses stay sums, over micro-batches and ranks, until the gradient is divided by the weight of the whole step. So
+    the result is the same however a step is cut.
     """
 
+    automatic_optimization = False
+
     def __init__(
-        self,
-        model: MiniMind,
-        *,
-        objective: str,
-        optim: OptimConfig,
-        schedule: ScheduleConfig,
+        self, model: MiniMind, objective: Objective, *, optim: OptimConfig, schedule: ScheduleConfig,
         gradient_clip: float,
-        token_bytes: Tensor,
-        sources: Sequence[str] = (),
-    ) -> None:
+    ) -> None:  # fmt: skip
         super().__init__()
         self.model = model
-        self.objective = OBJECTIVES[objective]
+        self.objective = objective
         self.optim = optim
         self.schedule = schedule
         self.gradient_clip = gradient_clip
-        self.validation = TextLoss(token_bytes)
-        # of each source of a mixture beside that of all; one source has nothing to add
-        names = sources if len(sources) > 1 else ()
-        self.source_names = list(names)
-        metrics = nn.ModuleList(TextLoss(token_bytes) for _ in names)
-        self.source_validations: Sequence[TextLoss] = metrics  # type: ignore[assignment]
-        self.routers = [module for module in model.modules() if isinstance(module, Router)]
-        self.step = Sums()  # of this rank, since the last optimizer step
+        self.metric_shapes = {**dict.fromkeys(objective.cfg.metrics, ()), **routing_metrics(model)}
+        self.step = Sums()  # of this rank, in this optimizer step
         self.window = Sums()  # of all ranks, since the last log point
         self.last_good_step = torch.zeros((), dtype=torch.long)  # the last whose loss and gradient were finite
+        self.validated: dict[str, float] = {}  # what the last validation found
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Lightning notes 36 times a step which hook it is in, and a module takes long to set an attribute."""
+        """Lightning notes several times a step which hook it is in, and a module takes long to set an attribute."""
         if name == "_current_fx_name":
             self.__dict__[name] = value
         else:
             super().__setattr__(name, value)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        loss = self.objective(self.model, batch)
-        self._count(loss)
-        total = loss.loss if loss.auxiliary is None else loss.loss + loss.auxiliary
-        undo = self.trainer.accumulate_grad_batches * self.trainer.world_size
-        return total if undo == 1 else total * undo
+    def training_step(self, batches: list[Any], step: int) -> None:
+        optimizer = self.optimizers()
+        assert isinstance(optimizer, pl.core.optimizer.LightningOptimizer)
+        optimizer.zero_grad()
+        precision = self.trainer.precision_plugin
+        with torch.no_grad(), precision.forward_context():
+            batches = self.objective.enrich(self.model, batches, sum_over_ranks)
+        for number, batch in enumerate(batches, start=1):
+            with precision.forward_context():
+                loss = self.objective.loss(self.model, batch)
+                total = loss.total if loss.auxiliary is None else loss.total + loss.auxiliary
+            self._count(loss)
+            with nullcontext() if number == len(batches) else self._without_synchronisation():
+                self.manual_backward(total)
+        optimizer.step()
+
+    def _without_synchronisation(self) -> Any:
+        """Ranks add up their gradients once, after the last micro-batch."""
+        block = getattr(self.trainer.strategy, "block_backward_sync", nullcontext)
+        return block()
 
     def _count(self, loss: Loss) -> None:
-        self.step.add(loss=loss.loss, tokens=loss.num_tokens)
-        if loss.experts is not None:
-            self.step.add(balance_loss=loss.experts.balance_loss, expert_load=loss.experts.load)
+        """Raises: ValueError, if the loss has a metric that its settings do not declare."""
+        sums = {"loss": loss.total, "weight": loss.weight, "tokens": loss.num_tokens}
+        for name, (total, count) in loss.metrics.items():
+            if name not in self.metric_shapes:
+                raise ValueError(f"{type(self.objective.cfg).__name__}.metrics must declare {name!r}, but does not.")
+            sums |= {name: total, name + COUNT: count}
+        self.step.add(sums)
+
+    def _take_step(self) -> dict[str, Tensor]:
+        """The step's sums over all ranks; a metric that this rank has no value of is here nothing of nothing."""
+        sums = self.step.take()
+        for name, shape in self.metric_shapes.items():
+            if name not in sums:
+                sums[name] = torch.zeros(shape, device=self.device, dtype=torch.float64)
+                sums[name + COUNT] = torch.zeros((), device=self.device, dtype=torch.float64)
+        return sums_over_ranks(dict(sorted(sums.items())))
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        factor = learning_rate_factor(self.schedule, self.trainer.global_step)
-        for group in optimizer.param_groups:
-            group["lr"] = group["peak_lr"] * factor
-
-    def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *_: Any, **__: Any) -> None:
-        """Turns the gradient of the summed loss into that of the mean, and clips its norm, in one pass.
+        """Sets the learning rate, turns the gradient of the summed loss into that of the mean, and clips its norm.
 
         A step whose loss or gradient is not finite is skipped: the fused optimizer looks at `found_inf` on the device
         and leaves weights, moments and its count of steps alone. The norm is global, so all ranks skip alike.
         """
-        sums = sums_over_ranks(self.step.take())
+        factor = learning_rate_factor(self.schedule, self.trainer.global_step)
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * factor
+        sums = self._take_step()
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        norm = nn.utils.get_total_norm(gradients) / sums["tokens"]
-        scale = 1 / sums["tokens"]
+        norm = nn.utils.get_total_norm(gradients) / sums["weight"]
+        scale = 1 / sums["weight"]
         if self.gradient_clip:
             scale = scale * (self.gradient_clip / (norm + 1e-6)).clamp(max=1.0)
         torch._foreach_mul_(gradients, scale)
@@ -102,23 +113,10 @@ class TrainingModule(pl.LightningModule):
     def _note_step(self, sums: dict[str, Tensor], norm: Tensor, bad: Tensor) -> None:
         """A bad step counts its tokens, which were read, and nothing else."""
         self.last_good_step = torch.where(bad, self.last_good_step, self.trainer.global_step + 1)
-        counted = {**sums, "grad_norm": norm}
-        counted["good_tokens"] = counted.pop("tokens")
-        self.window.add(
-            tokens=sums["tokens"],
-            steps=torch.ones_like(norm),
-            skipped=bad.float(),
-            **{name: value.masked_fill(bad, 0) for name, value in counted.items()},
-        )
-        if "expert_load" in sums:
-            self._balance_routers(sums["expert_load"], bad)
-
-    def _balance_routers(self, load: Tensor, bad: Tensor) -> None:
-        for router, layer_load in zip(self.routers, load, strict=True):
-            bias = router.selection_bias
-            if bias is not None:
-                updated = updated_bias(bias, layer_load, self.model.config.router_bias_update_rate)
-                bias.copy_(torch.where(bad, bias, updated))
+        good = {name: value.masked_fill(bad, 0) for name, value in {**sums, "grad_norm": norm}.items()}
+        self.window.add({**good, "tokens": sums["tokens"], "steps": torch.ones_like(norm), "skipped": bad.float()})
+        if "moe/load" in sums:
+            self.model.update_router_bias(sums["moe/load"], keep=bad)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["training"] = {"window": dict(self.window.values), "last_good_step": self.last_good_step}
@@ -132,22 +130,8 @@ class TrainingModule(pl.LightningModule):
         self.window.values = {name: value.to(self.device) for name, value in self.window.values.items()}
         self.last_good_step = self.last_good_step.to(self.device)
 
-    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        loss = cross_entropy_sum(logits_of(self.model, batch).logits, batch.labels)
-        self.validation.update(loss, batch.labels)
-        if self.source_names:
-            self.source_validations[dataloader_idx].update(loss, batch.labels)
-
-    def take_validation(self) -> dict[str, float]:
-        """The figures of the validation that has ended, over all text and of each source of a mixture."""
-        named = zip(self.source_names, self.source_validations, strict=True)
-        figures = {f"val/{name}": value for name, value in self.validation.compute().items()}
-        self.validation.reset()
-        for source, metric in named:
-            of_source = metric.compute()
-            metric.reset()
-            figures |= {f"val/{source}/{name}": of_source[name] for name in ("loss", "bits_per_byte")}
-        return figures
+    def validation_step(self, sources: dict[str, Any], batch_idx: int) -> None:
+        self.validated = evaluate(self.model, self.objective, sources)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         optimizer = build_optimizer(self._named_trainable(), self.optim)

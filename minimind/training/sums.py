@@ -1,18 +1,25 @@
-"""Figures added up on the device, so that no step waits for one."""
+"""Metrics added up on the device, so that no step waits for one."""
 
 import torch
 from torch import Tensor
+
+COUNT = "/count"  # of the metric whose name stands before it
 
 
 class Sums:
     def __init__(self) -> None:
         self.values: dict[str, Tensor] = {}
 
-    def add(self, **values: Tensor) -> None:
+    def add(self, values: dict[str, Tensor]) -> None:
         known = [name for name in values if name in self.values]
-        if known:
-            torch._foreach_add_([self.values[name] for name in known], [values[name].detach() for name in known])
-        self.values |= {name: value.detach().clone() for name, value in values.items() if name not in known}
+        alike = [name for name in known if self.values[name].dtype == values[name].dtype]
+        if alike:
+            torch._foreach_add_([self.values[name] for name in alike], [values[name].detach() for name in alike])
+        for name in values:
+            if name not in known:
+                self.values[name] = values[name].detach().clone()
+            elif name not in alike:  # as where a rank had nothing to count before
+                self.values[name] = self.values[name] + values[name].detach()
 
     def take(self) -> dict[str, Tensor]:
         taken, self.values = self.values, {}

@@ -8,6 +8,8 @@ import re
 import sys
 from typing import Any, TextIO
 
+from minimind.utils.ranks import is_main_process
+
 # Control characters but newline and tab, line separators, marks that turn the direction of text, lone surrogates.
 _CONTROLS = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
@@ -41,3 +43,9 @@ def accept_any_character(file: Any) -> None:
     """A character that the encoding lacks (of LANG=C, of Latin-1) is written as an escape instead of raising."""
     if isinstance(file, io.TextIOWrapper) and file.errors != "backslashreplace":
         file.reconfigure(errors="backslashreplace")
+
+
+def warn(message: str) -> None:
+    """On standard error of the first process, below a progress line if there is one."""
+    if is_main_process():
+        say(f"\n{message}", file=sys.stderr)

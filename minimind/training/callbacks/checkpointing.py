@@ -1,4 +1,4 @@
-"""Saves the run by steps, by minutes, when the validation loss was never lower, and at the end."""
+"""Saves the run by steps, by minutes, when the primary metric was never better, and at the end."""
 
 import sys
 import time
@@ -7,9 +7,9 @@ from typing import Any
 import lightning.pytorch as pl
 
 from minimind.parallel.collectives import gathered, largest_over_ranks
-from minimind.runs.folder import COMPLETE, RunFolder, checkpoint_name
-from minimind.training.callbacks.each_step import EachStep
+from minimind.runs.folder import COMPLETE, checkpoint_name
 from minimind.training.callbacks.metrics import Metrics
+from minimind.training.callbacks.run_callback import EachStep
 from minimind.training.checkpoint import (
     optimizer_by_name,
     optimizer_by_number,
@@ -17,6 +17,7 @@ from minimind.training.checkpoint import (
     restore_random_state,
 )
 from minimind.training.config import TrainerConfig, is_due
+from minimind.training.parts import RunParts
 from minimind.training.saver import Saver
 from minimind.utils.terminal import say
 
@@ -26,23 +27,24 @@ CLOCK_EVERY_STEPS = 10  # ranks agree on the time so often
 class Checkpointing(EachStep):
     """Comes after `Metrics`: a step that validates is saved after its validation, with its figures."""
 
-    def __init__(self, run: RunFolder, cfg: TrainerConfig, metrics: Metrics) -> None:
-        self.run = run
+    def __init__(self, parts: RunParts, cfg: TrainerConfig, metrics: Metrics) -> None:
+        self.attach(parts)
+        parts.save = self.save
+        self.run = parts.run
         self.cfg = cfg
         self.metrics = metrics
-        self.saver = Saver(run, cfg)
+        self.saver = Saver(parts.run, cfg)
         self.last_save = time.monotonic()
         self.random_states: list[dict[str, Any]] = []  # by rank
         self.loaded: dict[str, Any] | None = None
         self.told_busy = False
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        super().on_train_start(trainer, module)
         self.saver.step = self.saver.first_step = trainer.global_step
         self.last_save = time.monotonic()
         if trainer.global_rank < len(self.random_states):  # a rank more than before keeps its stream of this start
             restore_random_state(self.random_states[trainer.global_rank])
-        best = checkpoint_name(self.metrics.best_step)
+        best = checkpoint_name(self.parts.best.step)
         if trainer.is_global_zero and (self.run.checkpoints / best / COMPLETE).is_file():
             self.run.update_status(best_checkpoint=best)
 
@@ -57,7 +59,7 @@ class Checkpointing(EachStep):
         return is_due(step, self.cfg.validate_every_steps, self.cfg.max_steps)
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        if self.metrics.best_step == trainer.global_step:
+        if self.parts.best.step == trainer.global_step:
             self._start(trainer, is_best=True)
         elif self._is_due(trainer):
             self._save_if_free(trainer)
@@ -113,12 +115,12 @@ class Checkpointing(EachStep):
         else:
             self.saver.step = step
         self.last_save = time.monotonic()
-        self.metrics.checkpoint_stall_s += time.perf_counter() - start
+        self.parts.clock.stall(time.perf_counter() - start)
 
     def _finish(self, why: str) -> None:
         start = time.perf_counter()
         self.saver.finish(why)
-        self.metrics.checkpoint_stall_s += time.perf_counter() - start
+        self.parts.clock.stall(time.perf_counter() - start)
 
     def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
         self.saver.report()  # nothing writes in the folder once its lock is released

@@ -1,12 +1,11 @@
 """Ends the run when validation has not got better for a while; the run is then finished, with the reason."""
 
+import math
 from typing import Any
 
 import lightning.pytorch as pl
 
-from minimind.training.callbacks.checkpointing import Checkpointing
-from minimind.training.callbacks.each_step import RunCallback
-from minimind.training.callbacks.metrics import metrics_of
+from minimind.training.callbacks.run_callback import RunCallback
 from minimind.utils.errors import ConfigError
 
 
@@ -23,20 +22,22 @@ class EarlyStopping(RunCallback):
         self.every_steps = every_steps
         self.best: float | None = None
         self.worse = 0  # validations since the best, of those that count
-        self.reason: str | None = None
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if trainer.global_step % self.every_steps:
             return
-        loss = metrics_of(trainer).latest["val/loss"]
-        if self.best is None or loss < self.best - self.min_delta:
-            self.best, self.worse = loss, 0
+        judge = self.parts.best
+        value = self.parts.rows.latest.get(judge.metric, math.nan)
+        if judge.is_better(value, self.best, self.min_delta):
+            self.best, self.worse = value, 0
         else:
             self.worse += 1
         if self.worse >= self.patience and trainer.global_step < trainer.max_steps:
-            self.reason = f"val/loss has not fallen below {self.best:.4f} in {self.worse} validations"
-            (checkpointing,) = (c for c in trainer.callbacks if isinstance(c, Checkpointing))  # type: ignore[attr-defined]
-            checkpointing.save(trainer)
+            beyond = "fallen below" if judge.end == "min" else "risen above"
+            best = "a finite value" if self.best is None else f"{self.best:.4f}"
+            self.parts.stopped_early = f"{judge.metric} has not {beyond} {best} in {self.worse} validations"
+            assert self.parts.save is not None
+            self.parts.save(trainer)
             trainer.should_stop = True
 
     def state_dict(self) -> dict[str, Any]:

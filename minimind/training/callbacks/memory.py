@@ -1,17 +1,21 @@
 """How much memory the run has needed so far, at each log point."""
 
-import lightning.pytorch as pl
+from collections.abc import Mapping
 
-from minimind.training.callbacks.each_step import RunCallback
-from minimind.training.callbacks.metrics import Row, Sums, metrics_of
+import lightning.pytorch as pl
+from torch import Tensor
+
+from minimind.training.callbacks.run_callback import RunCallback
+from minimind.training.parts import RunParts
+from minimind.training.rows import Row
 from minimind.utils.hardware import peak_memory
 
 
 class Memory(RunCallback):
     """Peaks since the process started: of the main process on the host, of torch's tensors on the device."""
 
-    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        metrics_of(trainer).sources.append(self.figures)
+    def attach(self, parts: RunParts) -> None:
+        parts.rows.sources.append(self.figures)
 
-    def figures(self, trainer: pl.Trainer, module: pl.LightningModule, sums: Sums) -> Row:
+    def figures(self, trainer: pl.Trainer, module: pl.LightningModule, sums: Mapping[str, Tensor]) -> Row:
         return dict(peak_memory(module.device))

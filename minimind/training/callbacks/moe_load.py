@@ -1,17 +1,21 @@
 """How evenly each layer of a mixture uses its experts, where the figures of `Metrics` say it for the worst one."""
 
-import lightning.pytorch as pl
+from collections.abc import Mapping
 
-from minimind.training.callbacks.each_step import RunCallback
-from minimind.training.callbacks.metrics import Row, Sums, metrics_of
+import lightning.pytorch as pl
+from torch import Tensor
+
+from minimind.training.callbacks.run_callback import RunCallback
+from minimind.training.parts import RunParts
+from minimind.training.rows import Row
 
 
 class MoeLoad(RunCallback):
-    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        metrics_of(trainer).sources.append(self.figures)
+    def attach(self, parts: RunParts) -> None:
+        parts.rows.sources.append(self.figures)
 
-    def figures(self, trainer: pl.Trainer, module: pl.LightningModule, sums: Sums) -> Row:
-        load = sums["expert_load"]  # (layers, E) tokens since the last log point
+    def figures(self, trainer: pl.Trainer, module: pl.LightningModule, sums: Mapping[str, Tensor]) -> Row:
+        load = sums["moe/load"]  # (layers, E) tokens since the last log point
         busiest = (load.amax(dim=1) / load.mean(dim=1).clamp(min=1)).tolist()
         unused = (load == 0).sum(dim=1).tolist()
         row: Row = {}

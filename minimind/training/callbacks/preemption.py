@@ -8,7 +8,7 @@ import lightning.pytorch as pl
 from minimind.parallel.collectives import largest_over_ranks
 from minimind.runs.stop import StopRequest
 from minimind.training.callbacks.checkpointing import Checkpointing
-from minimind.training.callbacks.each_step import EachStep
+from minimind.training.callbacks.run_callback import EachStep
 
 OUT_OF_TIME = 1000  # above every signal's number
 AGREE_EVERY_STEPS = 4  # with several processes: the least of them may know of a signal that the others did not get

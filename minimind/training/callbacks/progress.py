@@ -5,8 +5,8 @@ import time
 
 import lightning.pytorch as pl
 
-from minimind.training.callbacks.each_step import RunCallback
-from minimind.training.callbacks.metrics import Row, metrics_of
+from minimind.training.callbacks.run_callback import RunCallback
+from minimind.training.rows import Row
 from minimind.utils.terminal import is_terminal, say
 
 CLEAR_LINE = "\r\x1b[K"
@@ -22,7 +22,7 @@ class Progress(RunCallback):
         self.max_steps = trainer.max_steps
         self.start, self.first_step = time.perf_counter(), trainer.global_step
         if trainer.is_global_zero:
-            metrics_of(trainer).listeners.append(self.show)
+            self.parts.rows.listeners.append(self.show)
 
     def show(self, row: Row) -> None:
         has_validation = "val/loss" in row

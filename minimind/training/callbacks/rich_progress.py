@@ -3,8 +3,8 @@
 import lightning.pytorch as pl
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from minimind.training.callbacks.each_step import RunCallback
-from minimind.training.callbacks.metrics import Row, metrics_of
+from minimind.training.callbacks.run_callback import RunCallback
+from minimind.training.rows import Row
 from minimind.utils.console import VisibleConsole
 
 SHOWN = (("train/loss", "loss {:.3f}"), ("val/loss", "val loss {:.3f}"), ("train/tokens_per_second", "{:,.0f} tok/s"))
@@ -21,7 +21,7 @@ class RichProgress(RunCallback):
         if trainer.is_global_zero and self.bar.console.is_terminal:
             self.task = self.bar.add_task("", total=trainer.max_steps, completed=trainer.global_step)
             self.bar.start()
-            metrics_of(trainer).listeners.append(self.show)
+            self.parts.rows.listeners.append(self.show)
 
     def show(self, row: Row) -> None:
         self.latest |= row

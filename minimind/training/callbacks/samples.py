@@ -5,21 +5,16 @@ from typing import Any
 
 import lightning.pytorch as pl
 
-from minimind.generation.sampler import Sampler
 from minimind.runs.folder import RunFolder
 from minimind.runs.metrics_file import append_row
 from minimind.tracking.run_logger import RunLogger
-from minimind.training.callbacks.each_step import EachStep
-from minimind.training.callbacks.metrics import metrics_of
+from minimind.training.callbacks.run_callback import EachStep
 from minimind.training.module import TrainingModule
 from minimind.utils.errors import ConfigError
 
 
 class Samples(EachStep):
     """Its time is not counted as training. A run ends with samples of its last step in any case."""
-
-    sampler: Sampler
-    run: RunFolder
 
     def __init__(self, every_steps: int) -> None:
         if every_steps < 1:
@@ -30,10 +25,10 @@ class Samples(EachStep):
         if step % self.every_steps == 0 and step < trainer.max_steps:
             assert isinstance(module, TrainingModule)
             start = time.perf_counter()
-            samples = self.sampler(module.model, step)  # on every rank: a model in shards needs all of them
+            samples = self.parts.sampler(module.model, step)  # on every rank: a model in shards needs all of them
             if trainer.is_global_zero:
-                show_samples(self.run, trainer.loggers, samples)
-            metrics_of(trainer).pause(time.perf_counter() - start)
+                show_samples(self.parts.run, trainer.loggers, samples)
+            self.parts.clock.pause(time.perf_counter() - start)
 
 
 def show_samples(run: RunFolder, loggers: list[Any], samples: list[dict[str, Any]]) -> None:

@@ -1,17 +1,17 @@
 """Norms and histograms of gradients, weights and expert load at each log point: `logger.watch`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
-from minimind.runs.folder import RunFolder
 from minimind.runs.metrics_file import append_row
 from minimind.tracking.run_logger import Histogram, RunLogger
-from minimind.training.callbacks.each_step import RunCallback
-from minimind.training.callbacks.metrics import Row, Sums, metrics_of
+from minimind.training.callbacks.run_callback import RunCallback
 from minimind.training.module import TrainingModule
+from minimind.training.parts import RunParts
+from minimind.training.rows import Row
 
 BINS = 64
 
@@ -19,25 +19,25 @@ BINS = 64
 class Watch(RunCallback):
     """Norms go into the row of the log point, histograms to histograms.jsonl and the loggers that can show them."""
 
-    def __init__(self, run: RunFolder, what: str) -> None:
-        self.run = run
+    def __init__(self, what: str) -> None:
         self.what = what
 
-    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        metrics_of(trainer).sources.append(self.figures)
+    def attach(self, parts: RunParts) -> None:
+        super().attach(parts)
+        parts.rows.sources.append(self.figures)
 
-    def figures(self, trainer: pl.Trainer, module: TrainingModule, sums: Sums) -> Row:
+    def figures(self, trainer: pl.Trainer, module: TrainingModule, sums: Mapping[str, Tensor]) -> Row:
         row: Row = {}
         histograms: dict[str, Histogram] = {}
         for name, tensor in self._tensors(module):
             row[f"{name}/norm"] = torch.linalg.vector_norm(tensor).item()
             if (found := histogram(tensor)) is not None:
                 histograms[name] = found
-        if self.what in ("moe_load", "all") and "expert_load" in sums:
-            for layer, load in enumerate(sums["expert_load"].tolist()):  # a bin for each expert
+        if self.what in ("moe_load", "all") and "moe/load" in sums:
+            for layer, load in enumerate(sums["moe/load"].tolist()):  # a bin for each expert
                 histograms[f"watch/moe_load/layer_{layer:02d}"] = {"low": 0, "high": len(load), "counts": load}
         if trainer.is_global_zero:
-            append_row(self.run.histograms, {"step": trainer.global_step, "histograms": histograms})
+            append_row(self.parts.run.histograms, {"step": trainer.global_step, "histograms": histograms})
             for logger in trainer.loggers:
                 if isinstance(logger, RunLogger):
                     logger.log_histograms(histograms, trainer.global_step)

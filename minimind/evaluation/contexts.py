@@ -3,21 +3,22 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-import torch
-
-from minimind.cli.measure import ROWS, add_losses
 from minimind.data.config import DataConfig
+from minimind.data.loader import EachOnce
 from minimind.data.packing import validation_packing
 from minimind.data.shards import TokenStream
-from minimind.evaluation.text_loss import TextLoss
+from minimind.evaluation.loop import evaluate
+from minimind.evaluation.text_loss import TextMeasure
 from minimind.model.config import YarnConfig
 from minimind.model.transformer import MiniMind
 
 
+SEQUENCES = 16  # of training's length, in one forward pass
+
+
 def context_figures(
-    model: MiniMind, stream: TokenStream, cfg: DataConfig, token_bytes: torch.Tensor, factors: Sequence[int],
-    *, yarn: bool, precision: str,
-) -> dict[str, float]:  # fmt: skip
+    model: MiniMind, stream: TokenStream, cfg: DataConfig, measure: TextMeasure, factors: Sequence[int], *, yarn: bool
+) -> dict[str, float]:
     """`context_<n>x/perplexity` for windows n times as long as in training; the model is left as it was.
 
     With `yarn` each length is read with that factor; as in validation every target has half a window before it.
@@ -27,9 +28,8 @@ def context_figures(
     for factor in factors:
         if yarn:
             model.set_rope_scaling(YarnConfig(factor=factor, original_max_position_embeddings=trained))
-        metric = TextLoss(token_bytes).to(model.lm_head.weight.device)
-        packing = validation_packing(stream, replace(cfg, sequence_length=trained * factor))
-        add_losses(model.eval(), packing, max(1, ROWS // factor), precision, [metric])
-        figures[f"context_{factor}x/perplexity"] = metric.compute()["perplexity"]
+        longer = validation_packing(stream, replace(cfg, sequence_length=trained * factor))
+        windows = EachOnce(longer, batch=max(1, SEQUENCES // factor))
+        figures[f"context_{factor}x/perplexity"] = evaluate(model, measure, {"": windows})["val/perplexity"]
     model.set_rope_scaling(as_it_was)
     return figures

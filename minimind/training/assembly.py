@@ -1,0 +1,68 @@
+"""The one place where a model to train is built."""
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+from minimind.data.config import DataConfig
+from minimind.model.config import ModelConfig
+from minimind.model.transformer import MiniMind
+from minimind.objectives.config import ObjectiveConfig
+from minimind.objectives.protocol import Objective
+from minimind.optim.config import OptimConfig, ScheduleConfig
+from minimind.tokenizer.bpe import BPE
+from minimind.training.checkpoint import load_model, load_weights
+from minimind.training.config import TrainerConfig
+from minimind.training.module import TrainingModule
+from minimind.utils.seeding import seed_everything
+
+
+class Settings(Protocol):
+    """Of a run's configuration what says how its model is built and trained."""
+
+    model: ModelConfig
+    data: DataConfig
+    objective: ObjectiveConfig
+    optim: OptimConfig
+    schedule: ScheduleConfig
+    trainer: TrainerConfig
+    seed: int
+
+
+def assemble(
+    cfg: Settings, tokenizer: BPE, *, weights: Path | None = None, frozen: Mapping[str, Path] | None = None
+) -> TrainingModule:
+    """Builds and initialises the model on the CPU, so that its weights are those of a single process; loads; compiles.
+
+    Args:
+        weights: a checkpoint to take them from.
+        frozen: a checkpoint for each model that the objective needs besides.
+
+    Raises:
+        UserError: a checkpoint is damaged or does not fit.
+    """
+    seed_everything(cfg.seed, "init")
+    model = MiniMind(cfg.model)
+    if weights is not None:
+        load_weights(model, weights)
+    if cfg.trainer.compile:
+        model.compile()
+    others = {name: _frozen(checkpoint) for name, checkpoint in (frozen or {}).items()}
+    objective = build_objective(cfg.objective, data=cfg.data, tokenizer=tokenizer, frozen=others)
+    return TrainingModule(
+        model, objective, optim=cfg.optim, schedule=cfg.schedule, gradient_clip=cfg.trainer.gradient_clip
+    )
+
+
+def build_objective(
+    cfg: ObjectiveConfig, *, data: DataConfig, tokenizer: BPE, frozen: Mapping[str, MiniMind] | None = None
+) -> Objective:
+    module, _, name = cfg.implementation.partition(":")
+    implementation: type[Objective] = getattr(importlib.import_module(module), name)
+    return implementation(cfg, data=data, tokenizer=tokenizer, frozen=frozen or {})
+
+
+def _frozen(checkpoint: Path) -> MiniMind:
+    model, _ = load_model(checkpoint)
+    return model.requires_grad_(False)

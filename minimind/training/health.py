@@ -1,0 +1,57 @@
+"""Whether training goes well: the loss of a log point, how far it jumped, and when to give up."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from minimind.runs.folder import RunFolder
+from minimind.training.loss_spikes import LossSpikes
+from minimind.utils.errors import RunFailed
+from minimind.utils.terminal import warn
+
+
+class Health:
+    """Args:
+    max_bad_steps: steps in a row, not finite, after which the run stops.
+    """
+
+    def __init__(self, run: RunFolder, max_bad_steps: int, batch_examples: int) -> None:
+        self.run = run
+        self.max_bad_steps = max_bad_steps
+        self.batch_examples = batch_examples
+        self.spikes = LossSpikes()
+        self.in_spike = False
+        self.bad_in_a_row = 0
+
+    def row(self, sums: Mapping[str, Tensor], step: int) -> dict[str, Any]:
+        """Loss and gradient norm of the steps that were taken; how many were skipped; how far the loss jumped."""
+        row: dict[str, Any] = {}
+        steps, skipped = int(sums["steps"].item()), int(sums["skipped"].item())
+        if skipped < steps:
+            row["train/loss"] = (sums["loss"] / sums["weight"]).item()
+            row["train/grad_norm"] = (sums["grad_norm"] / (steps - skipped)).item()
+            height = self.spikes.height(row["train/loss"])
+            if height is not None:
+                row["train/loss_spike"] = height
+                if not self.in_spike:
+                    warn(f"The loss jumped to {row['train/loss']:.3f} before step {step}, {height:.3f} above its median.")
+            self.in_spike = height is not None
+        if skipped:
+            row["train/skipped_steps"] = skipped
+        return row
+
+    def stop_if_lost(self, step: int) -> None:
+        """Raises: RunFailed, when nothing but bad steps came for too long."""
+        bad = self.bad_in_a_row
+        if bad < self.max_bad_steps:
+            return
+        checkpoints = [folder.name for folder in self.run.complete_checkpoints()]
+        first = step - bad
+        raise RunFailed(
+            f"Stopped at step {step}: loss or gradient was not finite in {bad} steps in a row "
+            f"(trainer.max_bad_steps is {self.max_bad_steps}), from step {first + 1} on, "
+            f"which is example {first * self.batch_examples} of the data order. The last good checkpoint is "
+            f"{checkpoints[-1] if checkpoints else 'none'}. Look at that data, or try a lower optim.lr or "
+            "trainer.gradient_clip; a larger trainer.max_bad_steps goes on from the checkpoint."
+        )

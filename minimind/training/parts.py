@@ -1,0 +1,23 @@
+"""What the callbacks of a run have in common; each part has one owner."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import lightning.pytorch as pl
+
+from minimind.generation.sampler import Sampler
+from minimind.runs.folder import RunFolder
+from minimind.training.best import Best
+from minimind.training.clock import Clock
+from minimind.training.rows import Rows
+
+
+@dataclass
+class RunParts:
+    run: RunFolder
+    rows: Rows
+    best: Best
+    sampler: Sampler
+    clock: Clock = field(default_factory=Clock)
+    save: Callable[[pl.Trainer], None] | None = None  # a checkpoint of this step, waited for; `Checkpointing` sets it
+    stopped_early: str | None = None  # why training ended before its last step; whoever ends it sets it
