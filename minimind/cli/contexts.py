@@ -27,7 +27,7 @@ def context_figures(
     for factor in factors:
         if yarn:
             model.set_rope_scaling(YarnConfig(factor=factor, original_max_position_embeddings=trained))
-        metric = TextLoss(token_bytes).to(model.lm_head.weight.device)
+        metric = TextLoss(token_bytes).to(model.device)
         packing = validation_packing(stream, replace(cfg, sequence_length=trained * factor))
         add_losses(model.eval(), packing, max(1, ROWS // factor), precision, [metric])
         figures[f"context_{factor}x/perplexity"] = metric.compute()["perplexity"]
