@@ -16,8 +16,7 @@ def decoding_figures(model: MiniMind, num_tokens: int) -> dict[str, float]:
     start = time.perf_counter()
     written = sum(1 for _ in generate(model, [0], max_new_tokens=num_tokens, sampling=greedy))
     seconds = time.perf_counter() - start
-    bytes_per_value = model.lm_head.weight.element_size()
     return {
         "decode/tokens_per_second": written / seconds,
-        "decode/kv_cache_bytes_per_token": model.config.kv_bytes_per_token(bytes_per_value),
+        "decode/kv_cache_bytes_per_token": model.config.kv_bytes_per_token(model.dtype.itemsize),
     }

@@ -41,10 +41,9 @@ def generate(
             "shorten it, or stretch the context of a model with rope by YaRN (`minimind generate --yarn FACTOR`)."
         )
     model.eval()
-    device = model.lm_head.weight.device
     capacity = min(cfg.context_length, len(prompt) + max_new_tokens)
-    cache = KVCache(cfg, 1, capacity, device=device, dtype=model.lm_head.weight.dtype)
-    tokens = torch.tensor([list(prompt)], device=device)
+    cache = KVCache(cfg, 1, capacity, device=model.device, dtype=model.dtype)
+    tokens = torch.tensor([list(prompt)], device=model.device)
     for _ in range(capacity - len(prompt)):
         logits = model(tokens, cache=cache).logits[:, -1]  # (1, V)
         cache.advance(tokens.shape[1])

@@ -29,7 +29,7 @@ class Sampler:
             model.train(was_training)
 
     def _sample(self, model: MiniMind, step: int, number: int, prompt: str) -> dict[str, Any]:
-        generator = torch.Generator(model.lm_head.weight.device).manual_seed(stream_seed(self.seed, f"sample{number}"))
+        generator = torch.Generator(model.device).manual_seed(stream_seed(self.seed, f"sample{number}"))
         continuation = generate(
             model, self.tokenizer.encode(prompt), max_new_tokens=self.max_new_tokens, sampling=self.sampling,
             end_of_text=self.tokenizer.end_of_text, generator=generator,

@@ -127,6 +127,16 @@ class MiniMind(nn.Module):
                 updated = updated_bias(bias, layer_load, self.config.router_bias_update_rate)
                 bias.copy_(torch.where(keep, bias, updated))
 
+    @property
+    def device(self) -> torch.device:
+        """The device of the model's own weights, where token ids must be."""
+        return self.lm_head.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the model's own weights, whatever autocast computes in."""
+        return self.lm_head.weight.dtype
+
     def set_rope_scaling(self, yarn: YarnConfig) -> None:
         """Stretches the context by YaRN, or no longer; the weights stay as they are."""
         self.config = self.model.config = replace(self.config, rope_scaling=yarn)

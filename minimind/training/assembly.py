@@ -12,7 +12,7 @@ from minimind.objectives.config import ObjectiveConfig
 from minimind.objectives.protocol import Objective
 from minimind.optim.config import OptimConfig, ScheduleConfig
 from minimind.tokenizer.bpe import BPE
-from minimind.training.checkpoint import load_model, load_weights
+from minimind.training.checkpoint import load_weights
 from minimind.training.config import TrainerConfig
 from minimind.training.module import TrainingModule
 from minimind.utils.seeding import seed_everything
@@ -64,5 +64,7 @@ def build_objective(
 
 
 def _frozen(checkpoint: Path) -> MiniMind:
+    from minimind.training.checkpoint import load_model
+
     model, _ = load_model(checkpoint)
     return model.requires_grad_(False)

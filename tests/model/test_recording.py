@@ -99,7 +99,7 @@ def test_decoding_from_a_cache(kind: str, num_rows: int, precision: str) -> None
     found = {}
     for name, recording in recordings(model).items():
         with recording, autocast(precision, CPU):
-            cache = KVCache(model.config, num_rows, ids.shape[1], dtype=model.lm_head.weight.dtype)
+            cache = KVCache(model.config, num_rows, ids.shape[1], dtype=model.dtype)
             parts = []
             for tokens in ids.split([9, 1, 1, 1], dim=1):
                 parts.append(model(tokens, cache=cache).logits)

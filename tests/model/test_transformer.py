@@ -104,6 +104,13 @@ def test_a_tied_head_is_the_embedding_and_an_untied_one_is_not(build: Any) -> No
     assert len(list(untied.parameters())) == len(list(tied.parameters())) + 1
 
 
+def test_device_and_dtype_are_those_of_the_weights(build: Any) -> None:
+    model = build()
+    assert (model.device, model.dtype) == (torch.device("cpu"), torch.float32)
+    model.to("meta", torch.bfloat16)
+    assert (model.device, model.dtype) == (torch.device("meta"), torch.bfloat16)
+
+
 @pytest.mark.parametrize("kind", ["plain", "zero", "depth_scaled"])
 def test_what_ends_a_residual_branch_starts_small(kind: str, build: Any) -> None:
     model = build(
