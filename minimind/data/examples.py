@@ -55,7 +55,10 @@ class TokenSequences(NamedTuple):
         )
 
     def to(self, device: torch.device) -> "TokenSequences":
-        return TokenSequences(*(None if part is None else part.to(device, non_blocking=True) for part in self))
+        begins = None if self.begins is None else self.begins.to(device, non_blocking=True)
+        return TokenSequences(
+            self.tokens.to(device, non_blocking=True), self.is_target.to(device, non_blocking=True), begins
+        )
 
     def widen(self) -> TokenBatch:
         labels = self.tokens[:, 1:].long().masked_fill_(~self.is_target, IGNORED)

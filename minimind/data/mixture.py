@@ -3,8 +3,8 @@
     i ──► source 1?  count₁(i) = round(i · p₁) of the first i examples are its own
       └─► the other i - count₁(i) ──► source 2? ──► … the last source takes what is left
 
-Whole numbers only, no state and no search: example i is known at once, and so is how many examples each source has given
-before it. Each source goes through epochs of its own, in a permutation of its own.
+Whole numbers only, no state and no search: example i is known at once, and so is how many each source has given before
+it. Each source goes through epochs of its own, in a permutation of its own.
 """
 
 from collections.abc import Sequence
@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from minimind.data.order import rows_at
 from minimind.data.examples import Examples, ExampleSource
+from minimind.data.order import rows_at
 from minimind.utils.seeding import stream_seed
 
 PARTS = 2**30  # a share is a whole number of these, so that all products stay below 2⁶³
@@ -104,10 +104,11 @@ class Mixture:
         if len(self.sources) == 1:
             return self.sources[0].examples.read(numbers)
         chosen = [np.flatnonzero(sources == source) for source in range(len(self.sources))]
-        parts = [self.sources[source].examples.read(numbers[which]) for source, which in enumerate(chosen) if which.size]
-        if len(parts) == 1:
-            return parts[0]
-        return parts[0].join(parts[1:], torch.from_numpy(np.argsort(np.concatenate(chosen))))
+        given = [(source.examples, which) for source, which in zip(self.sources, chosen, strict=True) if which.size]
+        first, *others = [examples.read(numbers[which]) for examples, which in given]
+        if not others:
+            return first
+        return first.join(others, torch.from_numpy(np.argsort(np.concatenate(chosen))))
 
     def figures(self, index: int) -> dict[str, float]:
         """Of the first `index` examples the fraction from each source, and how often it has been gone through."""

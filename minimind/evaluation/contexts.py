@@ -12,7 +12,6 @@ from minimind.evaluation.text_loss import TextMeasure
 from minimind.model.config import YarnConfig
 from minimind.model.transformer import MiniMind
 
-
 SEQUENCES = 16  # of training's length, in one forward pass
 
 

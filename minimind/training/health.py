@@ -35,7 +35,9 @@ class Health:
             if height is not None:
                 row["train/loss_spike"] = height
                 if not self.in_spike:
-                    warn(f"The loss jumped to {row['train/loss']:.3f} before step {step}, {height:.3f} above its median.")
+                    warn(
+                        f"The loss jumped to {row['train/loss']:.3f} before step {step}, {height:.3f} above its median."
+                    )
             self.in_spike = height is not None
         if skipped:
             row["train/skipped_steps"] = skipped
