@@ -24,9 +24,9 @@ from omegaconf import OmegaConf
 
 from minimind.config.checks import to_config
 from minimind.config.schema import register
-from minimind.data.packing import Batch
+from minimind.data.examples import TokenBatch
 from minimind.model.transformer import MiniMind
-from minimind.objectives.pretrain import pretrain
+from minimind.objectives.pretrain import next_token_loss
 from minimind.optim.build import build_optimizer
 from minimind.runs.folder import RunFolder
 from minimind.runs.metrics_file import append_row
@@ -98,8 +98,8 @@ def default_step(cfg: Any, steps: int) -> tuple[float, MiniMind]:
         start = time.perf_counter()
         optimizer.zero_grad()
         with autocast(precision, device):
-            found = pretrain(model, Batch(ids, ids))
-        (found.loss / found.num_tokens).backward()
+            found = next_token_loss(model, TokenBatch(ids, ids))
+        (found.total / found.num_tokens).backward()
         optimizer.step()
         times.append(1000 * (time.perf_counter() - start))
     return statistics.median(times[2:]), model

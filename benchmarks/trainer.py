@@ -27,9 +27,9 @@ from torch import Tensor, nn
 from minimind.config.build import build_callbacks, build_trainer
 from minimind.config.schema import TrainConfig
 from minimind.data.config import StdlibConfig
-from minimind.data.packing import Batch
+from minimind.data.examples import TokenBatch
 from minimind.model.transformer import Output
-from minimind.objectives.pretrain import pretrain
+from minimind.objectives.pretrain import next_token_loss
 from minimind.optim.config import OptimConfig, ScheduleConfig
 from minimind.runs.folder import RunFolder
 from minimind.runs.stop import StopRequest
@@ -39,7 +39,7 @@ from minimind.training.module import TrainingModule
 
 LENGTH = 8
 VOCAB = 32
-BATCH = Batch(torch.randint(VOCAB, (1, LENGTH)), torch.randint(VOCAB, (1, LENGTH)))
+BATCH = TokenBatch(torch.randint(VOCAB, (1, LENGTH)), torch.randint(VOCAB, (1, LENGTH)))
 
 
 class Tiny(nn.Module):
@@ -74,9 +74,9 @@ class PlainModule(pl.LightningModule):
         super().__init__()
         self.model = Tiny()
 
-    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
-        loss = pretrain(self.model, batch)
-        return loss.loss / loss.num_tokens
+    def training_step(self, batch: TokenBatch, batch_idx: int) -> torch.Tensor:
+        loss = next_token_loss(self.model, batch)
+        return loss.total / loss.num_tokens
 
     def configure_gradient_clipping(self, optimizer, *_, **__) -> None:
         torch.nn.utils.clip_grad_norm_(self.parameters(), 1.0)

@@ -7,13 +7,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from minimind.data.packing import Batch
+from minimind.data.examples import TokenBatch
 from minimind.generation.engine import generate
 from minimind.generation.sampling import SamplingConfig
 from minimind.interop.families import choose_family, to_huggingface
 from minimind.model.config import IGNORED, BalanceLoss, ModelConfig
 from minimind.model.transformer import MiniMind
-from minimind.objectives.pretrain import pretrain
+from minimind.objectives.pretrain import next_token_loss
 from minimind.optim.build import build_optimizer
 from minimind.optim.config import OptimConfig
 from minimind.utils.hardware import autocast
@@ -63,8 +63,8 @@ def twins(cfg: ModelConfig, device: torch.device) -> tuple[MiniMind, Any]:
 
 def our_loss(model: MiniMind, ids: Tensor) -> Tensor:
     """Mean over the targets, as theirs is: each token's target is the next one."""
-    found = pretrain(model, Batch(ids, F.pad(ids[:, 1:], (0, 1), value=IGNORED)))
-    total = found.loss if found.auxiliary is None else found.loss + found.auxiliary
+    found = next_token_loss(model, TokenBatch(ids, F.pad(ids[:, 1:], (0, 1), value=IGNORED)))
+    total = found.total if found.auxiliary is None else found.total + found.auxiliary
     return total / found.num_tokens
 
 

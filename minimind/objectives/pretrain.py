@@ -16,6 +16,16 @@ from minimind.objectives.balance import balance
 from minimind.objectives.protocol import Loss, Objective
 
 
+def next_token_loss(model: MiniMind, batch: TokenBatch) -> Loss:
+    """Its weight is the number of target tokens."""
+    logits, routings = logits_of(model, batch)
+    total = cross_entropy_sum(logits, batch.labels)
+    real = batch.labels != IGNORED  # (B, T)
+    num_tokens = real.sum()
+    auxiliary, metrics = balance(model.config, routings, real, row_weight=real.sum(dim=1).float())
+    return Loss(total, num_tokens, num_tokens, auxiliary, metrics)
+
+
 class Pretrain(Objective):
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
@@ -26,12 +36,7 @@ class Pretrain(Objective):
         return packing(prepared.stream(split), self.data)
 
     def loss(self, model: MiniMind, batch: TokenBatch) -> Loss:
-        logits, routings = logits_of(model, batch)
-        total = cross_entropy_sum(logits, batch.labels)
-        real = batch.labels != IGNORED  # (B, T)
-        num_tokens = real.sum()
-        auxiliary, metrics = balance(model.config, routings, real, row_weight=real.sum(dim=1).float())
-        return Loss(total, num_tokens, num_tokens, auxiliary, metrics)
+        return next_token_loss(model, batch)
 
     def metric(self, model: MiniMind) -> Metric:
         return self.text.metric(model)

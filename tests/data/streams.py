@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from minimind.data.packing import Rows, widen
+from minimind.data.examples import TokenSequences
 from minimind.data.prepare import TRAIN, PreparedSource
 from minimind.data.shards import ShardWriter, TokenStream, token_dtype
 from minimind.model.config import IGNORED
@@ -25,10 +25,10 @@ def source(folder: Path, name: str, weight: float, lengths: list[int], first: in
     return PreparedSource(name, weight, folder / name)
 
 
-def real_targets(rows: Rows) -> list[int]:
-    labels = widen(rows).labels
+def real_targets(rows: TokenSequences) -> list[int]:
+    labels = rows.widen().labels
     return labels[labels != IGNORED].tolist()
 
 
-def same(a: Rows, b: Rows) -> bool:
+def same(a: TokenSequences, b: TokenSequences) -> bool:
     return all(x is y is None or torch.equal(x, y) for x, y in zip(a, b, strict=True))

@@ -1,24 +1,30 @@
 """A mixture through the whole loop: what is logged of each source, and a run cut in two goes on as one."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 from streams import write_stream
 
 from minimind.cli.quiet import quiet_libraries
-from minimind.config.build import build_callbacks, build_data, build_module, build_trainer, steps_of, with_steps
+from minimind.config.build import build_callbacks, build_data, build_trainer, layout_of, steps_of, with_steps
 from minimind.config.schema import TrainConfig
 from minimind.data.config import Packing, TextConfig
 from minimind.data.prepare import TRAIN, VALIDATION, PreparedData, PreparedSource
+from minimind.evaluation.loop import evaluate
 from minimind.model.config import ModelConfig
+from minimind.objectives.config import PretrainConfig
 from minimind.optim.config import ScheduleConfig
 from minimind.runs.folder import RunFolder
 from minimind.runs.metrics_file import read_rows
 from minimind.runs.stop import StopRequest
 from minimind.tokenizer.bpe import BPE
+from minimind.training.assembly import assemble, build_objective
+from minimind.training.best import Best
 from minimind.training.config import TrainerConfig
+from minimind.training.parts import RunParts
+from minimind.training.rows import Rows
 from minimind.utils.errors import ConfigError
 
 AUTO = {"accelerator": "cpu", "precision": "32-true", "micro_batch": 2, "num_threads": 1}
@@ -46,7 +52,10 @@ def config(**data: Any) -> TrainConfig:
     model = ModelConfig(vocab_size=300, hidden_size=16, num_hidden_layers=1, num_attention_heads=1,
                         num_key_value_heads=1, max_position_embeddings=16)  # fmt: skip
     trainer = TrainerConfig(max_steps=8, batch_tokens=32, log_every_steps=2, validate_every_steps=4)
-    cfg = TrainConfig(model=model, data=TextConfig(files=["a"], sequence_length=8, **data), trainer=trainer)
+    cfg = TrainConfig(
+        model=model, data=TextConfig(files=["a"], sequence_length=8, **data), objective=PretrainConfig(),
+        trainer=trainer,
+    )  # fmt: skip
     return with_steps(cfg, 8)
 
 
@@ -55,9 +64,10 @@ def rows_of(cfg: TrainConfig, data: PreparedData, folder: Path) -> list[dict[str
     folder.mkdir()
     run.config.touch()
     data.tokenizer.save(folder / "tokenizer.json")
-    trainer = build_trainer(cfg, AUTO, build_callbacks(cfg, run, AUTO, [], StopRequest()), [])
-    module = build_module(cfg, data.tokenizer, [source.name for source in data.sources])
-    trainer.fit(module, build_data(cfg, data, AUTO["micro_batch"]))
+    module = assemble(cfg, data.tokenizer)
+    parts = RunParts(run, Rows(run), Best(cfg.objective.primary), sampler=cast(Any, None))
+    _, callbacks = build_callbacks(cfg, parts, AUTO, [], StopRequest())
+    build_trainer(cfg, AUTO, callbacks, []).fit(module, build_data(cfg, module.objective, data, layout_of(cfg, AUTO)))
     return read_rows(run.metrics)
 
 
@@ -86,10 +96,11 @@ def test_validation_is_of_every_token_once_however_training_packs(data: Prepared
     counted = []
     for options in ({}, {"document_mask": True}, {"packing": Packing.pad}):
         cfg = config(**options)
-        module, datamodule = build_module(cfg, data.tokenizer, ["code", "prose"]), build_data(cfg, data, 2)
-        trainer = build_trainer(cfg, AUTO, [], [])
-        trainer.validate(module, datamodule, verbose=False)
-        counted.append(int(module.validation.num_tokens))
+        module = assemble(cfg, data.tokenizer)
+        total = module.objective.metric(module.model)
+        sources = build_data(cfg, module.objective, data, layout_of(cfg, AUTO)).val_dataloader().sources
+        evaluate(module.model, module.objective, sources, total)
+        counted.append(int(total.num_tokens))  # type: ignore[arg-type]
     assert counted == [2 * (4 * 7 - 1)] * 3
 
 
@@ -117,8 +128,11 @@ def test_either_steps_or_epochs(options: dict[str, Any]) -> None:
 
 
 def test_rows_on_their_way_to_the_model_are_widened_by_the_data_module(data: PreparedData) -> None:
-    datamodule = build_data(config(document_mask=True), data, 2)
-    rows = datamodule.mixture.rows(*datamodule.mixture.at([0, 1, 2]))
-    batch = datamodule.on_after_batch_transfer(rows, 0)
-    assert batch.input_ids.dtype is torch.int64
-    assert batch.document_ids is not None
+    cfg = config(document_mask=True)
+    objective = build_objective(cfg.objective, data=cfg.data, tokenizer=data.tokenizer)
+    datamodule = build_data(cfg, objective, data, layout_of(cfg, AUTO))
+    step = next(iter(datamodule.train_dataloader()))
+    for batch in datamodule.transfer_batch_to_device(step, torch.device("cpu"), 0):
+        assert batch.input_ids.dtype is torch.int64
+        assert batch.document_ids is not None
+        assert batch.position_ids is not None

@@ -7,9 +7,9 @@ import torch
 from streams import real_targets, same, write_stream
 
 from minimind.data.config import TextConfig
-from minimind.data.loader import TrainLoader, ValidationLoader
+from minimind.data.loader import EachOnce, TrainLoader
 from minimind.data.mixture import Mixture, Source
-from minimind.data.packing import DocumentPacking, WindowPacking, validation_packing, widen
+from minimind.data.packing import DocumentPacking, WindowPacking, validation_packing
 from minimind.model.config import IGNORED
 
 KINDS = ["stream", "document_mask", "pad", "mixture"]
@@ -33,7 +33,7 @@ def mixtures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Mixture]:
 
 
 def loader(mixture: Mixture, **options: int) -> TrainLoader:
-    return TrainLoader(mixture, **{"batch_rows": 8, "micro_batch": 2, "num_batches": 100, **options})
+    return TrainLoader(mixture, **{"batch_examples": 8, "micro_batch": 2, "num_steps": 100, **options})
 
 
 def global_steps(loaders: list[TrainLoader], steps: int) -> list[list[list[list[int]]]]:
@@ -41,7 +41,7 @@ def global_steps(loaders: list[TrainLoader], steps: int) -> list[list[list[list[
     iterators = [iter(one) for one in loaders]
     found = []
     for _ in range(steps):
-        batches = [widen(next(it)) for it in iterators for _ in range(loaders[0].accumulation)]
+        batches = [micro_batch.widen() for it in iterators for micro_batch in next(it)]
         rows = [torch.cat([part[:, :] for part in batch if part is not None], dim=1).tolist() for batch in batches]
         found.append(sorted(row for batch in rows for row in batch))
     return found
@@ -76,33 +76,33 @@ def test_a_seek_goes_on_with_exactly_the_next_row(
 def test_workers_change_nothing(mixtures: dict[str, Mixture], num_workers: int) -> None:
     for kind in ("document_mask", "mixture"):  # the one with the most in a batch, and the one with the most ways
         for rank in range(2):
-            plain = list(loader(mixtures[kind], num_batches=20, rank=rank, world_size=2))
-            ahead = list(loader(mixtures[kind], num_batches=20, rank=rank, world_size=2, num_workers=num_workers))
-            assert all(same(a, b) for a, b in zip(plain, ahead, strict=True))
+            plain = list(loader(mixtures[kind], num_steps=20, rank=rank, world_size=2))
+            ahead = list(loader(mixtures[kind], num_steps=20, rank=rank, world_size=2, num_workers=num_workers))
+            assert len(plain) == len(ahead) == 20
+            assert all(same(a, b) for ours, theirs in zip(plain, ahead, strict=True)
+                       for a, b in zip(ours, theirs, strict=True))  # fmt: skip
 
 
 def test_state_is_one_integer(mixtures: dict[str, Mixture]) -> None:
     one = loader(mixtures["mixture"])
-    batches = iter(one)
-    for _ in range(4):
-        next(batches)
+    assert len(next(iter(one))) == 4
     assert one.state_dict() == {"step": 1}
     assert len(one) == 100
 
 
 def test_asking_far_ahead_of_the_plan_gives_the_same(mixtures: dict[str, Mixture]) -> None:
     one, other = loader(mixtures["mixture"]), loader(mixtures["mixture"])
-    in_turn = [one.batch(position) for position in range(1500)]
-    for position in (1499, 3, 700, 701, 0):
-        assert same(other.batch(position), in_turn[position])
+    in_turn = [one.read(step) for step in range(400)]
+    for step in (399, 3, 200, 201, 0):
+        assert all(same(a, b) for a, b in zip(other.read(step), in_turn[step], strict=True))
 
 
 def test_tokens_travel_as_they_are_stored(mixtures: dict[str, Mixture]) -> None:
-    rows = loader(mixtures["document_mask"]).batch(0)
+    rows = loader(mixtures["document_mask"]).read(0)[0]
     assert rows.tokens.dtype is torch.uint16
     assert rows.begins is not None
     assert rows.begins.dtype is torch.bool
-    assert {part.dtype for part in widen(rows) if part is not None} == {torch.int64}
+    assert {part.dtype for part in rows.widen() if part is not None} == {torch.int64}
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
@@ -110,25 +110,25 @@ def test_tokens_travel_as_they_are_stored(mixtures: dict[str, Mixture]) -> None:
 def test_validation_shows_every_target_once_with_half_a_window_before_it(
     mixtures: dict[str, Mixture], world_size: int, document_mask: bool
 ) -> None:
-    stream = mixtures["stream"].sources[0].packing.stream
+    stream = mixtures["stream"].sources[0].examples.stream
     cfg = TextConfig(files=["a"], sequence_length=8, document_mask=document_mask)
     overlapping = validation_packing(stream, cfg)
     assert overlapping.document_mask == document_mask
-    loaders = [ValidationLoader(overlapping, rows=5, rank=rank, world_size=world_size) for rank in range(world_size)]
+    loaders = [EachOnce(overlapping, batch=5, rank=rank, world_size=world_size) for rank in range(world_size)]
     targets = [target for one in loaders for rows in one for target in real_targets(rows)]
     assert sorted(targets) == list(range(1, len(stream)))
     assert all(len(list(one)) == len(one) for one in loaders)
     for one in loaders:
         for rows in one:
-            labels = widen(rows).labels
+            labels = rows.widen().labels
             row, place = torch.where((labels != IGNORED) & (labels > 8))
             assert len(row) == 0 or place.min() >= 4
 
 
 def test_widening_keeps_tokens_above_two_signed_bytes(tmp_path: Path) -> None:
     stream = write_stream(tmp_path, [20], first=65_500)
-    assert loader(Mixture([Source("a", 1.0, WindowPacking(stream, 19))], 1)).batch(0).tokens.dtype is torch.uint16
-    rows = WindowPacking(stream, 19).rows(torch.zeros(1, dtype=torch.int64).numpy())
-    assert widen(rows).input_ids.tolist() == [list(range(65_500, 65_519))]
+    assert loader(Mixture([Source("a", 1.0, WindowPacking(stream, 19))], 1)).read(0)[0].tokens.dtype is torch.uint16
+    rows = WindowPacking(stream, 19).read(torch.zeros(1, dtype=torch.int64).numpy())
+    assert rows.widen().input_ids.tolist() == [list(range(65_500, 65_519))]
     large = WindowPacking(write_stream(tmp_path / "large", [20], first=65_530), 19)
-    assert widen(large.rows(torch.zeros(1, dtype=torch.int64).numpy())).labels.max().item() == 65_549
+    assert large.read(torch.zeros(1, dtype=torch.int64).numpy()).widen().labels.max().item() == 65_549

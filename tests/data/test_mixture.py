@@ -42,8 +42,8 @@ def sources(tmp_path: Path) -> list[Source]:
 def test_each_source_has_epochs_of_its_own(sources: list[Source]) -> None:
     """After 40 rows the source of half the weight has shown its 10 rows twice, the others once."""
     mixture = Mixture(sources, seed=1)
-    targets = real_targets(mixture.rows(*mixture.at(np.arange(40))))
-    assert sources[0].packing.num_rows == 10
+    targets = real_targets(mixture.read(*mixture.at(np.arange(40))))
+    assert sources[0].examples.num_examples == 10
     for first, epochs in ((0, 1), (1000, 2), (2000, 1)):
         own = sorted(target for target in targets if first <= target < first + 1000)
         assert own == sorted(list(range(first + 1, first + 81)) * epochs)
@@ -57,7 +57,7 @@ def test_the_order_of_writing_sources_down_changes_nothing(sources: list[Source]
     one, other = Mixture(sources, seed=1), Mixture(sources[::-1], seed=1)
     for start in (0, 10_000):
         indices = np.arange(start, start + 20)
-        assert real_targets(one.rows(*one.at(indices))) == real_targets(other.rows(*other.at(indices)))
+        assert real_targets(one.read(*one.at(indices))) == real_targets(other.read(*other.at(indices)))
 
 
 def test_sources_are_shuffled_each_its_own_way(sources: list[Source]) -> None:

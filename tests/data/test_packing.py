@@ -11,18 +11,12 @@ from hypothesis import strategies as st
 from streams import real_targets, write_stream
 
 from minimind.data.config import Packing, TextConfig
-from minimind.data.packing import (
-    IGNORED,
-    DocumentPacking,
-    WindowPacking,
-    positions_within,
-    training_packing,
-    validation_packing,
-    widen,
-)
-from minimind.model.config import AttentionBackend, ModelConfig, Position
+from minimind.data.examples import positions
+from minimind.data.packing import DocumentPacking, WindowPacking, training_packing, validation_packing
+from minimind.evaluation.text_loss import logits_of
+from minimind.model.config import IGNORED, AttentionBackend, ModelConfig, Position
 from minimind.model.transformer import MiniMind
-from minimind.objectives.pretrain import logits_of, pretrain
+from minimind.objectives.pretrain import next_token_loss
 from minimind.utils.errors import ConfigError
 
 LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=12)
@@ -35,9 +29,9 @@ def test_every_token_but_the_first_is_a_target_once(
 ) -> None:
     stream = write_stream(tmp_path_factory.mktemp("s"), lengths, shard_tokens=shard)
     packing = WindowPacking(stream, window, min(stride, window), document_mask=True)
-    rows = packing.rows(np.arange(packing.num_rows))
+    rows = packing.read(np.arange(packing.num_examples))
     assert real_targets(rows) == list(range(1, len(stream)))
-    batch = widen(rows)
+    batch = rows.widen()
     real = batch.labels != IGNORED
     assert torch.equal(batch.input_ids[real] + 1, batch.labels[real])
     borders = [start - 1 for start in accumulate(lengths)][:-1]  # the <|endoftext|> before each document but the first
@@ -53,8 +47,8 @@ def test_a_padded_row_is_a_document(
 ) -> None:
     stream = write_stream(tmp_path_factory.mktemp("s"), lengths, shard_tokens=shard)
     packing = DocumentPacking(stream, window)
-    assert packing.num_rows == len(lengths)
-    batch = widen(packing.rows(np.arange(len(lengths))))
+    assert packing.num_examples == len(lengths)
+    batch = packing.read(np.arange(len(lengths))).widen()
     start = 0
     for ids, labels, length in zip(batch.input_ids.tolist(), batch.labels.tolist(), lengths, strict=True):
         tokens = list(range(start, start + min(length, window)))
@@ -67,19 +61,19 @@ def test_a_text_shorter_than_a_window_is_one_window(tmp_path: Path) -> None:
     stream = write_stream(tmp_path, [4], first=4)
     cfg = TextConfig(files=["a"], sequence_length=8)
     for packing in (training_packing(stream, cfg), validation_packing(stream, cfg)):
-        assert packing.num_rows == 1
-        assert real_targets(packing.rows(np.arange(1))) == [5, 6, 7]
+        assert packing.num_examples == 1
+        assert real_targets(packing.read(np.arange(1))) == [5, 6, 7]
 
 
 @pytest.mark.parametrize("lengths", [[], [1]])
 def test_without_a_target_there_is_no_window(lengths: list[int], tmp_path: Path) -> None:
     stream = write_stream(tmp_path, lengths)
-    assert validation_packing(stream, TextConfig(files=["a"], sequence_length=8)).num_rows == 0
+    assert validation_packing(stream, TextConfig(files=["a"], sequence_length=8)).num_examples == 0
 
 
 def test_positions_restart_with_each_document() -> None:
-    ids = torch.tensor([[0, 0, 1, 1, 1, 2], [4, 5, 5, 5, 5, 5]])
-    assert positions_within(ids).tolist() == [[0, 1, 0, 1, 2, 0], [0, 0, 1, 2, 3, 4]]
+    begins = torch.tensor([[0, 0, 1, 0, 0, 1], [1, 1, 0, 0, 0, 0]]).bool()
+    assert positions(begins).tolist() == [[0, 1, 0, 1, 2, 0], [0, 0, 1, 2, 3, 4]]
 
 
 def test_padding_and_document_masks_exclude_each_other() -> None:
@@ -101,8 +95,8 @@ def test_a_document_in_a_window_gets_the_logits_it_gets_alone(
     end = 70
     documents = [[3, 9, 4, end], [5, 6, 7, 8, 1, end], [11, 2, 12, end], [end], [21, 22, 23, 24, end]]
     stream = write_documents(tmp_path, documents)
-    packed = widen(WindowPacking(stream, 19, document_mask=True).rows(np.arange(1)))
-    padded = widen(DocumentPacking(stream, 19).rows(np.arange(len(documents))))
+    packed = WindowPacking(stream, 19, document_mask=True).read(np.arange(1)).widen()
+    padded = DocumentPacking(stream, 19).read(np.arange(len(documents))).widen()
     with torch.no_grad():
         among, alone = logits_of(model, packed).logits[0], logits_of(model, padded).logits
     start = 3  # the <|endoftext|> of the first document, which as an input begins the second
@@ -111,7 +105,8 @@ def test_a_document_in_a_window_gets_the_logits_it_gets_alone(
         assert packed.labels[0, start : start + size].tolist() == document
         torch.testing.assert_close(among[start : start + size], alone[row, :size], rtol=1e-5, atol=1e-6)
         start += size
-    both = [pretrain(model, batch) for batch in (packed, widen(DocumentPacking(stream, 19).rows(np.arange(1, 5))))]
+    but_the_first = DocumentPacking(stream, 19).read(np.arange(1, 5)).widen()
+    both = [next_token_loss(model, batch) for batch in (packed, but_the_first)]
     assert both[0].num_tokens == both[1].num_tokens + 3  # what follows the very first token of the stream
     unmasked = model(packed.input_ids).logits[0]
     assert not torch.allclose(unmasked[4:], among[4:], atol=1e-4)

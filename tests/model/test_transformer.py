@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from minimind.data.packing import Batch
+from minimind.data.examples import TokenBatch
 from minimind.generation.engine import generate
 from minimind.generation.sampling import SamplingConfig
 from minimind.model import losses
@@ -15,7 +15,7 @@ from minimind.model.config import YarnConfig
 from minimind.model.kv_cache import KVCache
 from minimind.model.rope import sinusoidal_table
 from minimind.model.transformer import MiniMind
-from minimind.objectives.pretrain import pretrain
+from minimind.objectives.pretrain import next_token_loss
 from minimind.utils.errors import UserError
 
 V, B, T = 31, 2, 9
@@ -39,15 +39,15 @@ def tokens(*shape: int, seed: int = 0) -> Tensor:
     return torch.randint(V, shape or (B, T), generator=torch.Generator().manual_seed(seed))
 
 
-def batch_of(ids: Tensor) -> Batch:
-    return Batch(ids[:, :-1], ids[:, 1:])
+def batch_of(ids: Tensor) -> TokenBatch:
+    return TokenBatch(ids[:, :-1], ids[:, 1:])
 
 
-def loss_and_gradients(model: MiniMind, batch: Batch, *, seed: int = 0) -> tuple[Tensor, dict[str, Tensor]]:
+def loss_and_gradients(model: MiniMind, batch: TokenBatch, *, seed: int = 0) -> tuple[Tensor, dict[str, Tensor]]:
     model.zero_grad()
     torch.manual_seed(seed)
-    found = pretrain(model, batch)
-    total = found.loss if found.auxiliary is None else found.loss + found.auxiliary
+    found = next_token_loss(model, batch)
+    total = found.total if found.auxiliary is None else found.total + found.auxiliary
     total.backward()
     return total.detach(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
@@ -299,10 +299,9 @@ def test_yarn_is_switched_on_without_touching_the_weights(build: Any) -> None:
 
 
 def test_experts_in_use_are_observable(build: Any) -> None:
-    use = pretrain(build(**MOE), batch_of(tokens(B, T + 1))).experts
-    assert use is not None
-    assert use.load.shape == (2, 4)
-    assert use.load.sum(dim=1).tolist() == [B * T * 2.0] * 2
+    load, _ = next_token_loss(build(**MOE), batch_of(tokens(B, T + 1))).metrics["moe/load"]
+    assert load.shape == (2, 4)
+    assert load.sum(dim=1).tolist() == [B * T * 2.0] * 2
 
 
 @pytest.mark.parametrize("kind", ["sequence", "batch", "importance", "none", "loss_free"])
@@ -320,7 +319,7 @@ def test_the_auxiliary_loss_is_what_the_configuration_asks_for(kind: str, build:
     expected = sum(0.02 * losses.router_z_loss(routing.logits, real) @ rows for routing in routings)
     if measure is not None:
         expected += sum(0.3 * measure(routing.scores, routing.indices, real) @ rows for routing in routings)
-    torch.testing.assert_close(pretrain(model, batch).auxiliary, expected)
+    torch.testing.assert_close(next_token_loss(model, batch).auxiliary, expected)
 
 
 def test_names_are_those_of_transformers(build: Any) -> None:

@@ -2,29 +2,37 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as pl
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
+from pretraining import pretraining
 from torch import Tensor
 from torch.distributed import GradBucket, distributed_c10d
-from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.futures import Future
 from torch.utils.data import DataLoader
 
 from minimind.cli.quiet import quiet_libraries
-from minimind.data.packing import Batch
+from minimind.data.examples import TokenBatch, TokenSequences
+from minimind.data.loader import EachOnce, ValidationLoader
 from minimind.model.config import IGNORED, ModelConfig
+from minimind.model.moe import Router
 from minimind.model.transformer import MiniMind
 from minimind.optim.config import OptimConfig, ScheduleConfig
+from minimind.parallel import ddp
 from minimind.parallel.ddp import ddp_strategy
 from minimind.runs.folder import RunFolder
 from minimind.runs.metrics_file import read_rows
+from minimind.training.best import Best
 from minimind.training.callbacks.metrics import Metrics
 from minimind.training.callbacks.preemption import without_lightnings_signals
 from minimind.training.config import TrainerConfig
 from minimind.training.module import TrainingModule
+from minimind.training.parts import RunParts
+from minimind.training.rows import Rows
 from minimind.utils.ranks import global_rank, world_size
 
 ROWS, LENGTH, VOCAB = 8, 16, 61
@@ -38,7 +46,7 @@ SAME = ("train/loss", "train/grad_norm", "train/real_token_fraction", "val/loss"
         "moe/balance_loss", "moe/max_load", "moe/dead_experts")  # fmt: skip
 
 
-def global_batches(steps: int) -> list[Batch]:
+def global_batches(steps: int) -> list[TokenBatch]:
     """With rows of very unequal numbers of real tokens, so that a mean of means would show."""
     torch.manual_seed(7)
     batches = []
@@ -47,8 +55,19 @@ def global_batches(steps: int) -> list[Batch]:
         labels = tokens[:, 1:].clone()
         labels[0, 2:] = IGNORED
         labels[5:, -6:] = IGNORED
-        batches.append(Batch(tokens[:, :-1], labels))
+        batches.append(TokenBatch(tokens[:, :-1], labels))
     return batches
+
+
+class Made:
+    """Held-out sequences, of a number that two ranks cannot share evenly."""
+
+    num_examples = ROWS - 1
+
+    def read(self, numbers: NDArray[np.int64]) -> TokenSequences:
+        (batch,) = global_batches(1)
+        tokens = torch.cat([batch.input_ids, batch.labels[:, -1:].where(batch.labels[:, -1:] != IGNORED, 0)], dim=1)
+        return TokenSequences(tokens[numbers], (batch.labels != IGNORED)[numbers])
 
 
 class Watch(pl.Callback):
@@ -57,14 +76,11 @@ class Watch(pl.Callback):
     def __init__(self) -> None:
         self.reductions = 0
         self.gradient: dict[str, Tensor] = {}
+        self.add_up, ddp.add_up = ddp.add_up, self.reduce
 
-    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        if trainer.world_size > 1:
-            trainer.strategy.model.register_comm_hook(None, self._reduce)
-
-    def _reduce(self, state: None, bucket: GradBucket) -> Future[Tensor]:
+    def reduce(self, state: None, bucket: GradBucket) -> Future[Tensor]:
         self.reductions += 1
-        return allreduce_hook(None, bucket)
+        return self.add_up(state, bucket)
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
         if trainer.global_step == 1 and not self.gradient:
@@ -77,40 +93,36 @@ def train(config: dict[str, Any], steps: int, micro_batch: int, folder: Path) ->
     vars(distributed_c10d)["_unpickler"] = None  # neither we nor Lightning may need it
     torch.manual_seed(0)
     module = TrainingModule(
-        MiniMind(ModelConfig(**config)), objective="pretrain", optim=OptimConfig(lr=1e-2, eps=1e-3),
+        MiniMind(ModelConfig(**config)), pretraining(VOCAB), optim=OptimConfig(lr=1e-2, eps=1e-3),
         schedule=ScheduleConfig(horizon_steps=1000, final_ratio=1.0), gradient_clip=1.0,
-        token_bytes=torch.ones(VOCAB, dtype=torch.long),
     )  # fmt: skip
     ranks, rank = world_size(), global_rank()
-    pieces = [
-        Batch(batch.input_ids[i : i + micro_batch], batch.labels[i : i + micro_batch])
+    mine = [
+        [TokenBatch(*(part[first : first + micro_batch] for part in batch[:2]))
+         for first in range(rank * micro_batch, ROWS, ranks * micro_batch)]
         for batch in global_batches(steps)
-        for i in range(0, ROWS, micro_batch)
-    ]
-    held_out = global_batches(1)[0]
-    validation = [Batch(held_out.input_ids[i : i + 1], held_out.labels[i : i + 1]) for i in range(ROWS - 1)]  # uneven
-    accumulation = ROWS // (micro_batch * ranks)
-    cfg = TrainerConfig(max_steps=steps, log_every_steps=1, validate_every_steps=steps)
-    metrics = Metrics(
-        RunFolder(folder), cfg, flops_per_token=1.0, peak_flops=None, row_tokens=ROWS * LENGTH, batch_rows=ROWS
-    )
+    ]  # fmt: skip
+    held_out = EachOnce(Made(), batch=1, rank=rank, world_size=ranks)
+    cfg = TrainerConfig(max_steps=steps, batch_tokens=ROWS * LENGTH, log_every_steps=1, validate_every_steps=steps)
+    run = RunFolder(folder)
+    parts = RunParts(run, Rows(run), Best(("val/loss", "min")), sampler=cast(Any, None))
+    metrics = Metrics(parts, cfg, flops_per_token=1.0, peak_flops=None, batch_examples=ROWS)
     watch = Watch()
     trainer = pl.Trainer(
         accelerator="cpu", devices=ranks, strategy=ddp_strategy() if ranks > 1 else "auto", max_steps=steps,
-        max_epochs=-1, accumulate_grad_batches=accumulation, val_check_interval=steps * accumulation,
+        max_epochs=-1, val_check_interval=steps,
         check_val_every_n_epoch=None, num_sanity_val_steps=0, callbacks=[metrics, watch], logger=False,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         use_distributed_sampler=False, default_root_dir=folder,
     )  # fmt: skip
     without_lightnings_signals(trainer)
-    trainer.fit(module, DataLoader(pieces[rank::ranks], batch_size=None),
-                DataLoader(validation[rank::ranks], batch_size=None))  # fmt: skip
+    trainer.fit(module, DataLoader(mine, batch_size=None), ValidationLoader({"text": held_out}))  # type: ignore[arg-type]
     return {
         "rows": read_rows(folder / "metrics.jsonl"),
         "gradient": watch.gradient,
         "reductions": watch.reductions,
         "weights": {name: p.detach().clone() for name, p in module.model.named_parameters()},
-        "bias": [r.selection_bias for r in module.routers],
+        "bias": [part.selection_bias for part in module.model.modules() if isinstance(part, Router)],
     }
 
 

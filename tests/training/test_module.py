@@ -7,13 +7,15 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
+from pretraining import pretraining
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from minimind.data.packing import Batch
+from minimind.data.examples import TokenBatch
 from minimind.model.config import IGNORED, BalanceLoss, ModelConfig
+from minimind.model.moe import Router
 from minimind.model.transformer import MiniMind
-from minimind.objectives.pretrain import pretrain
+from minimind.objectives.pretrain import next_token_loss
 from minimind.optim.config import OptimConfig, OptimKind, ScheduleConfig
 from minimind.training.module import TrainingModule
 
@@ -23,39 +25,39 @@ DENSE = {"vocab_size": VOCAB, "hidden_size": 32, "num_hidden_layers": 2, "num_at
 MOE = {**DENSE, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
 
 
-def random_batch(rows: int, length: int = 16, masked: bool = False) -> Batch:
+def random_batch(rows: int, length: int = 16, masked: bool = False) -> TokenBatch:
     tokens = torch.randint(VOCAB, (rows, length + 1))
     labels = tokens[:, 1:].clone()
     if masked:
         labels[:, -5:] = IGNORED
         labels[0, 2:] = IGNORED
-    return Batch(tokens[:, :-1], labels)
+    return TokenBatch(tokens[:, :-1], labels)
 
 
 def build(config: dict[str, object], **optim: Any) -> TrainingModule:
     torch.manual_seed(0)
     return TrainingModule(
         MiniMind(ModelConfig(**config)),  # type: ignore[arg-type]
-        objective="pretrain",
+        pretraining(VOCAB),
         optim=OptimConfig(**{"lr": 1e-2, **optim}),
         schedule=ScheduleConfig(horizon_steps=1000, final_ratio=1.0),
         gradient_clip=1.0,
-        token_bytes=torch.ones(VOCAB, dtype=torch.long),
     )
 
 
-def fit(module: TrainingModule, batches: list[Batch], accumulation: int, folder: Path) -> None:
+def fit(module: TrainingModule, batches: list[TokenBatch], accumulation: int, folder: Path) -> None:
     trainer = pl.Trainer(
-        accelerator="cpu", max_epochs=1, accumulate_grad_batches=accumulation, logger=False, limit_val_batches=0,
+        accelerator="cpu", max_epochs=1, logger=False, limit_val_batches=0,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder,
     )  # fmt: skip
-    trainer.fit(module, DataLoader(batches, batch_size=None), DataLoader(batches[:1], batch_size=None))
+    steps = [batches[first : first + accumulation] for first in range(0, len(batches), accumulation)]
+    trainer.fit(module, DataLoader(steps, batch_size=None), DataLoader(steps, batch_size=None))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("config", [DENSE, MOE], ids=["dense", "moe"])
 def test_initial_loss_is_that_of_a_guess(config: dict[str, object]) -> None:
-    loss = pretrain(build(config).model, random_batch(16))
-    assert (loss.loss / loss.num_tokens).item() == pytest.approx(math.log(VOCAB), rel=0.05)
+    loss = next_token_loss(build(config).model, random_batch(16))
+    assert (loss.total / loss.num_tokens).item() == pytest.approx(math.log(VOCAB), rel=0.05)
 
 
 @pytest.mark.parametrize(
@@ -66,8 +68,8 @@ def test_one_batch_is_learnt_by_heart(config: dict[str, object], optim: dict[str
     module = build(config, weight_decay=0.0, **optim)
     batch = random_batch(2)
     fit(module, [batch] * 150, 1, tmp_path)
-    loss = pretrain(module.model, batch)
-    assert (loss.loss / loss.num_tokens).item() < 0.05
+    loss = next_token_loss(module.model, batch)
+    assert (loss.total / loss.num_tokens).item() < 0.05
 
 
 @pytest.mark.parametrize("config", [DENSE, MOE], ids=["dense", "moe"])
@@ -78,7 +80,9 @@ def test_accumulation_changes_nothing(config: dict[str, object], micro_batch: in
     steps = [random_batch(8, masked=True) for _ in range(2)]
     whole, cut = build(config, eps=1e-3), build(config, eps=1e-3)  # else Adam turns rounding near zero into a step
     fit(whole, steps, 1, tmp_path)
-    pieces = [Batch(*(t[i : i + micro_batch] for t in step[:2])) for step in steps for i in range(0, 8, micro_batch)]
+    pieces = [
+        TokenBatch(*(t[i : i + micro_batch] for t in step[:2])) for step in steps for i in range(0, 8, micro_batch)
+    ]
     fit(cut, pieces, 8 // micro_batch, tmp_path)
     one, other = whole.window.take(), cut.window.take()
     for name in ("loss", "tokens", "grad_norm", "steps"):
@@ -91,18 +95,18 @@ def test_gradient_is_that_of_the_mean_and_is_clipped(tmp_path: Path) -> None:
     batch = random_batch(4, masked=True)
     module = build(DENSE)
     expected = build(DENSE).model
-    loss = pretrain(expected, batch)
-    (loss.loss / loss.num_tokens).backward()
+    loss = next_token_loss(expected, batch)
+    (loss.total / loss.num_tokens).backward()
     norm = torch.nn.utils.clip_grad_norm_(expected.parameters(), 1.0)
     assert norm > 1
     recorded: list[dict[str, Tensor]] = []
-    original = module.configure_gradient_clipping
+    original = module.on_before_optimizer_step
 
-    def record(optimizer: torch.optim.Optimizer, *args: object, **kwargs: object) -> None:
-        original(optimizer, *args, **kwargs)
+    def record(optimizer: torch.optim.Optimizer) -> None:
+        original(optimizer)
         recorded.append({name: p.grad.clone() for name, p in module.model.named_parameters() if p.grad is not None})
 
-    module.configure_gradient_clipping = record  # type: ignore[method-assign]
+    module.on_before_optimizer_step = record  # type: ignore[method-assign]
     fit(module, [batch], 1, tmp_path)
     assert module.window.take()["grad_norm"].item() == pytest.approx(norm.item(), rel=1e-5)
     for name, parameter in expected.named_parameters():
@@ -112,8 +116,9 @@ def test_gradient_is_that_of_the_mean_and_is_clipped(tmp_path: Path) -> None:
 def test_loss_free_balancing_moves_the_bias_against_the_load(tmp_path: Path) -> None:
     module = build({**MOE, "balance_loss": BalanceLoss.loss_free, "router_bias_update_rate": 0.1})
     fit(module, [random_batch(4)], 1, tmp_path)
-    load = module.window.take()["expert_load"]
-    for router, layer_load in zip(module.routers, load, strict=True):
+    load = module.window.take()["moe/load"]
+    routers = [part for part in module.model.modules() if isinstance(part, Router)]
+    for router, layer_load in zip(routers, load, strict=True):
         assert router.selection_bias is not None
         assert torch.equal(router.selection_bias, 0.1 * torch.sign(layer_load.mean() - layer_load))
 

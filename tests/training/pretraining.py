@@ -1,0 +1,22 @@
+"""The pre-training objective without a corpus or a tokenizer of its own."""
+
+from typing import Any, cast
+
+import numpy as np
+
+from minimind.data.config import TextConfig
+from minimind.objectives.config import PretrainConfig
+from minimind.objectives.pretrain import Pretrain
+
+
+class OneByteTokens:
+    """What metrics ask of a tokenizer: each token stands for one byte."""
+
+    def __init__(self, vocab_size: int) -> None:
+        self.vocab_size = vocab_size
+        self.token_bytes = np.ones(vocab_size, dtype=np.int64)
+
+
+def pretraining(vocab_size: int) -> Pretrain:
+    tokenizer = cast(Any, OneByteTokens(vocab_size))
+    return Pretrain(PretrainConfig(), data=TextConfig(files=["a"]), tokenizer=tokenizer, frozen={})
