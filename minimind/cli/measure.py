@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from minimind.config.load import load_model
 from minimind.config.schema import EvaluateConfig
 from minimind.data.loader import ValidationLoader
 from minimind.data.packing import WindowPacking, validation_packing, widen
@@ -22,6 +21,7 @@ from minimind.objectives.pretrain import logits_of
 from minimind.report.summary import bits_table
 from minimind.runs.checkpoints import TOKENIZER
 from minimind.runs.folder import RunFolder
+from minimind.training.checkpoint import load_model
 from minimind.utils.console import VisibleConsole
 from minimind.utils.errors import UserError
 from minimind.utils.files import write_json
