@@ -23,9 +23,9 @@ def run(arguments: argparse.Namespace) -> int:
 
     import torch
 
-    from minimind.config.load import load_model
     from minimind.interop.huggingface import export_folder
     from minimind.runs.checkpoints import checkpoint_of
+    from minimind.training.checkpoint import load_model
     from minimind.utils.paths import find_existing
 
     checkpoint = checkpoint_of(find_existing(arguments.run, "The run"))

@@ -27,10 +27,10 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
 def run(arguments: argparse.Namespace) -> int:
     import torch
 
-    from minimind.config.load import load_model
     from minimind.generation.engine import generate
     from minimind.generation.sampling import SamplingConfig
     from minimind.runs.checkpoints import checkpoint_of
+    from minimind.training.checkpoint import load_model
     from minimind.utils.hardware import pick_device
     from minimind.utils.paths import find_existing
 

@@ -39,11 +39,12 @@ def write_run(model: "MiniMind", tokenizer: "BPE", source: Path, target: Path) -
 
     import torch
 
-    from minimind.runs.checkpoints import CONFIG, STATE, TOKENIZER, mark_complete
+    from minimind.runs.checkpoints import CONFIG, MODEL, STATE, TOKENIZER, mark_complete
     from minimind.runs.folder import RunFolder, checkpoint_name
     from minimind.runs.source import git_commit, source_hash, versions
     from minimind.runs.states import RunState
     from minimind.runs.stored_config import write_config
+    from minimind.utils.files import write_json
 
     config = run_config(model.config, target)
     folder = RunFolder(target.with_name(f".{target.name}.tmp"))
@@ -53,6 +54,7 @@ def write_run(model: "MiniMind", tokenizer: "BPE", source: Path, target: Path) -
     for place in (folder.path, checkpoint):
         write_config(place / CONFIG, config)
         tokenizer.save(place / TOKENIZER)
+    write_json(checkpoint / MODEL, model.config.to_dict())
     weights = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     torch.save({"state_dict": weights, "global_step": 0}, checkpoint / STATE)
     mark_complete(checkpoint, 0)

@@ -63,18 +63,13 @@ def _refuse(arguments: argparse.Namespace, options: tuple[str, ...], what: str) 
 
 
 def _show_run(thing: Path) -> None:
-    from omegaconf import OmegaConf
-
     from minimind.config.schema import load_stored
-    from minimind.model.config import ModelConfig
     from minimind.runs.checkpoints import CONFIG, TOKENIZER, checkpoint_of
     from minimind.tokenizer.bpe import BPE
+    from minimind.training.model_file import stored_model
 
     checkpoint = checkpoint_of(thing)
-    stored = load_stored(checkpoint / CONFIG)
-    cfg = OmegaConf.to_object(stored.model)
-    assert isinstance(cfg, ModelConfig)
-    lines = describe(cfg, stored.data.sequence_length)
+    lines = describe(stored_model(checkpoint), load_stored(checkpoint / CONFIG).data.sequence_length)
     lines["tokenizer"] = f"{BPE.load(checkpoint / TOKENIZER).vocab_size:,} tokens"
     say(checkpoint)
     for name, text in lines.items():

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from minimind.config.load import load_model
 from minimind.config.schema import EvaluateConfig
 from minimind.data.loader import EachOnce
 from minimind.data.packing import validation_packing
@@ -19,6 +18,7 @@ from minimind.evaluation.text_loss import TextMeasure
 from minimind.report.summary import bits_table
 from minimind.runs.checkpoints import TOKENIZER
 from minimind.runs.folder import RunFolder
+from minimind.training.checkpoint import load_model
 from minimind.utils.console import VisibleConsole
 from minimind.utils.errors import UserError
 from minimind.utils.files import write_json

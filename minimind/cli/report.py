@@ -8,7 +8,9 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     parser = verbs.add_parser("report", help="compare the runs of a sweep, or runs of your choice")
     parser.add_argument("folders", nargs="+", metavar="FOLDER", help="a sweep folder, or two or more run folders")
     parser.add_argument("--baseline", metavar="ARM", help="compare with this arm (a sweep: its own; runs: the first's)")
-    parser.add_argument("--metric", metavar="KEY", help="a figure of summary.json (a sweep: its own; runs: val/loss)")
+    parser.add_argument(
+        "--metric", metavar="KEY", help="a figure of summary.json (a sweep: its own; runs: their objective's)"
+    )
     parser.set_defaults(action=run)
 
 

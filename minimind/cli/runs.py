@@ -16,7 +16,7 @@ DAMAGED = "damaged"
 
 
 def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = verbs.add_parser("runs", help="list runs with state, step, tokens, last validation loss, age")
+    parser = verbs.add_parser("runs", help="list runs with state, step, tokens, last validation, age")
     parser.set_defaults(action=run)
 
 
@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
     from minimind.utils.paths import default_root
 
     table = Table("run", "state")
-    for column in ("step", "tokens", "val loss", "age"):
+    for column in ("step", "tokens", "last validation", "age"):
         table.add_column(column, justify="right", no_wrap=True)
     folders = sorted((default_root() / "runs").glob("*/status.json"), key=lambda path: path.stat().st_mtime)
     damage = []
@@ -49,15 +49,33 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def cells(folder: "RunFolder") -> list[str]:
-    """What the table says of a run: state, step, tokens, validation loss, age."""
+    """What the table says of a run: state, step, tokens, what it is judged by, age."""
+    status = folder.status
+    return [
+        state_of(status, folder.lock), f"{status['step']:,}", f"{status['tokens']:,}", last_validation(folder),
+        age(time.time() - status["updated"]),
+    ]  # fmt: skip
+
+
+def last_validation(folder: "RunFolder") -> str:
+    """The newest value of the metric that the run is judged by, with its name if that is not the loss."""
+    from minimind.report.figures import figure_of
     from minimind.runs.metrics_file import read_rows
 
-    status = folder.status
-    losses = [row["val/loss"] for row in read_rows(folder.metrics) if "val/loss" in row]
-    return [
-        state_of(status, folder.lock), f"{status['step']:,}", f"{status['tokens']:,}",
-        f"{losses[-1]:.4f}" if losses else "", age(time.time() - status["updated"]),
-    ]  # fmt: skip
+    metric = figure_of(judged_by(folder))
+    values = [row[metric.key] for row in read_rows(folder.metrics) if metric.key in row]
+    name = "" if metric.key == "val/loss" else f"{metric.label} "
+    return f"{name}{metric.show(values[-1])}" if values else ""
+
+
+def judged_by(folder: "RunFolder") -> str:
+    """The metric of its objective; to read the configuration takes a while, and is only done where it can matter."""
+    from minimind.objectives.config import primaries, primary_of
+    from minimind.report.run_record import hashed_settings
+
+    if len(primaries()) == 1:
+        return next(iter(primaries()))
+    return primary_of(hashed_settings(folder.config).get("objective.kind"))[0]
 
 
 def state_of(status: dict[str, Any], lock: Path) -> str:

@@ -3,9 +3,10 @@
 import math
 from dataclasses import dataclass, field, fields
 from enum import Enum
+from typing import Any, Self
 
 from minimind.utils.errors import ConfigError
-from minimind.utils.settings import not_finite, of_another_kind
+from minimind.utils.settings import from_plain, not_finite, of_another_kind, to_plain
 
 IGNORED = -100  # a label that is no target: torch's own default for cross-entropy
 
@@ -122,6 +123,15 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if found := _read_words(self) or _unlike_numbers(self) or problems(self):
             raise ConfigError(found)
+
+    @classmethod
+    def from_dict(cls, values: Any) -> Self:
+        """The inverse of `to_dict`; raises ConfigError for unknown keys and for values that no model has."""
+        return from_plain(cls, values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """In plain types, as JSON has them."""
+        return to_plain(self)
 
     @property
     def resolved_head_dim(self) -> int:

@@ -49,6 +49,17 @@ def objective_configs() -> dict[str, type[ObjectiveConfig]]:
     return {**installed, **BUILT_IN}
 
 
+def primary_of(kind: object) -> tuple[str, str]:
+    """The metric that a run of this objective is judged by, and its best end; the usual one if it is not installed."""
+    known = objective_configs().get(str(kind), ObjectiveConfig)
+    return known.primary
+
+
+def primaries() -> dict[str, str]:
+    """Every metric that an objective here is judged by → the best end of it; the usual one comes first."""
+    return dict([ObjectiveConfig.primary, *(config.primary for config in objective_configs().values())])
+
+
 def problems(cfg: ObjectiveConfig) -> list[str]:
     known = objective_configs()
     if cfg.kind not in known:

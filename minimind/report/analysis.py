@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from minimind.objectives.config import primary_of
 from minimind.report.comparable import caveats, refuse_unequal
 from minimind.report.figures import Figure, figure_of
 from minimind.report.number_arms import numbers_of
@@ -40,6 +41,13 @@ class Report:
     @property
     def metric(self) -> Figure:
         return figure_of(self.sweep.metric)
+
+    @property
+    def primary(self) -> Figure:
+        """What the objective of the baseline's runs is judged by."""
+        started = (run for run in [*self.baseline.runs, *self.runs] if run.settings)
+        kind = next((run.settings.get("objective.kind") for run in started), None)
+        return figure_of(primary_of(kind)[0])
 
     @property
     def margin(self) -> float | None:

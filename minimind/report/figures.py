@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from enum import Enum
 
+from minimind.objectives.config import primaries
+
 
 class Better(Enum):
     lower = "lower"
@@ -52,9 +54,20 @@ HIGHER = ("per_second", "mfu", "real_token_fraction", "accuracy")
 
 
 def figure_of(key: str) -> Figure:
+    """What an objective declares of the metric it is judged by goes before what names suggest."""
     label, spec = KNOWN.get(key, (key, ".4g"))
     better = Better.lower if key.endswith(LOWER) else Better.higher if key.endswith(HIGHER) else None
-    return Figure(key, label, spec, better)
+    return Figure(key, label, spec, _declared().get(key, better))
+
+
+def _declared() -> dict[str, Better]:
+    ends = {"min": Better.lower, "max": Better.higher}
+    return {key: ends[end] for metric, end in primaries().items() for key in (metric, best_key(metric))}
+
+
+def best_key(metric: str) -> str:
+    """What summary.json calls the best value of a metric."""
+    return f"best_{metric.replace('/', '_')}"
 
 
 def several(count: int, unit: str) -> str:

@@ -6,6 +6,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from minimind.objectives.config import primary_of
 from minimind.report.run_record import hashed_settings
 from minimind.report.sweep_file import Job, Sweep
 from minimind.runs.folder import RunFolder
@@ -17,7 +18,7 @@ Settings = dict[str, Any]
 
 
 def sweep_of(folders: Sequence[Path], root: Path) -> Sweep:
-    """The first run's arm is the baseline.
+    """The first run's arm is the baseline, and its objective names the metric.
 
     Raises:
         UserError: one is no run folder, or two runs are of the same arm and seed.
@@ -37,10 +38,11 @@ def sweep_of(folders: Sequence[Path], root: Path) -> Sweep:
         for arm, of_run, folder in zip(members, settings, folders, strict=True)
     ]
     _refuse_twice(jobs)
+    metric, _ = primary_of(settings[0].get("objective.kind"))
     return Sweep(
         name=f"report-{_digest(jobs)}",
         command=" ".join(["minimind report", *(job.run for job in jobs)]),
-        kind="quality", baseline=names[0], metric="val/loss", jobs=jobs,
+        kind="quality", baseline=names[0], metric=metric, jobs=jobs,
         arms={name: [] for name in names},
         differs={
             name: [key for key in differing if arm.get(key) != arms[0].get(key)]

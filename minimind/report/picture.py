@@ -1,4 +1,4 @@
-"""report.png: losses against tokens and seconds, and the arms against the metric."""
+"""report.png: validation and training loss against tokens and seconds, and the arms against the metric."""
 
 import textwrap
 from pathlib import Path
@@ -8,6 +8,7 @@ from minimind.report.analysis import Report
 from minimind.report.arms_panel import draw_arms, shortened
 from minimind.report.canvas import canvas
 from minimind.report.curves import FEWEST_VALIDATIONS, Curve, curve_of, usual_window, visible_range
+from minimind.report.figures import Better, figure_of
 from minimind.report.styles import Style, styles_of
 from minimind.utils.terminal import one_line
 
@@ -19,23 +20,32 @@ def draw(report: Report, target: Path) -> None:
     runs = [run for run in report.runs if run.finished]
     window = usual_window(runs)
     smoothing = f", moving average of {window} log points" if window > 1 else ""
-    validated = min(sum("val/loss" in row for row in run.rows) for run in runs) if runs else 0
-    key, against = ("val/loss", 1) if validated >= FEWEST_VALIDATIONS else ("train/loss", window)
-    name = "validation loss" if key == "val/loss" else "training loss"
+    judged = report.primary
+    validated = min(sum(judged.key in row for row in run.rows) for run in runs) if runs else 0
+    key, against = (judged.key, 1) if validated >= FEWEST_VALIDATIONS else ("train/loss", window)
     with canvas() as plt, plt.rc_context({"font.size": 12, "axes.titlesize": 13, "legend.fontsize": 11}):
         figure, ((validation, training), (arms, seconds)) = plt.subplots(2, 2, figsize=SIZE, layout="constrained")
         figure.suptitle(textwrap.fill(one_line(report.sweep.question or report.sweep.name), 100), fontsize=15)
-        _curves(validation, report, styles, "tokens", "val/loss", 1)
-        validation.set(title="Validation loss", ylabel="nats per token")
+        _curves(validation, report, styles, "tokens", judged.key, 1)
+        validation.set(title=_capitalised(judged.key), ylabel=_unit(judged.key))
         _curves(training, report, styles, "tokens", "train/loss", window)
         training.set(title=f"Training loss{smoothing}", ylabel="nats per token")
         draw_arms(arms, report, {arm: style["color"] for arm, style in styles.items()})
         arms.set_title(f"Arms: each {report.unit}, mean, interval of the difference to the baseline")
         _curves(seconds, report, styles, "elapsed_s", key, against)
-        seconds.set(title=f"{name.capitalize()} against time (a reading: machines vary)", ylabel="nats per token")
+        seconds.set(title=f"{_capitalised(key)} against time (a reading: machines vary)", ylabel=_unit(key))
         _legend(figure, styles, report.sweep.baseline)
         figure.savefig(target, dpi=DPI)
         plt.close(figure)
+
+
+def _capitalised(key: str) -> str:
+    label = one_line(figure_of(key).label)
+    return label[:1].upper() + label[1:]
+
+
+def _unit(key: str) -> str:
+    return "nats per token" if key in ("val/loss", "train/loss") else one_line(figure_of(key).label)
 
 
 def _legend(figure: Any, styles: dict[str, Style], baseline: str) -> None:
@@ -63,7 +73,8 @@ def _curves(axes: Any, report: Report, styles: dict[str, Style], x_key: str, y_k
     axes.set_xlabel(
         "tokens (millions); bands: lowest to highest run" if x_key == "tokens" else "training seconds, mean"
     )
-    if limits := visible_range(curves):
+    rises = figure_of(y_key).better is Better.higher  # then its steep beginning is below
+    if not rises and (limits := visible_range(curves)):
         axes.set_ylim(*limits)
     if not curves:
         axes.text(0.5, 0.5, "nothing to draw", transform=axes.transAxes, ha="center", color="0.45")

@@ -7,6 +7,8 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from minimind.objectives.config import primaries
+from minimind.report.figures import figure_of
 from minimind.utils.console import VisibleConsole
 from minimind.utils.terminal import say
 
@@ -29,7 +31,12 @@ def print_summary(summary: dict[str, Any], samples: list[dict[str, str]], folder
     for label, key, form in ROWS:
         if key in summary:
             figures.add_row(label, form.format(summary[key]))
-    console.print(figures, bits_table(summary))
+    for judged in map(figure_of, primaries()):
+        if judged.key in summary and judged.key not in [key for _, key, _ in ROWS]:
+            figures.add_row(judged.label, judged.show(summary[judged.key]))
+    console.print(figures)
+    if "val/bits_per_byte" in summary:
+        console.print(bits_table(summary))
     for number, sample in enumerate(samples, start=1):
         console.print("\n", Text(f"Sample {number}", "bold"), " (the prompt is underlined)", sep="")
         prompt = console.render_str(sample["prompt"], style="underline")

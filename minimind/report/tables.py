@@ -56,8 +56,8 @@ def median_and_quartiles(figure: Figure, found: Spread | None) -> str:
 
 
 def shown_keys(report: Report) -> list[str]:
-    """Figures that some arm has: the metric, what the sweep asks for, the usual ones."""
-    keys = dict.fromkeys((report.sweep.metric, *report.sweep.columns, *USUAL))
+    """Figures that some arm has: the metric, those the sweep asks for, the objective's own, the usual ones."""
+    keys = dict.fromkeys((report.sweep.metric, *report.sweep.columns, report.primary.key, *USUAL))
     if all(run.figures.get("active_parameters") == run.figures.get("parameters") for run in report.runs):
         keys.pop("active_parameters", None)
     return [key for key in keys if any(key in arm.spreads for arm in report.arms)]

@@ -1,7 +1,8 @@
 """Checkpoint folders as files: whether one is whole, which one a name means, and where a run goes on. No torch.
 
-A checkpoint is `step_00001000/` with the state, the configuration and the tokenizer, and `COMPLETE`, written last, with
-the size and hash of each of them. Every verb gets its checkpoint from here, so none reads one that was damaged.
+A checkpoint is `step_00001000/` with the state, the configuration, the model's part of it as JSON, and the tokenizer;
+and `COMPLETE`, written last, with the size and hash of each of them. Every verb gets its checkpoint from here, so none
+reads one that was damaged.
 """
 
 import sys
@@ -13,8 +14,8 @@ from minimind.utils.errors import UserError
 from minimind.utils.files import file_hash, read_json, write_json
 from minimind.utils.terminal import say
 
-STATE, CONFIG, TOKENIZER = "state.pt", "config.yaml", "tokenizer.json"
-FILES = (STATE, CONFIG, TOKENIZER)
+STATE, CONFIG, TOKENIZER, MODEL = "state.pt", "config.yaml", "tokenizer.json", "model.json"
+FILES = (STATE, CONFIG, TOKENIZER)  # MODEL besides, but for checkpoints of versions that did not write it
 
 
 def mark_complete(folder: Path, step: int, state_sha256: str | None = None) -> None:
@@ -25,7 +26,7 @@ def mark_complete(folder: Path, step: int, state_sha256: str | None = None) -> N
         OSError: the disk is full.
     """
     known = {} if state_sha256 is None else {STATE: state_sha256}
-    hashes = {name: known.get(name) or file_hash(folder / name) for name in FILES}
+    hashes = {name: known.get(name) or file_hash(folder / name) for name in (*FILES, *_model(folder))}
     files = {name: {"bytes": (folder / name).stat().st_size, "sha256": sha256} for name, sha256 in hashes.items()}
     write_json(folder / COMPLETE, {"step": step, "files": files})
 
@@ -46,14 +47,21 @@ def what_is_wrong(folder: Path) -> str | None:
             return f"its {name} is missing"
         if file_hash(path) != sha256:
             return f"corrupt: its {name} is not what {COMPLETE} says"
+    if CONFIG in files and _model(folder) - files.keys():  # the first version's markers have nothing but the state
+        return f"its {MODEL} is not in {COMPLETE}"
     return None
+
+
+def _model(folder: Path) -> set[str]:
+    return {MODEL} if (folder / MODEL).is_file() else set()
 
 
 def _marker(content: Any) -> tuple[int, dict[str, str]]:
     """Step, and file → hash. The first version's markers have the hash of the state alone."""
     if "files" not in content:
         return content["step"], {STATE: content["sha256"]}
-    return content["step"], {name: content["files"][name]["sha256"] for name in FILES}
+    files = content["files"]
+    return content["step"], {name: files[name]["sha256"] for name in (*FILES, *({MODEL} & files.keys()))}
 
 
 def verified(folder: Path) -> Path:

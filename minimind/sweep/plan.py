@@ -39,7 +39,7 @@ def plan_sweep(
         Job(trial.arm, trial.replicate, _relative(one.plan.folder.path, paths.root), list(trial.overrides))
         for trial, one in composed.items()
     ]
-    asked = question_of(ablation) if ablation is not None else question_of_grid(trials)
+    asked = question_of(ablation, composed) if ablation is not None else question_of_grid(trials, composed)
     sweep = Sweep(name=name, command=command, jobs=jobs, differs=differences(composed, asked["baseline"]), **asked)
     overrides = {str(one.plan.folder.path): trial.overrides for trial, one in reversed(composed.items())}
     folder = Path(paths.sweeps) / f"{name}-{identity}"
@@ -98,20 +98,37 @@ def once_each(composed: dict[Trial, Composed]) -> dict[str, Composed]:
     return unique
 
 
-def question_of(ablation: AblationConfig) -> dict[str, Any]:
+def question_of(ablation: AblationConfig, composed: dict[Trial, Composed]) -> dict[str, Any]:
     """The fields of a Sweep that say what is compared with what."""
+    metric = ablation.metric or common_primary(composed)
     return {
-        "kind": ablation.kind.value, "baseline": ablation.baseline, "metric": ablation.metric, "arms": ablation.arms,
+        "kind": ablation.kind.value, "baseline": ablation.baseline, "metric": metric, "arms": ablation.arms,
         "question": ablation.question, "claim": ablation.claim, "margin": ablation.margin,
         "budget": ablation.budget.value, "columns": ablation.columns,
     }  # fmt: skip
 
 
-def question_of_grid(trials: Sequence[Trial]) -> dict[str, Any]:
-    """The same of a sweep without a question: the first arm is the baseline."""
+def question_of_grid(trials: Sequence[Trial], composed: dict[Trial, Composed]) -> dict[str, Any]:
+    """The same of a sweep without a question: the first arm is the baseline, and its objective names the metric."""
     arms = {trial.arm: list(trial.overrides) for trial in trials}
-    order = list(arms)
-    return {"kind": Kind.quality.value, "baseline": order[0], "metric": "val/loss", "arms": arms}
+    metric, _ = composed[trials[0]].plan.cfg.objective.primary
+    return {"kind": Kind.quality.value, "baseline": trials[0].arm, "metric": metric, "arms": arms}
+
+
+def common_primary(composed: dict[Trial, Composed]) -> str:
+    """The metric that every arm's objective is judged by.
+
+    Raises:
+        ConfigError: there is no such one.
+    """
+    by_arm = {trial.arm: one.plan.cfg.objective.primary for trial, one in composed.items()}
+    if len(set(by_arm.values())) > 1:
+        said = ", ".join(f"{arm} by {metric} ({end})" for arm, (metric, end) in by_arm.items())
+        raise ConfigError([
+            f"`ablation.metric` must be given for arms whose objectives are judged by different metrics: {said}."
+        ])  # fmt: skip
+    metric, _ = next(iter(by_arm.values()))
+    return metric
 
 
 def differences(composed: dict[Trial, Composed], baseline: str) -> dict[str, list[str]]:

@@ -11,6 +11,7 @@ from typing import Any
 from rich.live import Live
 from rich.table import Table
 
+from minimind.report.figures import figure_of
 from minimind.runs.folder import RunFolder
 from minimind.runs.states import JobState, RunState
 from minimind.sweep.queue import Job
@@ -45,17 +46,16 @@ class Progress:
             self.live.update(self.table(), refresh=True)
         elif job.state != JobState.QUEUED:
             ended = sum(one.state in (JobState.FINISHED, JobState.STOPPED, JobState.FAILED) for one in self.jobs)
-            figures = row_of(job)
-            loss = f", loss {figures['loss']}" if figures["loss"] else ""
+            judged = " ".join(judged_of(job))
             name = ", ".join(
                 [job.label[0], *(f"{u} {v}" for u, v in zip(self.columns[1:], job.label[1:], strict=True))]
             )
-            say(f"[{ended}/{len(self.jobs)}] {name}: {job.state}{loss}", file=sys.stderr)
+            say(f"[{ended}/{len(self.jobs)}] {name}: {job.state}{f', {judged}' if judged else ''}", file=sys.stderr)
 
     def table(self) -> Table:
         counts = Counter(job.state for job in self.jobs)
         table = Table(*self.columns, "state", caption=", ".join(f"{n} {state}" for state, n in counts.items()))
-        for name in ("step", "loss", "time left"):
+        for name in ("step", "metric", "time left"):
             table.add_column(name, justify="right")
         for job in self.jobs:
             if len(self.jobs) <= SHOWN or job.state not in (JobState.QUEUED, JobState.FINISHED):
@@ -78,19 +78,27 @@ class Progress:
 
 
 def row_of(job: Job) -> dict[str, str]:
-    """Step, latest loss and time left of the run, as its folder has them."""
+    """Step, latest metric and time left of the run, as its folder has them."""
     folder, cfg = job.plan.folder, job.plan.cfg
     row = last_row(folder.metrics)
     if job.state == JobState.QUEUED or not row:
-        return {"step": "", "loss": "", "left": ""}
-    loss = row.get("val/loss", row.get("train/loss"))
+        return {"step": "", "metric": "", "left": ""}
     last = cfg.trainer.max_steps or status_of(folder).get("auto", {}).get("max_steps")
     rate, left = row.get("train/tokens_per_second"), ""
     if job.state == JobState.RUNNING and last and rate:
         seconds = (last - row["step"]) * cfg.trainer.batch_tokens / rate
         left = f"{int(seconds // 60)}:{int(seconds % 60):02d}"
     step = f"{row['step']:,}/{last:,}" if last else f"{row['step']:,}"
-    return {"step": step, "loss": "" if loss is None else f"{loss:.4f}", "left": left}
+    return {"step": step, "metric": " ".join(judged_of(job)), "left": left}
+
+
+def judged_of(job: Job) -> list[str]:
+    """Name and figure of what the run is judged by, or else of its training loss, in its newest row."""
+    row, (primary, _) = last_row(job.plan.folder.metrics), job.plan.cfg.objective.primary
+    figure = next((figure_of(key) for key in (primary, "train/loss") if key in row), None)
+    if job.state == JobState.QUEUED or figure is None:
+        return []
+    return ["loss" if figure.key.endswith("/loss") else figure.label, figure.show(row[figure.key])]
 
 
 def last_row(metrics: Path) -> dict[str, Any]:

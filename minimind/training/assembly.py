@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
+import torch
+
 from minimind.data.config import DataConfig
 from minimind.model.config import ModelConfig
 from minimind.model.transformer import MiniMind
@@ -12,7 +14,7 @@ from minimind.objectives.config import ObjectiveConfig
 from minimind.objectives.protocol import Objective
 from minimind.optim.config import OptimConfig, ScheduleConfig
 from minimind.tokenizer.bpe import BPE
-from minimind.training.checkpoint import load_weights
+from minimind.training.checkpoint import load_model, load_weights
 from minimind.training.config import TrainerConfig
 from minimind.training.module import TrainingModule
 from minimind.utils.seeding import seed_everything
@@ -64,7 +66,5 @@ def build_objective(
 
 
 def _frozen(checkpoint: Path) -> MiniMind:
-    from minimind.training.checkpoint import load_model
-
-    model, _ = load_model(checkpoint)
+    model, _ = load_model(checkpoint, torch.device("cpu"))
     return model.requires_grad_(False)

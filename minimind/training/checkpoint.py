@@ -1,4 +1,4 @@
-"""A checkpoint: a folder `step_00001000/` with the state, the configuration and the tokenizer.
+"""A checkpoint: a folder `step_00001000/` with the state, the configuration, the model's part of it, and the tokenizer.
 
 `state.pt` holds tensors and plain types only. Lightning's own checkpoint is its base; the optimizer's state is keyed
 by parameter name instead of by number, and the generators' states of each rank are added. The folder is written under
@@ -19,8 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minimind.runs.checkpoints import STATE, mark_complete, verified
+from minimind.model.transformer import MiniMind
+from minimind.runs.checkpoints import STATE, TOKENIZER, mark_complete, verified
 from minimind.runs.folder import COMPLETE, RunFolder, checkpoint_name
+from minimind.tokenizer.bpe import BPE
+from minimind.training.model_file import stored_model
 from minimind.training.upgrade import upgrade
 from minimind.utils.errors import UserError
 from minimind.utils.files import sync_folder
@@ -35,7 +38,7 @@ def write_checkpoint(run: RunFolder, step: int, state: dict[str, Any], record: d
     """Writes the folder of this step; one that is there already, whole or not, is replaced.
 
     Args:
-        record: file → content of what describes the state: configuration and tokenizer.
+        record: file → content of what describes the state: configuration, model and tokenizer.
 
     Raises:
         OSError: the disk is full or gone; nothing is left behind.
@@ -139,12 +142,36 @@ def model_weights(state: dict[str, Any]) -> dict[str, torch.Tensor]:
     return {name.removeprefix(prefix): t for name, t in state["state_dict"].items() if name.startswith(prefix)}
 
 
+def load_model(folder: Path, device: torch.device) -> tuple[MiniMind, BPE]:
+    """The model in evaluation mode, float32, and its tokenizer; neither Lightning nor the configuration is needed.
+
+    Raises:
+        UserError: something is missing, damaged or does not fit.
+    """
+    cfg = stored_model(verified(folder))
+    with torch.device("meta"):
+        model = MiniMind(cfg)
+    weights = fitting_weights(model, folder)  # before memory is taken for what the configuration merely claims
+    model.to_empty(device=device)
+    model.load_state_dict(weights)
+    return model.eval(), BPE.load(folder / TOKENIZER)
+
+
 def load_weights(model: torch.nn.Module, folder: Path) -> None:
     """Raises: UserError, if a name, a shape or a number is not what a model has."""
+    model.load_state_dict(fitting_weights(model, folder))
+
+
+def fitting_weights(model: torch.nn.Module, folder: Path) -> dict[str, Tensor]:
+    """Those of the checkpoint, which the model (on whatever device) can load.
+
+    Raises:
+        UserError: a name, a shape or a number is not what the model has.
+    """
     weights = model_weights(load_state(folder))
     check_names(weights, model.state_dict(), f"The checkpoint {folder} must fit the model")
     check_weights(weights, str(folder))
-    model.load_state_dict(weights)
+    return weights
 
 
 def refuse_weights_only(folder: Path) -> None:

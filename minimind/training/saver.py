@@ -9,11 +9,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from minimind.runs.checkpoints import CONFIG, TOKENIZER
+from minimind.runs.checkpoints import CONFIG, MODEL, TOKENIZER
 from minimind.runs.folder import COMPLETE, RunFolder, checkpoint_name, step_of
 from minimind.training.checkpoint import NotFinite, write_checkpoint
 from minimind.training.config import TrainerConfig
 from minimind.training.host_copy import HostCopy
+from minimind.training.model_file import model_file
 from minimind.training.retention import superseded
 from minimind.utils.errors import RunFailed
 from minimind.utils.terminal import say
@@ -39,7 +40,8 @@ class Saver:
     @cached_property
     def record(self) -> dict[str, bytes]:
         """Read once: an edit of the run's own copy while it trains must not pass for what it was trained with."""
-        return {name: (self.run.path / name).read_bytes() for name in (CONFIG, TOKENIZER)}
+        files = {name: (self.run.path / name).read_bytes() for name in (CONFIG, TOKENIZER)}
+        return {**files, MODEL: model_file(self.run.path / CONFIG)}
 
     @property
     def busy(self) -> bool:

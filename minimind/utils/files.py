@@ -67,8 +67,12 @@ def write_text(path: Path, text: str) -> None:
         file.write(text.encode())
 
 
+def to_json(value: Any) -> str:
+    return json.dumps(value, indent=2, sort_keys=True) + "\n"
+
+
 def write_json(path: Path, value: Any) -> None:
-    write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
+    write_text(path, to_json(value))
 
 
 def read_json(path: Path, must: str = "JSON") -> Any:

@@ -8,7 +8,10 @@ from numbers import Integral, Real
 from types import UnionType
 from typing import Any, get_args, get_origin
 
+from minimind.utils.errors import ConfigError, suggestion
+
 WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list"}
+LONGEST_NAME = 100  # characters of an unknown key that are worth showing
 
 
 def not_finite(value: Any, name: str = "") -> Iterator[str]:
@@ -24,6 +27,41 @@ def not_finite(value: Any, name: str = "") -> Iterator[str]:
     elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
         for place, inner in enumerate(value):
             yield from not_finite(inner, f"{name}[{place}]")
+
+
+def to_plain(value: Any) -> Any:
+    """A dataclass as JSON has it: enums by value, a dataclass within it as an object."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: to_plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, list | tuple):
+        return [to_plain(item) for item in value]
+    return value.value if isinstance(value, Enum) else value
+
+
+def from_plain(config: Any, values: Any, name: str = "") -> Any:
+    """The dataclass `config` with these values, the inverse of `to_plain`; what is left out has its default.
+
+    Raises:
+        ConfigError: a key is unknown, or the dataclass itself refuses a value.
+    """
+    if not isinstance(values, Mapping):
+        where = f"`{name.rstrip('.')}`" if name else "it"
+        raise ConfigError([f"{where} must be settings by name, but is a {type(values).__name__}."])
+    known = {field.name: field.type for field in fields(config)}
+    if unknown := [str(key)[:LONGEST_NAME] for key in values if key not in known]:
+        raise ConfigError([f"`{name}{key}` is no setting; {suggestion(key, list(known))}" for key in unknown])
+    read = {
+        key: from_plain(known[key], value, f"{key}.") if is_dataclass(known[key]) else _as_float(known[key], value)
+        for key, value in values.items()
+    }
+    return config(**read)
+
+
+def _as_float(kind: Any, value: Any) -> Any:
+    """JSON may write 1.0 as 1; a whole number that no float can hold stays, and is refused as infinite."""
+    if float not in (kind, *get_args(kind)) or type(value) is not int:
+        return value
+    return float(value) if abs(value) < 2**1023 else math.inf
 
 
 def of_another_kind(config: type, values: Mapping[str, Any]) -> list[str]:

@@ -110,9 +110,8 @@ def test_a_checkpoint_that_is_not_one_or_does_not_fit(run, small_run: Path, tmp_
 
     broken = tmp_path / "step_00000001"
     shutil.copytree(small_run / "checkpoints" / "step_00000020", broken)
-    (broken / "config.yaml").write_text(
-        (broken / "config.yaml").read_text().replace("hidden_size: 32", "hidden_size: 64")
-    )
+    model = broken / "model.json"
+    model.write_text(model.read_text().replace('"hidden_size": 32', '"hidden_size": 64'))
     code, said = run(main, "generate", str(broken), "--prompt", "a")
     assert (code, "its COMPLETE is of step 20" in said) == (2, True)
     mark_complete(broken, 1)

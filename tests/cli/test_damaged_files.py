@@ -79,16 +79,19 @@ def test_runs_lists_the_others_and_shows_the_damaged_ones_as_such(verb: Verb, tm
     assert len(err.splitlines()) == len(damaged)
 
 
-@pytest.mark.parametrize("file", ["status.json", "config.yaml"])
+@pytest.mark.parametrize("file", ["status.json", "config.yaml", "model.json"])
 def test_a_verb_for_one_run_names_the_damaged_file(file: str, verb: Verb, small_run: Path, tmp_path: Path) -> None:
     run = tmp_path / "runs" / "copied"
     shutil.copytree(small_run, run)
-    places = [run, *run.glob("checkpoints/*")] if file == "config.yaml" else [run]
+    checkpoints = [*run.glob("checkpoints/*")]
+    places = {"status.json": [run], "config.yaml": [run, *checkpoints], "model.json": checkpoints}[file]
     for place in places:
         (place / file).write_bytes(b'{"cut')
-    for checkpoint in places[1:]:
+    for checkpoint in checkpoints:
         mark_complete(checkpoint, step_of(checkpoint))  # else its marker tells
-    for arguments in (["inspect", str(run)], ["sync", str(run)], ["generate", str(run), "--prompt", "a"]):
+    of_the_run, of_the_model = ["sync", str(run)], ["generate", str(run), "--prompt", "a"]
+    readers = {"status.json": [of_the_run, of_the_model], "config.yaml": [of_the_run], "model.json": [of_the_model]}
+    for arguments in (["inspect", str(run)], *readers[file]):
         code, _, err = verb(*arguments)
         assert (code, f"{file} must be" in err) == (2, True), err
     code, _, err = verb(f"checkpoint={run}", program=evaluate)
@@ -199,6 +202,53 @@ def test_a_checkpoint_of_other_weights_is_refused_by_name(
     for arguments in (["generate", str(checkpoint), "--prompt", "a"], ["export", str(checkpoint), "--to", "out"]):
         code, _, err = verb(*arguments)
         assert (code, words in err, len(err.splitlines())) == (2, True, 1), err
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[1]", "model.json must be a JSON object, but is a list"),
+        ('{"hiden_size": 8}', "`hiden_size` is no setting; did you mean `hidden_size`?"),
+        ('{"rope_scaling": {"factr": 8}}', "`rope_scaling.factr` is no setting; did you mean `factor`?"),
+        ('{"rope_scaling": 2}', "`rope_scaling` must be settings by name, but is a int"),
+        ('{"hidden_size": "32"}', "`hidden_size` must be a whole number, but is '32'"),
+        ('{"norm": ["rmsnorm"]}', "`norm` must be one of rmsnorm, layernorm, but is ['rmsnorm']"),
+        ('{"dropout": NaN}', "`dropout` must be a finite number, but is nan"),
+        ('{"rope_theta": 1%s}' % ("0" * 400), "`rope_theta` must be a finite number, but is inf"),
+        ('{"hidden_size": 1%s}' % ("0" * 30), "`hidden_size` must be at most 16,777,216"),
+        ('{"hidden_size": 16777216, "num_hidden_layers": 4096}', "must have at most 1,099,511,627,776 parameters"),
+        ('{"hidden_size": 65536}', "must fit the model, but"),  # no memory is taken for it
+        (f'{{"mlp_only_layers": {[99] * 5000}}}', "`mlp_only_layers` must name layers 0 to 7"),
+        ('{"%s": 1}' % ("x" * 10**6), "is no setting"),
+        ("[" * 100_000, "model.json must be JSON, but it is nested too deeply"),
+    ],
+)  # fmt: skip
+def test_a_model_file_that_describes_none_is_one_line(
+    text: str, words: str, verb: Verb, small_run: Path, tmp_path: Path
+) -> None:
+    (source,) = small_run.glob("checkpoints/*20")
+    checkpoint = shutil.copytree(source, tmp_path / source.name)
+    (checkpoint / "model.json").write_text(text)
+    mark_complete(checkpoint, 20)
+    for arguments in (["generate", str(checkpoint), "--prompt", "a"], ["export", str(checkpoint), "--to", "out"]):
+        code, _, err = verb(*arguments)
+        assert (code, words in err, len(err.splitlines())) == (2, True, 1), err[:1000]
+        assert str(checkpoint) in err
+        assert len(err) < 1000
+
+
+def test_a_model_file_must_be_in_the_marker_and_need_not_be_there(verb: Verb, small_run: Path, tmp_path: Path) -> None:
+    (source,) = small_run.glob("checkpoints/*20")
+    checkpoint = shutil.copytree(source, tmp_path / source.name)
+    generate = ["generate", str(checkpoint), "--prompt", "a", "--greedy", "--max-new-tokens", "4"]
+    said = verb(*generate)
+    model = (checkpoint / "model.json").read_bytes()
+    (checkpoint / "model.json").unlink()
+    assert "its model.json is missing" in verb(*generate)[2]
+    mark_complete(checkpoint, 20)  # now as an older version wrote it: config.yaml tells
+    assert verb(*generate) == said
+    (checkpoint / "model.json").write_bytes(model)
+    assert "its model.json is not in COMPLETE" in verb(*generate)[2]
 
 
 @pytest.mark.parametrize("state", [[1], {"state_dict": [1]}, {"state_dict": {"a": 1}}, {"weights": {}}])

@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 
 from minimind.cli import main
+from minimind.objectives.config import ObjectiveConfig, objective_configs
+from minimind.report.summary import print_summary
 from minimind.runs.folder import RunFolder
 from minimind.runs.lock import run_lock
+from minimind.training.callbacks.progress import Progress
 from minimind.utils.files import write_json
 
 
@@ -48,3 +51,44 @@ def test_states_figures_and_age(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     cells = {line[0]: line[1:] for line in lines if len(line) == 6}
     assert {name: cells[name][0] for name in runs} == {name: shown for name, (_, _, shown) in runs.items()}
     assert cells["done"][1:] == ["1,500", "3,000,000", "2.5000", "0 s"]
+
+
+@pytest.fixture
+def preference(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An installed kind of objective that is judged by a metric of its own, and has no text to count bits of."""
+
+    class Preference(ObjectiveConfig):
+        primary = ("val/chosen", "max")
+
+    monkeypatch.setitem(objective_configs(), "preference", Preference)
+
+
+def test_runs_show_what_their_objective_is_judged_by(
+    preference: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    for kind in ("preference", "pretrain", "gone"):
+        folder = RunFolder(tmp_path / "runs" / kind)
+        folder.path.mkdir(parents=True)
+        folder.update_status(state="finished", step=1, tokens=1)
+        folder.config.write_text(f"objective:\n  kind: {kind}\n")
+        folder.metrics.write_text('{"step": 9, "val/loss": 2.5, "val/chosen": 0.75}\n{"step": 10}\n')
+    monkeypatch.setenv("MINIMIND_ROOT", str(tmp_path))
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setattr("sys.argv", ["minimind", "runs"])
+    assert main.main() == 0
+    lines = [[cell.strip() for cell in line.split("│")[1:-1]] for line in capsys.readouterr().out.splitlines()]
+    shown = {line[0]: line[4] for line in lines if len(line) == 6}
+    assert shown == {"preference": "val/chosen 0.75", "pretrain": "2.5000", "gone": "2.5000"}
+
+
+def test_a_run_without_bits_per_byte_is_shown_on_its_way_and_at_its_end(
+    preference: None, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    progress = Progress()
+    progress.max_steps, progress.first_step, progress.start = 10, 0, 0.0
+    row = {"step": 5, "tokens": 500, "val/loss": 2.5, "val/chosen": 0.75}
+    assert "val loss 2.500 · val/chosen 0.75 · " in progress.line(row, 1.0)
+    print_summary({"step": 10, "tokens": 1000, "val/chosen": 0.75}, [], tmp_path)
+    said = capsys.readouterr().out
+    assert "val/chosen" in said
+    assert "bits per byte" not in said

@@ -39,7 +39,8 @@ def test_a_checkpoint_holds_tensors_and_plain_types_only(small_run: Path) -> Non
     folders = sorted(path.name for path in (small_run / "checkpoints").iterdir())
     assert folders == ["step_00000010", "step_00000020"]
     folder = small_run / "checkpoints" / folders[-1]
-    assert {path.name for path in folder.iterdir()} == {"state.pt", "config.yaml", "tokenizer.json", "COMPLETE"}
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"state.pt", "config.yaml", "model.json", "tokenizer.json", "COMPLETE"}
     state = torch.load(folder / "state.pt", weights_only=True)
     optimizer = state["optimizer_states"][0]
     assert "model.layers.0.self_attn.q_proj.weight" in optimizer["state"]

@@ -105,7 +105,7 @@ def made(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     maker.run(f"{NAME} lost", 1, 2.0, state="failed", reason=NAME, settings={"model.norm": "layer"})
     maker.sweep("plain", question=TEXT)
     tokenizer = SimpleNamespace(encode=list, end_of_text=0, stream_decode=lambda pieces: pieces)
-    monkeypatch.setattr("minimind.config.load.load_model", lambda *_: (None, tokenizer))
+    monkeypatch.setattr("minimind.training.checkpoint.load_model", lambda *_: (None, tokenizer))
     monkeypatch.setattr("minimind.runs.checkpoints.checkpoint_of", lambda path: path)
     monkeypatch.setattr("minimind.generation.engine.generate", lambda *_, **__: iter(TEXT))
 

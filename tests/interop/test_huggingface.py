@@ -26,7 +26,6 @@ from transformers import (
     Qwen3MoeForCausalLM,
 )
 
-from minimind.config.load import load_model
 from minimind.generation.engine import generate
 from minimind.generation.sampling import SamplingConfig
 from minimind.interop.huggingface import export_folder, import_folder, import_model
@@ -35,6 +34,7 @@ from minimind.model.transformer import MiniMind
 from minimind.runs.checkpoints import checkpoint_of
 from minimind.runs.folder import RunFolder
 from minimind.tokenizer.bpe import BPE
+from minimind.training.checkpoint import load_model
 from minimind.utils.errors import ConfigError, UserError
 
 V = 300

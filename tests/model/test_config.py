@@ -1,5 +1,6 @@
 """The arithmetic of ModelConfig against built modules, and what it says of mistakes."""
 
+import json
 import re
 from typing import Any
 
@@ -137,3 +138,16 @@ def test_all_mistakes_come_at_once() -> None:
     with pytest.raises(ConfigError) as raised:
         ModelConfig(num_attention_heads=6, head_dim=7, num_key_value_heads=4, dropout=2.0, num_shared_experts=1)
     assert len(raised.value.problems) == 4
+
+
+@pytest.mark.parametrize("kind", list(VARIANTS))
+def test_it_comes_back_from_json(kind: str) -> None:
+    cfg = ModelConfig(**VARIANTS[kind], rope_scaling=YarnConfig(1.0, 8, attention_factor=2.0), rope_theta=0.1 + 1e4)
+    assert ModelConfig.from_dict(json.loads(json.dumps(cfg.to_dict()))) == cfg
+
+
+def test_json_may_leave_out_and_write_whole_numbers() -> None:
+    cfg = ModelConfig.from_dict({"rope_theta": 10000, "rope_scaling": {"attention_factor": 2}})
+    assert (cfg.rope_theta, cfg.rope_scaling) == (1e4, YarnConfig(attention_factor=2.0))
+    assert isinstance(cfg.rope_theta, float)
+    assert isinstance(cfg.rope_scaling.attention_factor, float)

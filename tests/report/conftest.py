@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 from made_sweeps import Maker
 
+from minimind.objectives.config import ObjectiveConfig, objective_configs
+
 
 @pytest.fixture
 def maker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Maker:
@@ -27,3 +29,14 @@ def two_arms(maker: Maker) -> Callable[..., Path]:
         return maker.sweep("rms", **(sweep or {}))
 
     return make
+
+
+@pytest.fixture
+def preference(monkeypatch: pytest.MonkeyPatch) -> str:
+    """An installed kind of objective that is judged by a metric of its own, of which more is better."""
+
+    class Preference(ObjectiveConfig):
+        primary = ("val/chosen", "max")
+
+    monkeypatch.setitem(objective_configs(), "preference", Preference)
+    return "preference"

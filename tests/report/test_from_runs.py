@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from made_sweeps import Maker
+from made_sweeps import Maker, curve
 
 from minimind.cli import main
 from minimind.report.from_runs import sweep_of
@@ -69,6 +69,40 @@ def test_the_command(maker: Maker, monkeypatch: pytest.MonkeyPatch, capsys: pyte
     assert "lr=0.2 is worse" in said
     assert "the baseline was chosen for this report; the sweep's own is lr=0.2." in said
     assert "the metric was chosen for this report" in said
+
+
+def of_a_kind(maker: Maker, kind: str) -> list[Path]:
+    """Runs of two arms, of which lr=0.2 has more `val/chosen` at the end, in its curves, and at its best."""
+    return [
+        maker.run(
+            f"{kind}{rate}", seed, 2.0, settings={"optim.lr": rate, "objective.kind": kind},
+            rows=[{**row, "val/chosen": rate + row["step"] / 1000 + seed / 1e4} for row in curve(2.0, seed)],
+        )
+        for rate in (0.1, 0.2) for seed in (1, 2, 3)
+    ]  # fmt: skip
+
+
+def test_runs_are_compared_by_what_their_objective_is_judged_by(
+    maker: Maker, preference: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    folders = of_a_kind(maker, preference)
+    assert sweep_of(folders, maker.root).metric == "val/chosen"
+    assert call(monkeypatch, *map(str, folders)) == 0
+    said = capsys.readouterr().out
+    assert "On val/chosen, compared with lr=0.1: lr=0.2 is better by 0.1" in said
+    assert "The best mean is that of lr=0.2" in said
+    (page,) = maker.root.glob("sweeps/*/report.md")
+    assert "higher is better" in page.read_text()
+    assert call(monkeypatch, *map(str, folders), "--metric", "val/loss") == 0
+    assert "val/chosen" in (page.parent / "report.md").read_text()  # a column still
+
+
+def test_runs_of_an_objective_that_is_not_installed_are_compared_by_their_loss(
+    maker: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = of_a_kind(maker, "gone")
+    assert sweep_of(folders, maker.root).metric == "val/loss"
+    assert call(monkeypatch, *map(str, folders)) == 0
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from minimind.report.figures import figure_of
+from minimind.report.figures import Better, best_key, figure_of
 from minimind.report.statistics import Difference
 from minimind.report.verdict import Finding, judge
 
@@ -53,3 +53,11 @@ def test_too_few_pairs_get_no_verdict() -> None:
 def test_which_way_is_better(key: str, better: str | None) -> None:
     found = figure_of(key).better
     assert (found and found.value) == better
+
+
+def test_an_objective_says_which_way_its_own_metric_is_better(preference: str) -> None:
+    for key in ("val/chosen", best_key("val/chosen")):
+        assert figure_of(key).better is Better.higher
+    assert judge(interval(0.1, 0.2), figure_of("val/chosen"), 0.01, "seed").finding is Finding.better
+    assert best_key("val/loss") == "best_val_loss"
+    assert figure_of("val/loss").better is Better.lower

@@ -1,13 +1,15 @@
 """From what was typed to the jobs: arms × seeds, everything checked first, each identity once, equal budgets."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from minimind.report.config import AblationConfig, Kind
-from minimind.sweep.plan import SweepPlan
+from minimind.sweep.plan import SweepPlan, common_primary
 from minimind.sweep.reuse import refuse_other_measurements
-from minimind.sweep.trials import merged, trials_of_ablation, trials_of_grid
+from minimind.sweep.trials import Trial, merged, trials_of_ablation, trials_of_grid
 from minimind.utils.errors import ConfigError
 
 Prepare = Callable[..., SweepPlan]
@@ -158,3 +160,25 @@ def test_an_ablation_that_is_not_there_is_no_run(prepare: Prepare) -> None:
         prepare("ablation=norn")
     with pytest.raises(ConfigError, match="typo"):
         prepare("experiment=typo")
+
+
+def test_the_verdict_is_on_what_the_objective_is_judged_by_unless_it_is_said(prepare: Prepare) -> None:
+    assert prepare("optim.lr=1e-3,1e-2").sweep.metric == "val/loss"
+    assert prepare("ablation=norm", "ablation.metric=null").sweep.metric == "val/loss"
+    assert prepare("ablation=norm").sweep.metric == "val/bits_per_byte"
+    assert prepare("ablation=norm", "ablation.metric=train/mfu").sweep.metric == "train/mfu"
+
+
+def test_arms_that_are_judged_by_different_metrics_need_one_that_is_said() -> None:
+    def composed(**primary: tuple[str, str]) -> Any:
+        objectives = {arm: SimpleNamespace(primary=pair) for arm, pair in primary.items()}
+        return {
+            Trial(arm, 1, ()): SimpleNamespace(plan=SimpleNamespace(cfg=SimpleNamespace(objective=objective)))
+            for arm, objective in objectives.items()
+        }
+
+    assert common_primary(composed(a=("val/chosen", "max"), b=("val/chosen", "max"))) == "val/chosen"
+    with pytest.raises(
+        ConfigError, match=r"`ablation.metric` must be given .*: a by val/loss \(min\), b by val/x \(max"
+    ):
+        common_primary(composed(a=("val/loss", "min"), b=("val/x", "max")))

@@ -13,11 +13,12 @@ import pytest
 
 from minimind.runs.folder import RunFolder
 from minimind.runs.lock import run_lock
+from minimind.runs.metrics_file import append_rows
 from minimind.runs.states import JobState
 from minimind.sweep.launch import log_names
 from minimind.sweep.places import Places, visible_gpus
 from minimind.sweep.queue import Job, Queue
-from minimind.sweep.table import Progress, last_row, reason_of
+from minimind.sweep.table import Progress, judged_of, last_row, reason_of
 from minimind.utils.errors import ConfigError
 
 PYTHON = [sys.executable, "-c", "import sys; exec(open(sys.argv[1]).read())"]
@@ -29,7 +30,8 @@ def job(tmp_path: Path) -> Make:
     def make(name: str, script: str, devices: int = 1, accelerator: str = "auto") -> Job:
         folder = tmp_path / "runs" / name
         folder.mkdir(parents=True)
-        cfg = SimpleNamespace(trainer=SimpleNamespace(devices=devices, accelerator=accelerator, max_steps=1))
+        trainer = SimpleNamespace(devices=devices, accelerator=accelerator, max_steps=1)
+        cfg = SimpleNamespace(trainer=trainer, objective=SimpleNamespace(primary=("val/chosen", "max")))
         plan = SimpleNamespace(cfg=cfg, folder=RunFolder(folder))
         return Job((name,), plan, script, tmp_path / "logs" / f"{name}.log")  # type: ignore[arg-type]
 
@@ -205,3 +207,16 @@ def test_a_log_has_a_name_that_every_file_system_takes(tmp_path: Path) -> None:
     assert len(set(names)) == 3
     for name in names:
         (tmp_path / name).touch()
+
+
+def test_a_job_is_shown_with_what_it_is_judged_by_or_else_with_its_loss(job: Make) -> None:
+    one = job("one", "")
+    assert judged_of(one) == []
+    for row, shown in (
+        ({"step": 1, "train/loss": 2.5}, ["loss", "2.5000"]),
+        ({"step": 2, "train/loss": 2.4, "val/loss": 2.3, "val/chosen": 0.75}, ["val/chosen", "0.75"]),
+        ({"step": 3}, []),
+    ):
+        append_rows(one.plan.folder.metrics, [row])
+        one.state = JobState.RUNNING
+        assert judged_of(one) == shown

@@ -30,7 +30,7 @@ def state(value: float = 1.0) -> dict[str, Any]:
     }
 
 
-RECORD = {"config.yaml": b"{}", "tokenizer.json": b"[]"}
+RECORD = {"config.yaml": b"model: {}", "tokenizer.json": b"[]"}
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import time
 
 import lightning.pytorch as pl
 
+from minimind.objectives.config import primaries
 from minimind.training.callbacks.run_callback import RunCallback
 from minimind.training.rows import Row
 from minimind.utils.terminal import is_terminal, say
@@ -25,7 +26,7 @@ class Progress(RunCallback):
             self.parts.rows.listeners.append(self.show)
 
     def show(self, row: Row) -> None:
-        has_validation = "val/loss" in row
+        has_validation = any(name.startswith("val/") for name in row)
         now = time.perf_counter()
         due = now - self.last_line >= SECONDS_BETWEEN_LINES or row["step"] == self.max_steps
         if not (self.on_terminal or has_validation or due):
@@ -51,7 +52,9 @@ class Progress(RunCallback):
         if "train/mfu" in row:
             parts.append(f"MFU {row['train/mfu']:.0%}")
         if "val/loss" in row:
-            parts.append(f"val loss {row['val/loss']:.3f}, {row['val/bits_per_byte']:.3f} bits/byte")
+            bits = f", {row['val/bits_per_byte']:.3f} bits/byte" if "val/bits_per_byte" in row else ""
+            parts.append(f"val loss {row['val/loss']:.3f}{bits}")
+        parts += [f"{name} {row[name]:.4g}" for name in primaries() if name in row and name != "val/loss"]
         parts.append(f"{int(left // 60)}:{int(left % 60):02d} left")
         return " · ".join(parts)
 

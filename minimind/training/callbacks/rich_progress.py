@@ -3,6 +3,7 @@
 import lightning.pytorch as pl
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from minimind.objectives.config import primaries
 from minimind.training.callbacks.run_callback import RunCallback
 from minimind.training.rows import Row
 from minimind.utils.console import VisibleConsole
@@ -25,7 +26,8 @@ class RichProgress(RunCallback):
 
     def show(self, row: Row) -> None:
         self.latest |= row
-        words = " · ".join(form.format(self.latest[name]) for name, form in SHOWN if name in self.latest)
+        judged = [(name, f"{name} {{:.4g}}") for name in primaries() if name != "val/loss"]
+        words = " · ".join(form.format(self.latest[name]) for name, form in (*SHOWN, *judged) if name in self.latest)
         self.bar.update(self.task, completed=row["step"], description=words)
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
