@@ -8,8 +8,9 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from minimind.data.describe import length_histogram, pieces
-from minimind.data.shards import TokenStream, read_manifest
+from minimind.data.describe import excerpts, length_histogram
+from minimind.data.manifest import read_manifest
+from minimind.data.shards import TokenStream
 from minimind.tokenizer.bpe import BPE
 from minimind.utils.console import VisibleConsole
 from minimind.utils.errors import UserError
@@ -49,9 +50,15 @@ def manifest_table(manifests: dict[str, dict[str, Any]]) -> Table:
     all_of = list(manifests.values())
     for column in table.columns[1:]:
         column.justify = "right"
-    for key, name in [("documents", "documents"), ("tokens", "tokens"), ("bytes", "bytes of text")]:
+    masked = any("targets" in manifest for manifest in all_of)  # some token is no target
+    for key, name in [("documents", "documents"), ("tokens", "tokens")]:
         table.add_row(name, *(f"{manifest[key]:,}" for manifest in all_of))
-    table.add_row("bytes a token", *(f"{manifest['bytes_per_token']:.3f}" for manifest in all_of))
+    if masked:
+        table.add_row("targets", *(f"{manifest.get('targets', manifest['tokens']):,}" for manifest in all_of))
+    table.add_row("bytes of target text" if masked else "bytes of text", *(f"{m['bytes']:,}" for m in all_of))
+    table.add_row(
+        "bytes a target" if masked else "bytes a token", *(f"{manifest['bytes_per_token']:.3f}" for manifest in all_of)
+    )
     table.add_row("shards", *(f"{len(manifest['shards']):,}" for manifest in all_of))
     table.add_row("fingerprint", *(manifest["fingerprint"][:12] for manifest in all_of))
     table.add_row("tokenizer", *(manifest["tokenizer"][:12] for manifest in all_of))
@@ -94,10 +101,10 @@ def _show_window(console: VisibleConsole, stream: TokenStream, window: int, leng
     start = window * length
     stop = min(start + length, len(stream))
     console.print(f"\nWindow {window:,} of {windows:,}, tokens {start:,} to {stop - 1:,} of {stream.folder.name}:")
-    for piece in pieces(stream, start, stop, bpe.end_of_text):
-        console.rule(f"document {piece.document:,}", style="dim", align="left")
-        say(bpe.decode(piece.tokens), end="")
-        console.print(Text("<|endoftext|>", "reverse") if piece.ends else Text("… goes on", "dim"))
+    for excerpt in excerpts(stream, start, stop, bpe.end_of_text):
+        console.rule(f"document {excerpt.document:,}", style="dim", align="left")
+        say(bpe.decode(excerpt.tokens), end="")
+        console.print(Text("<|endoftext|>", "reverse") if excerpt.ends else Text("… goes on", "dim"))
 
 
 def _bar(share: float) -> str:

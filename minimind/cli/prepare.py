@@ -33,8 +33,11 @@ def _task(composed: "DictConfig") -> None:
         say(source.name)
         for split in SPLITS:
             stream = source.stream(split)
-            ratio = stream.text_bytes / max(1, len(stream))
-            figures = f"{stream.num_documents:,} documents, {len(stream):,} tokens, {stream.text_bytes:,} bytes"
+            ratio = stream.text_bytes / max(1, stream.num_targets)
+            tokens = f"{len(stream):,} tokens"
+            if stream.has_targets:
+                tokens += f" ({stream.num_targets:,} of them targets)"
+            figures = f"{stream.num_documents:,} documents, {tokens}, {stream.text_bytes:,} bytes"
             say(f"  {split:11} {figures}, {ratio:.2f} bytes a token")
         say(f"  folder      {source.folder}")
         say(f"  training    {_epochs(cfg, steps, source.weight / total_weight, len(source.stream(TRAIN)))}")

@@ -1,7 +1,7 @@
 """What a corpus is: raw records in a fixed order, cheap to read, and the documents that are in them."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -9,10 +9,29 @@ HELD_OUT_ONE_IN = 20
 BLOCK_BYTES = 1 << 18  # raw text read at a time
 
 
+class Piece(NamedTuple):
+    """Part of a document that is a target as a whole, or is context only, such as a prompt."""
+
+    text: str
+    is_target: bool
+
+
 @dataclass(frozen=True)
 class Document:
     text: str
     held_out: bool
+    pieces: tuple[Piece, ...] = ()  # the text in pieces, which are encoded one by one; none: all of it is a target
+
+    @classmethod
+    def of_pieces(cls, pieces: Iterable[Piece], held_out: bool) -> "Document":
+        pieces = tuple(pieces)
+        return cls("".join(piece.text for piece in pieces), held_out, pieces)
+
+    @property
+    def target_bytes(self) -> int:
+        """UTF-8 bytes of the text that is a target."""
+        texts = [piece.text for piece in self.pieces if piece.is_target] if self.pieces else [self.text]
+        return sum(len(text.encode()) for text in texts)
 
 
 class Block(NamedTuple):

@@ -6,10 +6,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from minimind.data.shards import ShardInfo, TokenStream
+from minimind.data.manifest import ShardInfo
+from minimind.data.shards import TokenStream
 
 
-class Piece(NamedTuple):
+class Excerpt(NamedTuple):
     """Part of a document, as much of it as a window holds."""
 
     document: int
@@ -28,17 +29,17 @@ def length_histogram(stream: TokenStream) -> list[tuple[int, int]]:
     return [(2 ** (int(b) - 1) if b else 0, int(counts[b])) for b in range(used[0], used[-1] + 1)] if len(used) else []
 
 
-def pieces(stream: TokenStream, start: int, stop: int, end_of_text: int) -> Iterator[Piece]:
+def excerpts(stream: TokenStream, start: int, stop: int, end_of_text: int) -> Iterator[Excerpt]:
     """Tokens [start, stop) cut at the borders of documents."""
     tokens = stream.read(start, stop)
     document = _document_at(stream, start)
     ends = np.flatnonzero(tokens == end_of_text).tolist()
     begin = 0
     for end in ends:
-        yield Piece(document, tokens[begin:end].tolist(), True)
+        yield Excerpt(document, tokens[begin:end].tolist(), True)
         begin, document = end + 1, document + 1
     if begin < len(tokens):
-        yield Piece(document, tokens[begin:].tolist(), False)
+        yield Excerpt(document, tokens[begin:].tolist(), False)
 
 
 def _document_at(stream: TokenStream, place: int) -> int:

@@ -15,7 +15,8 @@ from minimind.data.config import DataConfig, MixtureConfig, source_settings
 from minimind.data.corpora import build_corpus
 from minimind.data.corpus import Corpus
 from minimind.data.encode import Batch, Encoder, batches, encoded
-from minimind.data.shards import VERSION, ShardInfo, ShardWriter, TokenStream, token_dtype
+from minimind.data.manifest import VERSION, ShardInfo
+from minimind.data.shards import ShardWriter, TokenStream, token_dtype
 from minimind.tokenizer.bpe import BPE
 from minimind.tokenizer.config import TokenizerConfig
 from minimind.utils.errors import DamagedFile, UserError
@@ -188,7 +189,7 @@ def _write_shards(encoder: Encoder, folder: Path, processes: int | None) -> dict
         for batch, tokens in encoded(encoder, unfinished(), processes):
             for writer, of_split in zip(writers.values(), tokens, strict=True):
                 if len(of_split.lengths):
-                    writer.add(of_split.ids, of_split.text_bytes, of_split.lengths)
+                    writer.add(of_split.ids, of_split.text_bytes, of_split.lengths, of_split.targets)
             if batch.ends_chunk:
                 _finish_chunk(folder, batch.chunk, writers)
             advance(batch.read)
@@ -202,7 +203,7 @@ def _finish_chunk(folder: Path, chunk: int, writers: dict[str, ShardWriter]) -> 
     before = {split: len(writer.shards) for split, writer in writers.items()}
     for writer in writers.values():
         writer.cut()
-    shards = {split: [asdict(shard) for shard in writer.shards[before[split] :]] for split, writer in writers.items()}
+    shards = {split: [shard.as_json() for shard in writer.shards[before[split] :]] for split, writer in writers.items()}
     write_json(folder / f"chunk_{chunk:05d}.json", shards)
 
 

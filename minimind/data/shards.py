@@ -1,47 +1,37 @@
-"""Token shards: a header, the tokens, where documents begin; and a manifest of the shards of a folder.
+"""Token shards: a header, the tokens, which of them are targets, and where documents begin.
 
 magic "MINIMIND"  8 bytes
-version           uint32
+version           uint32      2, or 3 with target bits
 bytes a token     uint32      2 (uint16), or 4 (uint32) above 65,536 symbols
 tokens            uint64
 documents         uint64
 payload           tokens, little-endian; each document ends with <|endoftext|>
+target bits       version 3 only: a bit a token, 1 for a target; the first token is the lowest bit of the first byte
 document offsets  uint64 each, the place in the payload where a document begins
+
+A shard in which every token is a target stores no bits; shards of both versions may stand in one folder.
 """
 
 import hashlib
-import json
 import struct
 from bisect import bisect_left, bisect_right
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
 from functools import cache, cached_property
-from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from minimind.utils.errors import UserError
-from minimind.utils.files import atomic_open, read_json, write_json
+from minimind.data.manifest import MANIFEST, ShardInfo, harmed, read_manifest, write_manifest
+from minimind.utils.files import atomic_open
 
 MAGIC = b"MINIMIND"
-VERSION = 2
 HEADER = struct.Struct("<8sIIQQ")
-MANIFEST = "manifest.json"
 
 
 def token_dtype(vocab_size: int) -> np.dtype:
     return np.dtype("<u2" if vocab_size <= 65_536 else "<u4")
-
-
-@dataclass
-class ShardInfo:
-    name: str
-    tokens: int
-    documents: int
-    text_bytes: int
-    sha256: str
 
 
 class ShardWriter:
@@ -55,12 +45,26 @@ class ShardWriter:
         self.shards: list[ShardInfo] = []
         self._clear()
 
-    def add(self, tokens: ArrayLike, text_bytes: int, lengths: ArrayLike | None = None) -> None:
-        """Adds one document, its <|endoftext|> included; or several in a row, with the `lengths` of each."""
+    def add(
+        self,
+        tokens: ArrayLike,
+        text_bytes: int,
+        lengths: ArrayLike | None = None,
+        targets: NDArray[np.bool_] | None = None,
+    ) -> None:
+        """Adds one document, its <|endoftext|> included; or several in a row, with the `lengths` of each.
+
+        Args:
+            text_bytes: of the text that is a target.
+            targets: whether each token is one; None: all are.
+        """
         added = np.asarray(tokens, dtype=self.dtype)
+        if targets is not None and len(targets) != len(added):
+            raise ValueError(f"There must be {len(added)} targets, one for each token, but are {len(targets)}.")
         ends = np.cumsum([len(added)] if lengths is None else lengths, dtype=np.uint64)
         self._offsets.append(self._size + np.concatenate([np.zeros(1, dtype=np.uint64), ends[:-1]]))
         self._documents.append(added)
+        self._targets.append(targets)
         self._size += len(added)
         self._text_bytes += text_bytes
         if self._size >= self.shard_tokens:
@@ -72,35 +76,52 @@ class ShardWriter:
             return
         name = f"shard_{len(self.shards):05d}.bin"
         offsets = np.concatenate(self._offsets).astype("<u8")
+        targets = self._all_targets()
+        info = ShardInfo(name, self._size, len(offsets), self._text_bytes, "",
+                         None if targets is None else int(targets.sum()))  # fmt: skip
         digest = hashlib.sha256()
         with atomic_open(self.folder / name) as file:
-            header = HEADER.pack(MAGIC, VERSION, self.dtype.itemsize, self._size, len(offsets))
-            # one by one: a second copy of a shard costs memory
-            for part in chain([header], (tokens.tobytes() for tokens in self._documents), [offsets.tobytes()]):
+            for part in self._parts(info.version, targets, offsets):
                 file.write(part)
                 digest.update(part)
-        self.shards.append(ShardInfo(name, self._size, len(offsets), self._text_bytes, digest.hexdigest()))
+        info.sha256 = digest.hexdigest()
+        self.shards.append(info)
         self._clear()
 
     def close(self, tokenizer_hash: str, **about: Any) -> None:
         """Writes what is left, and the manifest last: a folder without one is not whole."""
         self.cut()
-        shards = [asdict(shard) for shard in self.shards]
-        manifest = {"version": VERSION, "tokenizer": tokenizer_hash, "shards": shards}
-        tokens, text_bytes = (sum(shard[key] for shard in shards) for key in ("tokens", "text_bytes"))
-        sums = {
-            "documents": sum(shard["documents"] for shard in shards),
-            "tokens": tokens,
-            "bytes": text_bytes,
-            "bytes_per_token": text_bytes / max(1, tokens),
-        }
-        content = {**manifest, **sums, **about, "fingerprint": _fingerprint(manifest)}
-        write_json(self.folder / MANIFEST, {**content, "sha256": _content_hash(content)})
+        write_manifest(self.folder, tokenizer_hash, self.shards, about)
+
+    def _parts(self, version: int, targets: NDArray[np.bool_] | None, offsets: NDArray[np.uint64]) -> Iterator[bytes]:
+        """What a shard consists of, one part after another: a second copy of it would cost memory."""
+        yield HEADER.pack(MAGIC, version, self.dtype.itemsize, self._size, len(offsets))
+        for tokens in self._documents:
+            yield tokens.tobytes()
+        if targets is not None:
+            yield np.packbits(targets, bitorder="little").tobytes()
+        yield offsets.tobytes()
+
+    def _all_targets(self) -> NDArray[np.bool_] | None:
+        """Of all tokens so far; None where every one is a target."""
+        if all(targets is None or targets.all() for targets in self._targets):
+            return None
+        pairs = zip(self._documents, self._targets, strict=True)
+        return np.concatenate([np.ones(len(t), dtype=bool) if mine is None else mine for t, mine in pairs])
 
     def _clear(self) -> None:
         self._documents: list[NDArray] = []
+        self._targets: list[NDArray[np.bool_] | None] = []
         self._offsets: list[NDArray[np.uint64]] = []
         self._size = self._text_bytes = 0
+
+
+class _Mapped(NamedTuple):
+    """The sections of a shard's file."""
+
+    payload: NDArray[np.unsignedinteger]
+    target_bits: NDArray[np.uint8] | None  # None: every token is a target
+    offsets: NDArray[np.uint64]
 
 
 class TokenStream:
@@ -120,9 +141,12 @@ class TokenStream:
         self.shards = [ShardInfo(**shard) for shard in manifest["shards"]]
         self.text_bytes = sum(shard.text_bytes for shard in self.shards)
         self.num_documents = sum(shard.documents for shard in self.shards)
+        self.num_targets = sum(shard.num_targets for shard in self.shards)
+        self.has_targets = any(shard.targets is not None for shard in self.shards)  # some token is none
         mapped = [self._map(shard) for shard in self.shards]
-        self._payloads = [payload for payload, _ in mapped]
-        self._offsets = [offsets for _, offsets in mapped]
+        self._payloads = [one.payload for one in mapped]
+        self._target_bits = [one.target_bits for one in mapped]
+        self._offsets = [one.offsets for one in mapped]
         self._starts = np.cumsum([0, *(shard.tokens for shard in self.shards)])
         self._first_tokens: list[int] = self._starts.tolist()
         self._first_documents: list[int] = np.cumsum([0, *(shard.documents for shard in self.shards)]).tolist()
@@ -142,18 +166,15 @@ class TokenStream:
 
     def read(self, start: int, stop: int) -> NDArray[np.unsignedinteger]:
         """Tokens [start, stop) of the stream, fewer at its end; a view where one shard holds them all."""
-        stop = min(stop, len(self))
-        shard = bisect_right(self._first_tokens, start) - 1
-        parts = []
-        while start < stop:
-            base, end = self._first_tokens[shard], min(stop, self._first_tokens[shard + 1])
-            if shard in self._unproved:
-                self.prove(shard)
-            parts.append(self._payloads[shard][start - base : end - base])
-            start, shard = end, shard + 1
+        parts = [self._payloads[shard][first:last] for shard, first, last in self._within(start, stop)]
         if not parts:
             return np.zeros(0, dtype=self.dtype)
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def read_targets(self, start: int, stop: int) -> NDArray[np.bool_]:
+        """Whether each of the tokens [start, stop) is a target, parallel to `read`."""
+        parts = [self._targets_of(shard, first, last) for shard, first, last in self._within(start, stop)]
+        return np.concatenate([np.zeros(0, dtype=bool), *parts])
 
     def windows(self, starts: NDArray[np.int64], length: int) -> NDArray[np.unsignedinteger]:
         """`length` tokens from each start on, (B, length); zeros where the stream has ended."""
@@ -169,6 +190,16 @@ class TokenStream:
                 tokens = self.read(int(starts[row]), int(starts[row]) + length)
                 window[: len(tokens)], window[len(tokens) :] = tokens, 0
         return windows
+
+    def targets(self, starts: NDArray[np.int64], length: int) -> NDArray[np.bool_]:
+        """Whether each token of `windows(starts, length)` is a target, (B, length); False past the end."""
+        if not self.has_targets:
+            return starts[:, None] + np.arange(length) < len(self)
+        targets = np.zeros((len(starts), length), dtype=bool)
+        for row, start in zip(targets, starts.tolist(), strict=True):
+            found = self.read_targets(start, start + length)
+            row[: len(found)] = found
+        return targets
 
     def document_starts(self, start: int, stop: int) -> list[int]:
         """Where documents begin at the places [start, stop) of the stream."""
@@ -211,25 +242,45 @@ class TokenStream:
         path = self.folder / info.name
         stat = path.stat()
         if _sha256(path, stat.st_size, stat.st_mtime_ns) != info.sha256:
-            raise _harmed(path, f"must have the sha256 that {MANIFEST} says, but differs")
+            raise harmed(path, f"must have the sha256 that {MANIFEST} says, but differs")
         self._unproved.discard(shard)
 
-    def _map(self, shard: ShardInfo) -> tuple[NDArray[np.unsignedinteger], NDArray[np.uint64]]:
+    def _within(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+        """(shard, first, last) of each shard that has some of the tokens [start, stop); verified before it is read."""
+        stop = min(stop, len(self))
+        shard = bisect_right(self._first_tokens, start) - 1
+        while start < stop:
+            base, end = self._first_tokens[shard], min(stop, self._first_tokens[shard + 1])
+            if shard in self._unproved:
+                self.prove(shard)
+            yield shard, start - base, end - base
+            start, shard = end, shard + 1
+
+    def _targets_of(self, shard: int, first: int, last: int) -> NDArray[np.bool_]:
+        bits = self._target_bits[shard]
+        if bits is None:
+            return np.ones(last - first, dtype=bool)
+        unpacked = np.unpackbits(bits[first // 8 : (last + 7) // 8], bitorder="little")
+        return unpacked[first % 8 :][: last - first].view(bool)
+
+    def _map(self, shard: ShardInfo) -> _Mapped:
         path = self.folder / shard.name
         if not path.is_file():
-            raise _harmed(path, f"must exist, as {MANIFEST} names it, but does not")
+            raise harmed(path, f"must exist, as {MANIFEST} names it, but does not")
         with path.open("rb") as file:
             header = file.read(HEADER.size)
         if len(header) < HEADER.size or header[:8] != MAGIC:
-            raise _harmed(path, f"must begin with {MAGIC.decode()}, but does not")
+            raise harmed(path, f"must begin with {MAGIC.decode()}, but does not")
         _, version, itemsize, tokens, documents = HEADER.unpack(header)
-        size = HEADER.size + tokens * itemsize + documents * 8
-        if (version, tokens, documents) != (VERSION, shard.tokens, shard.documents) or path.stat().st_size != size:
-            raise _harmed(path, f"must be as {MANIFEST} says, but its header or size differs")
+        end_of_payload = HEADER.size + tokens * itemsize
+        end_of_bits = end_of_payload + (0 if shard.targets is None else (tokens + 7) // 8)
+        as_said = (version, tokens, documents) == (shard.version, shard.tokens, shard.documents)
+        if not as_said or path.stat().st_size != end_of_bits + documents * 8:
+            raise harmed(path, f"must be as {MANIFEST} says, but its header or size differs")
         # plain arrays on the map: slicing an np.memmap costs more than copying a row
         whole = np.memmap(path, dtype=np.uint8, mode="r").view(np.ndarray)
-        end = HEADER.size + tokens * itemsize
-        return whole[HEADER.size : end].view(f"<u{itemsize}"), whole[end:].view("<u8")
+        bits = None if shard.targets is None else whole[end_of_payload:end_of_bits]
+        return _Mapped(whole[HEADER.size : end_of_payload].view(f"<u{itemsize}"), bits, whole[end_of_bits:].view("<u8"))
 
 
 @cache
@@ -237,33 +288,3 @@ def _sha256(path: Path, size: int, changed_ns: int) -> str:
     """Of a file that has this size and time of change: once for all streams of a process."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def read_manifest(folder: Path) -> dict:
-    """Raises: UserError, if there is none, or it is not as it was written."""
-    path = folder / MANIFEST
-    if not path.is_file():
-        raise UserError(f"{folder} must hold token shards, but has no {MANIFEST}; prepare the data again.")
-    try:
-        manifest = read_json(path)
-        unchanged = manifest.pop("sha256") == _content_hash(manifest)
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise _harmed(path, "must be a manifest of token shards, but cannot be read as one") from None
-    if not unchanged:
-        raise _harmed(path, "must be as it was written, but was edited")
-    return manifest
-
-
-def _content_hash(manifest: dict) -> str:
-    """Of all that a manifest says."""
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
-
-
-def _harmed(path: Path, what: str) -> UserError:
-    return UserError(f"{path} {what}; delete {path.parent.parent} and run the same command to prepare the data again.")
-
-
-def _fingerprint(manifest: dict) -> str:
-    """Of the tokens in their order, whatever the folder is called."""
-    parts = [str(manifest["version"]), manifest["tokenizer"], *(shard["sha256"] for shard in manifest["shards"])]
-    return hashlib.sha256("/".join(parts).encode()).hexdigest()

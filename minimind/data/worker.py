@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from minimind.data.corpus import Block, Corpus
+from minimind.data.corpus import Block, Corpus, Document
 from minimind.tokenizer.bpe import BPE
 from minimind.utils.child import environment, python_module, start
 from minimind.utils.errors import UserError
@@ -24,7 +24,8 @@ class Tokens(NamedTuple):
 
     ids: NDArray[np.unsignedinteger]
     lengths: NDArray[np.int64]  # tokens of each document
-    text_bytes: int
+    text_bytes: int  # of the text that is a target
+    targets: NDArray[np.bool_] | None = None  # whether each token is one; None: all are
 
 
 @dataclass(frozen=True)
@@ -37,16 +38,21 @@ class Encoder:
     all_held_out: bool
 
     def encode(self, blocks: list[Block]) -> tuple[Tokens, Tokens]:
-        texts: tuple[list[str], list[str]] = ([], [])
+        documents: tuple[list[Document], list[Document]] = ([], [])
         for block in blocks:
             for document in self.corpus.documents(block):
                 if document.text:
-                    texts[self.all_held_out or document.held_out].append(document.text)
-        return self._tokens(texts[False]), self._tokens(texts[True])
+                    documents[self.all_held_out or document.held_out].append(document)
+        return self._tokens(documents[False]), self._tokens(documents[True])
 
-    def _tokens(self, texts: list[str]) -> Tokens:
-        ids, lengths = self.bpe.encode_documents(texts, self.dtype)
-        return Tokens(ids, lengths, sum(len(text.encode()) for text in texts))
+    def _tokens(self, documents: list[Document]) -> Tokens:
+        text_bytes = sum(document.target_bytes for document in documents)
+        if not any(document.pieces for document in documents):
+            ids, lengths = self.bpe.encode_documents([document.text for document in documents], self.dtype)
+            return Tokens(ids, lengths, text_bytes)
+        pieces = [document.pieces or [(document.text, True)] for document in documents]
+        ids, lengths, targets = self.bpe.encode_pieces(pieces, self.dtype)
+        return Tokens(ids, lengths, text_bytes, None if targets.all() else targets)
 
 
 class Worker:

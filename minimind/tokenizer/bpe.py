@@ -138,6 +138,26 @@ class BPE:
             lengths[document] = len(ids)
         return np.frombuffer(tokens, dtype=tokens.typecode), lengths
 
+    def encode_pieces(
+        self, documents: Sequence[Sequence[tuple[str, bool]]], dtype: np.dtype
+    ) -> tuple[NDArray, NDArray[np.int64], NDArray[np.bool_]]:
+        """The same of documents in pieces of (text, whether it is a target); and whether each token is a target.
+
+        Each piece is encoded by itself, so no token reaches over the border of two. <|endoftext|> is a target.
+        """
+        encodings = iter(self._encodings([text for pieces in documents for text, _ in pieces]))
+        tokens, lengths, targets = array(dtype.char), np.empty(len(documents), dtype=np.int64), bytearray()
+        for document, pieces in enumerate(documents):
+            before = len(tokens)
+            for _, is_target in pieces:
+                ids = next(encodings).ids
+                tokens.fromlist(ids)
+                targets += bytes([is_target]) * len(ids)
+            tokens.append(self.end_of_text)
+            targets.append(True)
+            lengths[document] = len(tokens) - before
+        return np.frombuffer(tokens, dtype=tokens.typecode), lengths, np.frombuffer(targets, dtype=bool)
+
     def _encodings(self, texts: Sequence[str]) -> list[Encoding]:
         self.tokenizer.encode_special_tokens = True
         return self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from minimind.cli import evaluate, train
+from minimind.data.manifest import MANIFEST
 from minimind.data.prepare import TRAIN
-from minimind.data.shards import MANIFEST, TokenStream
+from minimind.data.shards import TokenStream
 from minimind.runs.metrics_file import read_rows
 from minimind.tokenizer.bpe import BPE
 from minimind.utils.files import read_json, write_json

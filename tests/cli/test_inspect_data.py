@@ -11,7 +11,7 @@ from minimind.cli import main
 from minimind.cli.inspect_shards import epochs_in_words
 from minimind.cli.inspect_tokenizer import readable
 from minimind.data.config import TextConfig
-from minimind.data.describe import length_histogram, pieces
+from minimind.data.describe import excerpts, length_histogram
 from minimind.data.packing import WindowPacking
 from minimind.data.prepare import TRAIN, PreparedData, prepare
 from minimind.data.shards import ShardWriter, TokenStream, token_dtype
@@ -66,11 +66,11 @@ def test_a_window_shows_the_text_and_the_borders(inspect: Inspect, prepared: Pre
     assert shown.count(END_OF_TEXT) == borders
     assert len(re.findall(r"^document \d+ ─", shown, re.M)) == borders + 1
     flat = re.sub(r"\s", "", shown)
-    for piece in pieces(stream, 700, 1400, tokenizer.end_of_text):
-        assert re.sub(r"\s|�", "", tokenizer.decode(piece.tokens)) in flat.replace("�", "")
+    for excerpt in excerpts(stream, 700, 1400, tokenizer.end_of_text):
+        assert re.sub(r"\s|�", "", tokenizer.decode(excerpt.tokens)) in flat.replace("�", "")
 
 
-def test_pieces_and_lengths_are_those_of_the_documents(tmp_path: Path) -> None:
+def test_excerpts_and_lengths_are_those_of_the_documents(tmp_path: Path) -> None:
     documents = [[5, 6, 0], [7, 0], [8, 9, 10, 11, 0], [0], [12, 0], [3] * 8 + [0]]
     writer = ShardWriter(tmp_path, token_dtype(300), shard_tokens=4)
     for document in documents:
@@ -81,11 +81,11 @@ def test_pieces_and_lengths_are_those_of_the_documents(tmp_path: Path) -> None:
     assert length_histogram(stream) == [(0, 1), (1, 2), (2, 1), (4, 1), (8, 1)]
     for start in range(len(stream)):
         for stop in range(start + 1, len(stream) + 1):
-            found = list(pieces(stream, start, stop, end_of_text=0))
-            flat = [token for piece in found for token in [*piece.tokens, *([0] if piece.ends else [])]]
+            found = list(excerpts(stream, start, stop, end_of_text=0))
+            flat = [token for excerpt in found for token in [*excerpt.tokens, *([0] if excerpt.ends else [])]]
             assert flat == stream.read(start, stop).tolist()
-            for piece in found:
-                assert set(piece.tokens) <= set(documents[piece.document][:-1])
+            for excerpt in found:
+                assert set(excerpt.tokens) <= set(documents[excerpt.document][:-1])
 
 
 @pytest.mark.parametrize("tokens", [1, 2, 512, 513, 514, 1025, 1026, 5000])
@@ -172,3 +172,17 @@ def test_a_tokenizer_that_is_not_byte_level_is_refused(tmp_path: Path, inspect: 
     Tokenizer(models.BPE({END_OF_TEXT: 0, "▁the": 1}, [])).save(str(tmp_path / "t.json"))
     code, _, said = inspect(tmp_path / "t.json")
     assert (code, "must be a byte-level tokenizer, but has tokens with '▁'" in said) == (2, True), said
+
+
+def test_tokens_that_are_no_targets_are_counted(inspect: Inspect, tmp_path: Path) -> None:
+    for split in ("train", "validation"):
+        writer = ShardWriter(tmp_path / split, token_dtype(300))
+        targets = np.array([split == "validation", True, True])
+        writer.add([5, 6, 0], text_bytes=1, targets=targets)
+        writer.close("hash", options={}, versions={})
+    code, text, _ = inspect(tmp_path)
+    assert code == 0
+    rows = {line.split("  ")[0].strip(): line.split()[-2:] for line in text.splitlines() if "  " in line}
+    assert rows["tokens"] == ["3", "3"]
+    assert rows["targets"] == ["2", "3"]
+    assert rows["bytes a target"] == ["0.500", "0.333"]

@@ -11,8 +11,8 @@ from minimind.data import prepare as module
 from minimind.data.config import DataConfig, JsonlConfig, MixtureConfig, TextConfig
 from minimind.data.corpora import build_corpus
 from minimind.data.corpus import Document
+from minimind.data.manifest import MANIFEST
 from minimind.data.prepare import TRAIN, VALIDATION, PreparedData, prepare, prepare_with
-from minimind.data.shards import MANIFEST
 from minimind.tokenizer.bpe import BPE
 from minimind.tokenizer.config import TokenizerConfig
 from minimind.utils.errors import UserError

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minimind.data.shards import HEADER, MANIFEST, ShardWriter, TokenStream, token_dtype
+from minimind.data.manifest import MANIFEST
+from minimind.data.shards import HEADER, ShardWriter, TokenStream, token_dtype
 from minimind.utils.errors import UserError
 from minimind.utils.files import read_json, write_json
 
