@@ -1,6 +1,7 @@
 """`run.resume=<folder>`: the record says what was done, and a folder of others runs nothing here."""
 
 import hashlib
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from minimind.cli import train
 from minimind.runs.checkpoints import mark_complete
 from minimind.runs.metrics_file import read_rows
 from minimind.runs.stored_config import escaped, read_config, write_config
+from minimind.tokenizer.bpe import BPE
 from minimind.utils.errors import UserError
 from minimind.utils.files import read_json, write_json
 
@@ -78,6 +80,29 @@ def test_what_may_change_is_applied_and_recorded(run_here, small_run: Path, text
     assert (config["trainer"]["micro_batch"], list(config["logger"])) == (2, ["watch", "csv"])
     assert config["data"]["files"] == [str(moved)]
     assert not list(run.parent.glob("longer-*.old-*"))
+
+
+def test_trained_weights_keep_their_tokenizer(run_here, small_run: Path, tmp_path: Path, small_arguments) -> None:
+    """Also where the change of data is accepted, and where the tokenizer is trained on the other data."""
+    run, other, text = copy_of(small_run, "other_tokenizer"), tmp_path / "tokenizer.json", tmp_path / "other.txt"
+    BPE.train(["some other text " * 50], 290).save(other)
+    text.write_text("".join(f"some other text, and number {n} of it\n" * 30 for n in range(60)))
+    before = content_of(run)
+    longer = [f"run.resume={run}", "run.accept_data_change=true", "trainer.max_steps=21"]
+    for change in (f"tokenizer.path={other}", f"data.files=[{text}]"):
+        said = run_here(train, *longer, change)
+        assert said.code == 2, said.err
+        assert f"The tokenizer must be the one that {run / 'checkpoints' / 'step_00000020'} was trained" in said.err
+        assert content_of(run) == before
+    own = next(word for word in said.err.split() if word.startswith("tokenizer.path="))  # as the message says
+    said = run_here(train, *longer, f"data.files=[{text}]", own)
+    assert said.code == 0, said.err
+    child = [*small_arguments, "trainer.max_steps=1", "schedule.warmup_steps=0", f"init_from={small_run}"]
+    said = run_here(train, *child, "run.name=same")
+    assert (said.code, "Warning" in said.err) == (0, False), said.err
+    said = run_here(train, *child, "run.name=another", f"tokenizer.path={other}")
+    assert said.code == 0, said.err
+    assert re.search(rf"Warning: \d+ of this run's token ids stood for other text when {small_run}", said.err)
 
 
 def test_the_same_command_applies_what_is_not_hashed(run_here, small_run: Path, small_arguments: list[str]) -> None:
