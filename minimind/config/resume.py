@@ -51,12 +51,21 @@ def offer_stored(folder: Path, arguments: Sequence[str]) -> None:
 
 
 def _typed(arguments: Sequence[str]) -> list[str]:
-    """The keys of what was typed; what is none, Hydra will complain of."""
-    try:
-        overrides = OverridesParser.create().parse_overrides([a for a in arguments if not a.startswith("-")])
-    except HydraException:
-        return []
-    return [override.key_or_group for override in overrides]
+    """The keys of what was typed.
+
+    Raises:
+        ConfigError: in Hydra's words, naming each argument that is no override.
+    """
+    parser, keys, found = OverridesParser.create(), [], []
+    for argument in (a for a in arguments if not a.startswith("-")):
+        try:
+            keys += [override.key_or_group for override in parser.parse_overrides([argument])]
+        except HydraException as error:
+            lines = [line.strip() for line in str(error).splitlines() if not line.startswith("See https")]
+            found.append(f"{argument}: {' '.join(line for line in lines if line.strip('^'))}")
+    if found:
+        raise ConfigError(found)
+    return keys
 
 
 def refuse_foreign_classes(groups: dict[str, DictConfig], typed: Sequence[str]) -> None:

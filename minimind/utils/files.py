@@ -7,12 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 from minimind.utils.errors import DamagedFile
-
-if TYPE_CHECKING:
-    pass
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from minimind.cli import train
+from minimind.cli import evaluate, train
 from minimind.runs.checkpoints import mark_complete
 from minimind.runs.metrics_file import read_rows
 from minimind.runs.stored_config import escaped, read_config, write_config
@@ -146,6 +146,28 @@ def owned(marker: Path) -> list[dict[str, Any]]:
         {"_target_": ["subprocess.Popen"]},
         {"_target_": "${oc.env:HOME}"},
     ]
+
+
+@pytest.mark.parametrize("plus", ["+", "++"])
+def test_a_plus_before_the_name_of_the_folder_changes_nothing(run_here, small_run: Path, plus: str) -> None:
+    run = copy_of(small_run, f"plus{len(plus)}")
+    said = run_here(train, f"{plus}run.resume={run}", "optim.lr=1e-4")
+    assert (said.code, "`optim.lr` must be" in said.err) == (2, True), said.err
+    said = run_here(train, f"{plus}run.resume={run}", "trainer.max_steps=10")
+    assert "must be at least 20, to which the run has come" in said.err  # of its own settings, which lack data=text
+    said = run_here(evaluate, f"{plus}checkpoint={run / 'nowhere'}")
+    assert (said.code, "checkpoint must exist, but" in said.err) == (2, True), said.err
+
+
+def test_what_hydra_cannot_read_is_told_in_its_words(run_here, small_run: Path) -> None:
+    run = copy_of(small_run, "unread")
+    edit(run / "config.yaml", lambda settings: settings["callbacks"].update(theirs={"_target_": "theirs.Theirs"}))
+    wrong = ["optim.betas=[1,2", "callbacks.theirs._target_=theirs.Theirs", "trainer"]
+    said = run_here(train, f"run.resume={run}", *wrong)
+    assert said.code == 2, said.err
+    assert "2 things must be changed" in said.err
+    assert "optim.betas=[1,2: no viable alternative at input '[1,2'" in said.err
+    assert "trainer: Error parsing override 'trainer' missing EQUAL" in said.err
 
 
 @pytest.mark.parametrize("group", ["callbacks", "logger"])
