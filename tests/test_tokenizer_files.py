@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minimind.cli import main
-from minimind.tokenizer.bpe import BPE, END_OF_TEXT
+from minimind.tokenizer.bpe import BPE, END_OF_TEXT, SPECIAL_TOKENS
+from minimind.tokenizer.lossless import PROBE
 from minimind.utils.errors import UserError
 
 TEXTS = ["def f(x):\n    return x + 1\n", "naïve 日本 café\n", "    if a == b:\n\t\tpass\n"] * 5
@@ -63,12 +64,35 @@ def end_of_text(**changes: Any) -> Content:
     return content(added_tokens=[{**first, **changes}, *others])
 
 
+def learnt_and_special(token: str) -> Content:
+    return added({**THINK, "id": TRAINED.tokenizer.token_to_id(token), "content": token, "special": True})
+
+
+def other_model(kind: str, **settings: Any) -> Content:
+    return content(model={"type": kind, "vocab": TRAINED.tokenizer.get_vocab(), "unk_token": "!", **settings})
+
+
+def words_for_bytes() -> Content:
+    """Without a token for `q`, which no probe shows: each of its words with a `q` is a token of its own."""
+    lacking = without("q")
+    special = "".join(f" {token}  {token}x{token}\n" for token in SPECIAL_TOKENS)
+    words = TRAINED.tokenizer.pre_tokenizer.pre_tokenize_str(f"{PROBE}{special}{PROBE[:3]}")
+    vocabulary = [*lacking["model"]["vocab"], *dict.fromkeys(word for word, _ in words if "q" in word)]
+    return model(**lacking["model"] | {"vocab": {t: i for i, t in enumerate(vocabulary)}, "ignore_merges": True})
+
+
+GPT2 = {"continuing_subword_prefix": "", "end_of_word_suffix": "", "unk_token": END_OF_TEXT}
 QWEN = sequence(
     "pretokenizers",
     {"type": "Split", "behavior": "Isolated", "invert": False, "pattern": {"Regex": (
         r"(?i:'s|'t|'re|'ve|'ll)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
     )}},
     {**BYTES, "use_regex": False},
+)  # fmt: skip
+# Special tokens behind the vocabulary, and words that are tokens need no merges.
+LLAMA3 = content(
+    pre_tokenizer=QWEN, added_tokens=[{**token, "id": 297 + n} for n, token in enumerate(content()["added_tokens"])],
+    model={**without(*SPECIAL_TOKENS)["model"], "ignore_merges": True},
 )  # fmt: skip
 
 
@@ -113,8 +137,26 @@ def test_what_can_be_switched_off_is_off_and_the_tokenizer_is_the_trained_one(
         added(THINK),
         content(normalizer={"type": "NFC"}, pre_tokenizer=QWEN),
         without("\xff", "À"),  # bytes that UTF-8 has no use for
+        model(**GPT2),
+        content(model={key: value for key, value in model(**GPT2)["model"].items() if key != "type"}),
+        LLAMA3,
+        model(byte_fallback=True),
+        added({**THINK, "content": "return", "id": 300, "single_word": True}),
     ],
-    ids=["plain", "template", "own splits", "fused", "a word that is found in text", "Qwen's", "fewer bytes"],
+    ids=[
+        "plain",
+        "template",
+        "own splits",
+        "fused",
+        "a word that is found in text",
+        "Qwen's",
+        "fewer bytes",
+        "GPT-2's",
+        "older than types",
+        "Llama 3's",
+        "bytes to fall back on",
+        "a word as a whole",
+    ],
 )
 def test_what_only_splits_is_taken(what: Content, load: Callable[[Content], BPE]) -> None:
     bpe = load(what)
@@ -167,7 +209,7 @@ REFUSED: dict[str, tuple[Content, str]] = {
     "a byte lost": (without("Ĩ"), "came back as"),  # 0x80 goes on in many characters; not in the vocabulary: dropped
     "a letter lost": (without("q"), "'.*pqr.* came back as '.*pr"),
     "a byte unknown": (content(model={**without("Ĩ")["model"], "unk_token": "!", "fuse_unk": True}), "came back as"),
-    "end of words": (model(end_of_word_suffix="!"), "came back as|must be"),
+    "end of words": (model(end_of_word_suffix="!"), "has a `end_of_word_suffix`, '!'"),
     "an id missing": (model(vocab={**content()["model"]["vocab"], "zz": 5000}), "0 to 300, .* but 300 is missing"),
     "an id twice": (model(vocab={**content()["model"]["vocab"], "zz": 10}), "but 10 is there twice"),
     "an id counted on": (added({**THINK, "id": 310}), "'<think>' is 310 where 300 is next"),
@@ -176,6 +218,27 @@ REFUSED: dict[str, tuple[Content, str]] = {
     "ends are learnt": (content(added_tokens=content()["added_tokens"][1:]), 'special token.*"special": true'),
     "special as learnt": (added({**THINK, "id": 270, "content": TRAINED.tokenizer.id_to_token(270), "special": True}),
                           "came back as"),
+    "special as learnt, where no probe comes": (learnt_and_special("Ġreturn"), "no special one .* but has 'Ġreturn'"),
+    "special as a whole word": (model(ignore_merges=True), "<.endoftext.>'; set its `ignore_merges` to false"),
+    "special twice over": (added(THINK, {**THINK, "special": True}), "'<think>' twice"),
+    "a byte lost, but in no word of the probe": (words_for_bytes(), "every byte of UTF-8, but has none for 0x71"),
+    "decoded twice": (content(decoder=sequence("decoders", BYTES, BYTES)), "may not; use one without this second"),
+    "doubled": (content(post_processor={**TEMPLATE, "single": [TEMPLATE["single"][1]] * 2}), "came back as"),
+    "parts of words": (model(continuing_subword_prefix="#"), "has a `continuing_subword_prefix`, '#'"),
+    "a part with what is not its own": (
+        content(normalizer={"type": "Replace", "pattern": {"String": "鱻"}, "content": "鱼", "normalizers": []}),
+        "normalizer Replace",
+    ),
+    "a part hidden behind NFC": (content(normalizer={"type": "Lowercase", "normalizers": [{"type": "NFC"}]}),
+                                 "normalizer Lowercase"),
+    "words that are known": (other_model("WordLevel"), "`model.type` is WordLevel"),
+    "words up to a length": (
+        other_model("WordPiece", continuing_subword_prefix="##", max_input_chars_per_word=10_000), "is WordPiece",
+    ),
+    "likely words": (
+        content(model={"type": "Unigram", "vocab": [[t, 0.0] for t in content()["model"]["vocab"]], "unk_id": 0}),
+        "`model.type` is Unigram",
+    ),
     "no end": (content(added_tokens=[], model={**without(END_OF_TEXT)["model"]}), "must have the token <.endoftext"),
 }  # fmt: skip
 

@@ -1,9 +1,10 @@
 """The wrapper round Hydra: help that helps, every mistake at once, and an exit code that tells."""
 
 import os
+import re
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,11 @@ from minimind.utils.errors import ConfigError, UserError, suggestion
 from minimind.utils.paths import conf_dir
 from minimind.utils.ranks import is_main_process
 from minimind.utils.terminal import say
+
+
+def without_plus(arguments: Sequence[str], key: str) -> list[str]:
+    """`+key=…` and `++key=…` as `key=…`: we look for it before Hydra does, and it is always there to be set."""
+    return [re.sub(rf"^\+\+?(?={re.escape(key)}=)", "", argument) for argument in arguments]
 
 
 def run_app(config_name: str, task: Callable[..., int | None], help_text: Callable[[Path], str]) -> int:

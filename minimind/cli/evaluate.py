@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from minimind.cli.app import run_app
+from minimind.cli.app import run_app, without_plus
 from minimind.cli.help import evaluate_help
 from minimind.runs.states import Exit
 from minimind.utils.errors import ConfigError, UserError
@@ -20,6 +20,7 @@ FROM_THE_CHECKPOINT = ("model", "tokenizer", "objective", "optim", "schedule", "
 
 
 def main() -> int:
+    sys.argv[1:] = without_plus(sys.argv[1:], "checkpoint")
     try:
         _offer_settings_of_the_run(sys.argv[1:])
     except UserError as error:

@@ -20,7 +20,8 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from minimind.interop.huggingface import import_folder, refuse_non_empty
+    from minimind.interop.huggingface import import_folder
+    from minimind.utils.files import refuse_non_empty
     from minimind.utils.paths import default_root, find_existing
 
     source = find_existing(arguments.folder, "The folder to import")
@@ -34,35 +35,46 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def write_run(model: "MiniMind", tokenizer: "BPE", source: Path, target: Path) -> None:
-    """A finished run of no steps with one checkpoint, written aside and renamed."""
-    import shutil
+    """A finished run of no steps with one checkpoint, written aside and renamed.
 
-    import torch
-
-    from minimind.runs.checkpoints import CONFIG, MODEL, STATE, TOKENIZER, mark_complete
+    Raises:
+        UserError: it cannot be written; nothing is left.
+    """
+    from minimind.runs.checkpoints import CONFIG, MODEL, TOKENIZER, mark_complete
     from minimind.runs.folder import RunFolder, checkpoint_name
     from minimind.runs.source import git_commit, source_hash, versions
     from minimind.runs.states import RunState
     from minimind.runs.stored_config import write_config
-    from minimind.utils.files import write_json
+    from minimind.utils.files import new_folder, write_json
 
     config = run_config(model.config, target)
-    folder = RunFolder(target.with_name(f".{target.name}.tmp"))
-    shutil.rmtree(folder.path, ignore_errors=True)
-    checkpoint = folder.checkpoints / checkpoint_name(0)
-    checkpoint.mkdir(parents=True)
-    for place in (folder.path, checkpoint):
-        write_config(place / CONFIG, config)
-        tokenizer.save(place / TOKENIZER)
-    write_json(checkpoint / MODEL, model.config.to_dict())
+    with new_folder(target) as path:
+        folder = RunFolder(path)
+        checkpoint = folder.checkpoints / checkpoint_name(0)
+        checkpoint.mkdir(parents=True)
+        for place in (folder.path, checkpoint):
+            write_config(place / CONFIG, config)
+            tokenizer.save(place / TOKENIZER)
+        write_json(checkpoint / MODEL, model.config.to_dict())
+        _write_weights(model, checkpoint)
+        mark_complete(checkpoint, 0)
+        folder.update_status(
+            state=RunState.FINISHED, reason=f"imported from {source}", step=0, tokens=0, versions=versions(),
+            git_commit=git_commit(), source_hash=source_hash(), data_fingerprint=None,
+        )  # fmt: skip
+
+
+def _write_weights(model: "MiniMind", checkpoint: Path) -> None:
+    """Raises: OSError, such as for a full disk."""
+    import torch
+
+    from minimind.runs.checkpoints import STATE
+
     weights = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-    torch.save({"state_dict": weights, "global_step": 0}, checkpoint / STATE)
-    mark_complete(checkpoint, 0)
-    folder.update_status(
-        state=RunState.FINISHED, reason=f"imported from {source}", step=0, tokens=0, versions=versions(),
-        git_commit=git_commit(), source_hash=source_hash(), data_fingerprint=None,
-    )  # fmt: skip
-    folder.path.rename(target)
+    try:
+        torch.save({"state_dict": weights, "global_step": 0}, checkpoint / STATE)
+    except RuntimeError:  # how torch says it, in lines about its source code
+        raise OSError("the weights cannot be written, perhaps as the disk is full") from None
 
 
 def run_config(model: "ModelConfig", target: Path) -> dict[str, Any]:

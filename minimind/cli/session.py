@@ -17,7 +17,7 @@ from minimind.config.build import (
     stored_or_resolved,
     with_steps,
 )
-from minimind.config.checks import check_tokenizer
+from minimind.config.checks import check_same_tokenizer, check_tokenizer
 from minimind.config.classes import factories
 from minimind.config.schema import TrainConfig
 from minimind.data.corpora import STDLIB_PROMPTS
@@ -101,6 +101,7 @@ class Session:
 
     def start(self) -> None:
         """Builds the model with the weights it starts from, and only then writes to the run folder."""
+        from_main(lambda: check_same_tokenizer(self.tokenizer, self.resume_from, self.init_from))
         if self.resume_from is not None:
             refuse_weights_only(self.resume_from)
         weights = self.resume_from or self.init_from

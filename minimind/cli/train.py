@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from minimind.cli.app import guarded, run_app
+from minimind.cli.app import guarded, run_app, without_plus
 from minimind.cli.help import train_help
 from minimind.cli.processes import WORKER, run, work
 from minimind.parallel.environment import joined_tree
@@ -28,6 +28,7 @@ def main() -> int:
         return guarded(lambda: run(_frozen(Path(sys.argv[2]))))
     if sys.argv[1:2] == [WORKER]:
         return work(Path(sys.argv[2]))
+    sys.argv[1:] = without_plus(sys.argv[1:], "run.resume")
     return guarded(lambda: run_app(_composition(sys.argv[1:]), _task, train_help))
 
 

@@ -1,7 +1,9 @@
 """Rules between groups of the configuration; a rule within one stands beside its dataclass."""
 
+import sys
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -11,11 +13,13 @@ from minimind.config.schema import TrainConfig
 from minimind.data.config import MixtureConfig
 from minimind.model.config import Position
 from minimind.parallel.config import Parallelism
+from minimind.runs.checkpoints import TOKENIZER
 from minimind.tokenizer.bpe import BPE
 from minimind.tracking.config import problems as tracking_problems
-from minimind.utils.errors import ConfigError, suggestion
+from minimind.utils.errors import ConfigError, UserError, suggestion
 from minimind.utils.paths import find_existing
 from minimind.utils.settings import not_finite
+from minimind.utils.terminal import say
 
 
 def to_config(composed: DictConfig) -> TrainConfig:
@@ -67,6 +71,32 @@ def check_tokenizer(cfg: TrainConfig) -> None:
         ])  # fmt: skip
 
 
+def check_same_tokenizer(tokenizer: BPE, resume_from: Path | None, init_from: Path | None) -> None:
+    """Weights know tokens by their ids: under another tokenizer the same ids would stand for other text.
+
+    A run of its own may start so (a warning says how many ids have another meaning); one that goes on may not.
+
+    Raises:
+        UserError: the checkpoint that the run goes on from was trained with another tokenizer.
+    """
+    if resume_from is not None:
+        run = resume_from.parent.parent
+        if BPE.load(resume_from / TOKENIZER).hash != tokenizer.hash:
+            raise UserError(
+                f"The tokenizer must be the one that {resume_from} was trained with, but is another, named by a "
+                f"setting or trained on other text; run.resume={run} tokenizer.path={run / TOKENIZER} goes on with its "
+                f"own, and init_from={resume_from} in place of run.resume starts a run of its own with another."
+            )
+    elif init_from is not None:
+        before, now = (one.tokenizer.get_vocab() for one in (BPE.load(init_from / TOKENIZER), tokenizer))
+        if other := len(set(before.values()) & set(now.values())) - len(before.items() & now.items()):
+            say(
+                f"Warning: {other:,} of this run's token ids stood for other text when {init_from} was trained; "
+                f"tokenizer.path={init_from / TOKENIZER} keeps their meaning.",
+                file=sys.stderr,
+            )
+
+
 def unknown_keys(node: DictConfig, prefix: str = "") -> Iterator[str]:
     """Keys added with `+` that no dataclass knows: they would be accepted and ignored."""
     known_type = OmegaConf.get_type(node)
@@ -87,6 +117,26 @@ def cross_group_problems(cfg: TrainConfig) -> list[str]:
             f"`trainer.epochs` must be null for a mixture, whose sources are gone through at paces of their own, but "
             f"is {cfg.trainer.epochs}; say how long with trainer.max_steps."
         )
+    found += _size_problems(cfg)
+    if cfg.parallel.kind is Parallelism.single:
+        for name, value in (("trainer.devices", cfg.trainer.devices), ("parallel.num_nodes", cfg.parallel.num_nodes)):
+            if value != 1:
+                found.append(f"`{name}` must be 1 with parallel=single, but is {value}; use parallel=ddp.")
+    longest = cfg.data.sequence_length * max(cfg.evaluation.context_factors, default=1)
+    if cfg.model.position is not Position.rope and (cfg.evaluation.yarn or longest > cfg.model.max_position_embeddings):
+        found.append(
+            f"`evaluation.context_factors` beyond the model's positions, and `evaluation.yarn`, need "
+            f"`model.position: rope`, but it is {cfg.model.position.value}."
+        )
+    found += tracking_problems(cfg.logger.get("watch"), cfg.model.num_experts)
+    if "moe_load" in cfg.callbacks and not cfg.model.num_experts:
+        found.append("`callbacks` must not have moe_load for a model without experts; leave it out.")
+    return found
+
+
+def _size_problems(cfg: TrainConfig) -> list[str]:
+    """Sequence, vocabulary and batch against the sizes of model and world."""
+    found = []
     context = cfg.model.context_length
     length, tokens = cfg.data.sequence_length, cfg.trainer.batch_tokens
     if length > context:
@@ -107,17 +157,4 @@ def cross_group_problems(cfg: TrainConfig) -> list[str]:
             f"`trainer.batch_tokens` must be a multiple of data.sequence_length × trainer.devices × "
             f"parallel.num_nodes × trainer.micro_batch ({row_tokens}), but is {tokens}; {nearest} is the nearest."
         )
-    if cfg.parallel.kind is Parallelism.single:
-        for name, value in (("trainer.devices", cfg.trainer.devices), ("parallel.num_nodes", cfg.parallel.num_nodes)):
-            if value != 1:
-                found.append(f"`{name}` must be 1 with parallel=single, but is {value}; use parallel=ddp.")
-    longest = length * max(cfg.evaluation.context_factors, default=1)
-    if cfg.model.position is not Position.rope and (cfg.evaluation.yarn or longest > cfg.model.max_position_embeddings):
-        found.append(
-            f"`evaluation.context_factors` beyond the model's positions, and `evaluation.yarn`, need "
-            f"`model.position: rope`, but it is {cfg.model.position.value}."
-        )
-    found += tracking_problems(cfg.logger.get("watch"), cfg.model.num_experts)
-    if "moe_load" in cfg.callbacks and not cfg.model.num_experts:
-        found.append("`callbacks` must not have moe_load for a model without experts; leave it out.")
     return found

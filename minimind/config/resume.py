@@ -13,15 +13,11 @@ from minimind.config.classes import comes_with_us
 from minimind.config.plan import plain
 from minimind.config.schema import TrainConfig, load_stored
 from minimind.runs.checkpoints import CONFIG
-from minimind.runs.identity import is_hashed, leaves
+from minimind.runs.identity import is_hashed, leaves, may_change
 from minimind.utils.errors import ConfigError
 from minimind.utils.paths import conf_dir
 
 NAME = "resumed_run"  # of the composition that `offer_stored` makes
-# Of the settings that make a run what it is, a resumed one may have others of these: how long it goes on …
-LENGTH = ("trainer.max_steps", "trainer.epochs", "schedule.horizon_steps", "callbacks.early_stopping")
-# … and where its data lie, whose content is compared by itself.
-PLACES = ("data.files", "data.validation_files", "tokenizer.path")
 CHOSEN_ANEW = {"callbacks": "default", "logger": "local", "parallel": "single", "evaluation": "default"}
 CLASSES = ("callbacks", "logger")
 
@@ -55,12 +51,21 @@ def offer_stored(folder: Path, arguments: Sequence[str]) -> None:
 
 
 def _typed(arguments: Sequence[str]) -> list[str]:
-    """The keys of what was typed; what is none, Hydra will complain of."""
-    try:
-        overrides = OverridesParser.create().parse_overrides([a for a in arguments if not a.startswith("-")])
-    except HydraException:
-        return []
-    return [override.key_or_group for override in overrides]
+    """The keys of what was typed.
+
+    Raises:
+        ConfigError: in Hydra's words, naming each argument that is no override.
+    """
+    parser, keys, found = OverridesParser.create(), [], []
+    for argument in (a for a in arguments if not a.startswith("-")):
+        try:
+            keys += [override.key_or_group for override in parser.parse_overrides([argument])]
+        except HydraException as error:
+            lines = [line.strip() for line in str(error).splitlines() if not line.startswith("See https")]
+            found.append(f"{argument}: {' '.join(line for line in lines if line.strip('^'))}")
+    if found:
+        raise ConfigError(found)
+    return keys
 
 
 def refuse_foreign_classes(groups: dict[str, DictConfig], typed: Sequence[str]) -> None:
@@ -98,15 +103,10 @@ def refuse_other_settings(config: dict[str, Any], folder: Path, step: int) -> No
         f"`{key}` must be {stored.get(key)}, with which {folder} was trained, but is {asked.get(key)}; for a new run "
         f"from its weights type init_from={folder} in place of run.resume."
         for key in sorted(stored.keys() | asked.keys())
-        if stored.get(key) != asked.get(key) and is_hashed(key) and not _may_change(key)
+        if stored.get(key) != asked.get(key) and is_hashed(key) and not may_change(key)
     ]
     steps = asked.get("trainer.max_steps")
     if steps is not None and steps < step:
         found.append(f"`trainer.max_steps` must be at least {step}, to which the run has come, but is {steps}.")
     if found:
         raise ConfigError(found)
-
-
-def _may_change(key: str) -> bool:
-    of_a_source = key.startswith("data.sources.") and key.rpartition(".")[2] in ("files", "validation_files")
-    return of_a_source or any(key == one or key.startswith(f"{one}.") for one in (*LENGTH, *PLACES))

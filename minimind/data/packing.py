@@ -14,7 +14,7 @@ from minimind.data.shards import TokenStream
 class WindowPacking:
     """Window i is the tokens iS … iS+T, with the stride S = T for training.
 
-    Every token but the stream's first is a target exactly once: of a window that overlaps the one before (S < T),
+    Every target but the stream's first token is one exactly once: of a window that overlaps the one before (S < T),
     the T - S targets that were there already are masked, and are only context. What the last window lacks is padded
     and masked.
 
@@ -36,8 +36,7 @@ class WindowPacking:
     def read(self, numbers: NDArray[np.int64]) -> TokenSequences:
         length, starts = self.sequence_length, numbers * self.stride
         first = np.where(numbers > 0, length - self.stride, 0)
-        places = np.arange(length)
-        is_target = (places >= first[:, None]) & (places < (len(self.stream) - 1 - starts)[:, None])
+        is_target = (np.arange(length) >= first[:, None]) & self.stream.targets(starts + 1, length)
         begins = torch.from_numpy(self._begins(starts)) if self.document_mask else None
         tokens = self.stream.windows(starts, length + 1)
         return TokenSequences(torch.from_numpy(tokens), torch.from_numpy(is_target), begins)
@@ -66,7 +65,7 @@ class DocumentPacking:
             start, stop = self.stream.bounds(number)
             stop = min(stop, start + length)
             tokens[row, 1 : 1 + stop - start] = self.stream.read(start, stop)
-            is_target[row, : stop - start] = True
+            is_target[row, : stop - start] = self.stream.read_targets(start, stop)
         return TokenSequences(torch.from_numpy(tokens), torch.from_numpy(is_target))
 
 

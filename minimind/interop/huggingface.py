@@ -5,10 +5,10 @@ Our names are theirs; only experts differ: stacked in memory (there as here), on
 """
 
 import re
-import shutil
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -17,7 +17,7 @@ from minimind.interop.tokenizer_files import TOKENIZER, generation_config, token
 from minimind.model.transformer import MiniMind
 from minimind.tokenizer.bpe import BPE
 from minimind.utils.errors import UserError, in_brief
-from minimind.utils.files import read_object, write_json
+from minimind.utils.files import new_folder, read_object, refuse_non_empty, write_json
 from minimind.utils.torch_files import check_names, check_weights, load_tensors, not_finite, some
 
 CONFIG, WEIGHTS, PICKLE = "config.json", "model.safetensors", "pytorch_model.bin"
@@ -38,20 +38,25 @@ def export_folder(
     family = choose_family(model.config, family)
     refuse_non_empty(folder)
     weights = _converted(weights_on_disk(model), dtype)
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
     tokens = generation_config(tokenizer)
     # Without pad_token_id: transformers would keep that token's embedding from learning, and ours pads with a real one.
     ends = {name: tokens[name] for name in ("bos_token_id", "eos_token_id")}
     config = to_huggingface(model.config, family) | ends | {"dtype": str(dtype).removeprefix("torch.")}
-    write_json(temporary / CONFIG, config)
-    save_file(weights, temporary / WEIGHTS, metadata={"format": "pt"})
-    tokenizer.save(temporary / TOKENIZER)
-    write_json(temporary / "tokenizer_config.json", tokenizer_config(tokenizer, model.config.context_length))
-    write_json(temporary / "generation_config.json", tokens)
-    temporary.rename(folder)
+    with new_folder(folder) as made:
+        write_json(made / CONFIG, config)
+        _save(weights, made / WEIGHTS)
+        tokenizer.save(made / TOKENIZER)
+        write_json(made / "tokenizer_config.json", tokenizer_config(tokenizer, model.config.context_length))
+        write_json(made / "generation_config.json", tokens)
     return family
+
+
+def _save(weights: dict[str, Tensor], path: Path) -> None:
+    """Raises: OSError, such as for a full disk."""
+    try:
+        save_file(weights, path, metadata={"format": "pt"})
+    except SafetensorError as error:
+        raise OSError(in_brief(error)) from None
 
 
 def _converted(weights: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
@@ -182,8 +187,3 @@ def _read_file(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path} must be a whole file of weights, but cannot be read: {error.strerror}.") from None
     except Exception as error:  # SafetensorError, and others for a dtype that torch does not have
         raise UserError(f"{path} must be a whole file of weights, but cannot be read: {in_brief(error)}.") from None
-
-
-def refuse_non_empty(folder: Path) -> None:
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} must be a new folder, but is there already; choose another name.")

@@ -6,10 +6,15 @@ reads one that was damaged.
 """
 
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from minimind.runs.folder import CHECKPOINT_NAME, COMPLETE, RunFolder, step_of
+from minimind.runs.identity import HASHED, is_hashed, leaves, may_change
+from minimind.runs.stored_config import read_config
 from minimind.utils.errors import UserError
 from minimind.utils.files import file_hash, read_json, write_json
 from minimind.utils.terminal import say
@@ -41,11 +46,11 @@ def what_is_wrong(folder: Path) -> str | None:
         return f"its {COMPLETE} is damaged"
     if CHECKPOINT_NAME.fullmatch(folder.name) and step != step_of(folder):
         return f"its {COMPLETE} is of step {step}"
-    for name, sha256 in files.items():
+    for name in FILES:
         path = folder / name
         if not path.is_file():
             return f"its {name} is missing"
-        if file_hash(path) != sha256:
+        if name in files and file_hash(path) != files[name]:
             return f"corrupt: its {name} is not what {COMPLETE} says"
     if CONFIG in files and _model(folder) - files.keys():  # the first version's markers have nothing but the state
         return f"its {MODEL} is not in {COMPLETE}"
@@ -70,7 +75,34 @@ def verified(folder: Path) -> Path:
         others = [path.name for path in RunFolder(folder.parent.parent).complete_checkpoints() if path != folder]
         other = f"name another ({', '.join(others)})" if others else "put a good copy back"
         raise UserError(f"{folder} cannot be used ({problem}); {other}.")
+    _warn_of_the_unprotected(folder)
     return folder
+
+
+@cache  # said once, however often a verb asks
+def _warn_of_the_unprotected(folder: Path) -> None:
+    """Of the first version's checkpoints only the state has a hash: the rest is held against the run folder's own."""
+    run = RunFolder(folder.parent.parent)
+    _, files = _marker(read_json(folder / COMPLETE))
+    if CONFIG in files or folder.parent != run.checkpoints:
+        return
+    if different := ", ".join(_differences(folder, run)):
+        say(
+            f"Warning: {folder} and {run.path} must agree, but differ in {different}: one of them was edited or "
+            f"damaged. The checkpoint's are used; the first version's {COMPLETE} does not protect them.",
+            file=sys.stderr,
+        )
+
+
+def _differences(folder: Path, run: RunFolder) -> Iterator[str]:
+    with suppress(UserError):  # one that cannot be read is no witness, and the checkpoint's own is refused later
+        ours, theirs = leaves(read_config(folder / CONFIG)), leaves(read_config(run.config))
+        for key in ours.keys() & theirs.keys():  # a later version may have added some to the run's
+            if key.split(".")[0] in HASHED and is_hashed(key) and not may_change(key) and ours[key] != theirs[key]:
+                yield f"{key} ({ours[key]} and {theirs[key]})"
+    tokenizer = run.path / TOKENIZER
+    if tokenizer.is_file() and file_hash(tokenizer) != file_hash(folder / TOKENIZER):
+        yield TOKENIZER
 
 
 def checkpoint_of(path: Path) -> Path:

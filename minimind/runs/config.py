@@ -1,10 +1,18 @@
 """How a run is named, and where it stands."""
 
+import re
 from dataclasses import dataclass
 
 from minimind.utils.errors import ConfigError
 from minimind.utils.terminal import visible
 
+# What `visible` lets pass and a name may not have: letters and variants without a shape, blanks but the common one, and
+# joiners, which do nothing beside ASCII.
+_UNSEEN = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\uffa0\U000e0100-\U000e01ef]"
+    "|[\xa0\u1680\u2000-\u200a\u202f\u205f\u3000]"
+    "|(?<![^\x00-\x7f])[\u200c\u200d\ufe00-\ufe0f]|[\u200c\u200d](?![^\x00-\x7f])"
+)
 LONGEST_NAME = 200  # bytes, of the 255 that file systems take: -<hash8> and .old-<n> come behind it
 
 
@@ -29,7 +37,7 @@ def problems(cfg: RunConfig) -> list[str]:
     if cfg.name is not None:
         found += _problems_of_name(cfg.name)
     if cfg.tag is not None and not _is_seen(cfg.tag):
-        found.append(f"`run.tag` must be one line of characters that are seen, but is {cfg.tag!r}; take others out.")
+        found.append(f"`run.tag` must be one line of characters that are seen, but is {_shown(cfg.tag)}; change it.")
     if cfg.max_minutes is not None and cfg.max_minutes <= 0:
         found.append(f"`run.max_minutes` must be above 0 (or null: no limit), but is {cfg.max_minutes}.")
     return found
@@ -41,16 +49,20 @@ def _problems_of_name(name: str) -> list[str]:
         return ["`run.name` must not be empty, but is; leave it out for <model>-<data>."]
     if size > LONGEST_NAME:
         return [f"`run.name` must have at most {LONGEST_NAME} bytes, but has {size}; shorten it."]
-    if name.startswith(".") or "/" in name or "\\" in name or not _is_seen(name):
+    if name.startswith((".", "-")) or "/" in name or "\\" in name or not _is_seen(name):
         return [
-            f"`run.name` must name a folder, without slashes, a dot in front, or characters that are not seen, but is "
-            f"{name!r}; use letters, digits, dots, `-` and `_`."
+            f"`run.name` must name a folder, without slashes, a dot or `-` in front, or characters that are not seen, "
+            f"but is {_shown(name)}; use letters, digits, dots, `-` and `_`."
         ]
     return []
 
 
+def _shown(text: str) -> str:
+    return _UNSEEN.sub(lambda found: ascii(found[0])[1:-1], repr(text))
+
+
 def _is_seen(text: str) -> bool:
-    return visible(text) == text and not {"\n", "\t"} & set(text)
+    return visible(text) == text and not {"\n", "\t"} & set(text) and not _UNSEEN.search(text) and text.strip() != ""
 
 
 @dataclass

@@ -55,6 +55,10 @@ NOT_HASHED = (
     "evaluation",
     "ablation",
 )
+# Of the settings that make a run what it is, a resumed one may have others of these: how long it goes on …
+LENGTH = ("trainer.max_steps", "trainer.epochs", "schedule.horizon_steps", "callbacks.early_stopping")
+# … and where its data lie, whose content is compared by itself.
+PLACES = ("data.files", "data.validation_files", "tokenizer.path")
 
 
 def leaves(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -74,6 +78,12 @@ def is_hashed(leaf: str) -> bool:
     if not rules:
         raise KeyError(f"{leaf} stands neither in HASHED nor in NOT_HASHED of {__name__}.")
     return max(rules, key=len) in HASHED
+
+
+def may_change(leaf: str) -> bool:
+    """Whether a run may be resumed with another value of it."""
+    of_a_source = leaf.startswith("data.sources.") and leaf.rpartition(".")[2] in ("files", "validation_files")
+    return of_a_source or any(leaf == one or leaf.startswith(f"{one}.") for one in (*LENGTH, *PLACES))
 
 
 def run_hash(config: dict[str, Any]) -> str:

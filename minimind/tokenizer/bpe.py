@@ -11,19 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import AddedToken, Encoding, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from minimind.tokenizer.lossless import ids_problem, only_splitting, text_problem
+from minimind.tokenizer.lossless import ids_problem, model_problem, only_splitting, text_problem
+from minimind.tokenizer.symbols import BYTE_OF_SYMBOL
 from minimind.utils.errors import DamagedFile, UserError, in_brief
 from minimind.utils.files import read_object, write_text
 
 END_OF_TEXT = "<|endoftext|>"  # ends a document; also stands for padding
 SPECIAL_TOKENS = (END_OF_TEXT, "<|im_start|>", "<|im_end|>")
-
-
-# A byte that prints stands for itself, the others for characters from U+0100 on (Radford et al. 2019, "Language Models
-# are Unsupervised Multitask Learners", section 2.2, and its published code): so tokens are readable strings.
-_PRINTED = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-_BYTE_OF_SYMBOL = {chr(byte): byte for byte in _PRINTED}
-_BYTE_OF_SYMBOL |= {chr(0x100 + n): byte for n, byte in enumerate(sorted(set(range(256)) - set(_PRINTED)))}
 
 
 class BPE:
@@ -58,6 +52,8 @@ class BPE:
         if not path.is_file():
             raise UserError(f"{path} must be {must}, but is not there.")
         content = only_splitting(as_written := read_object(path, must))
+        if found := model_problem(content):
+            raise UserError(f"{path} {found}")
         try:
             # Nearly always nothing was changed, and the library reads the file itself in half the time.
             bpe = cls(
@@ -66,7 +62,7 @@ class BPE:
                 else Tokenizer.from_str(json.dumps(content, ensure_ascii=False))
             )
             vocabulary = bpe.tokenizer.get_vocab()
-            found = bpe._problem(vocabulary) or ids_problem(vocabulary, content) or text_problem(bpe, content)
+            found = bpe._problem(vocabulary) or ids_problem(vocabulary, content) or text_problem(bpe)
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
         except BaseException as error:  # the library raises bare Exceptions, and panics, for what is wrong with a file
@@ -78,8 +74,11 @@ class BPE:
         return bpe
 
     def _problem(self, vocabulary: dict[str, int]) -> str | None:
+        if not isinstance(self.tokenizer.model, models.BPE):
+            kind = type(self.tokenizer.model).__name__
+            return f"must be a byte-level BPE, but its `model.type` is {kind}, which loses text that it does not know."
         learnt = vocabulary.keys() - {token.content for token in self._added.values()}
-        if strange := sorted(set("".join(learnt)) - set(_BYTE_OF_SYMBOL)):
+        if strange := sorted(set("".join(learnt)) - set(BYTE_OF_SYMBOL)):
             return f"must be a byte-level tokenizer, but has tokens with {''.join(strange[:10])!r}."
         if not self.is_special(self.end_of_text):
             return (
@@ -118,7 +117,7 @@ class BPE:
         """What a token stands for; of a special token its name."""
         if index in self._added:
             return self._added[index].content.encode()
-        return bytes(_BYTE_OF_SYMBOL[symbol] for symbol in self.tokenizer.id_to_token(index) or "")
+        return bytes(BYTE_OF_SYMBOL[symbol] for symbol in self.tokenizer.id_to_token(index) or "")
 
     def encode(self, text: str) -> list[int]:
         """Text that looks like a special token is read as ordinary text."""

@@ -3,8 +3,13 @@
 Bits per byte, samples and exports all rest on one thing: the ids of a text give back that text and no other.
 """
 
+import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
+
+from tokenizers import Tokenizer
+
+from minimind.tokenizer.symbols import BYTE_OF_SYMBOL, UTF8_BYTES
 
 if TYPE_CHECKING:
     from minimind.tokenizer.bpe import BPE
@@ -48,7 +53,7 @@ def only_splitting(content: dict[str, Any]) -> dict[str, Any]:
 def _without_nfc(node: Any) -> Any:
     if not isinstance(node, dict):
         return node
-    if isinstance(inner := node.get("normalizers"), list):
+    if node.get("type") == "Sequence" and isinstance(inner := node.get("normalizers"), list):
         kept = [one for one in map(_without_nfc, inner) if one is not None]
         return {**node, "normalizers": kept} if kept else None
     return None if node.get("type") == "NFC" else node
@@ -57,7 +62,7 @@ def _without_nfc(node: Any) -> Any:
 def _without_added_blank(node: Any) -> Any:
     if not isinstance(node, dict):
         return node
-    if isinstance(inner := node.get("pretokenizers"), list):
+    if node.get("type") == "Sequence" and isinstance(inner := node.get("pretokenizers"), list):
         return {**node, "pretokenizers": [_without_added_blank(one) for one in inner]}
     return {**node, "add_prefix_space": False} if node.get("type") == "ByteLevel" else node
 
@@ -69,9 +74,24 @@ def _without_swallowing(token: Any) -> Any:
     return {**token, "lstrip": False, "rstrip": False}
 
 
+def model_problem(content: dict[str, Any]) -> str | None:
+    """What makes the library panic, with a stack trace on the terminal; looked for before it reads the file."""
+    model = content.get("model")
+    if not isinstance(model, dict) or model.get("type", "BPE") != "BPE":
+        return None
+    found = next((name for name in ("continuing_subword_prefix", "end_of_word_suffix") if model.get(name)), None)
+    return (
+        found and f"must have tokens that are nothing but text, but has a `{found}`, {model[found]!r}; use one without."
+    )
+
+
 def ids_problem(vocabulary: dict[str, int], content: dict[str, Any]) -> str | None:
     """Ids must be those of the file, where the library would count on silently, and be rows of an embedding."""
+    seen: set[str] = set()
     for token in content.get("added_tokens") or []:
+        if token["content"] in seen:
+            return f"must name each of its `added_tokens` once, but has {token['content']!r} twice."
+        seen.add(token["content"])
         if (read := vocabulary.get(token["content"])) != token["id"]:
             return (
                 f"must number its `added_tokens` on from its vocabulary, but {token['content']!r} is {token['id']} "
@@ -85,14 +105,14 @@ def ids_problem(vocabulary: dict[str, int], content: dict[str, Any]) -> str | No
     return f"must have the ids 0 to {len(ids) - 1}, each for one token, but {said}."
 
 
-def text_problem(bpe: "BPE", content: dict[str, Any]) -> str | None:
-    """Encodes and decodes a probe, the tokenizer's own tokens among it, and looks for parts no probe would betray."""
+def text_problem(bpe: "BPE") -> str | None:
+    """Encodes and decodes a probe, the tokenizer's own tokens among it, and looks for what no probe would betray."""
     added = [token.content for token in bpe.tokenizer.get_added_tokens_decoder().values()]
     text = PROBE + "".join(f" {token}  {token}x{token}\n" for token in added) + PROBE[:3]
     first, second = bpe.encode_batch([text, text])
     if first != second:
         return "must split a text in one way, but splits the same text in several; take what is random out of it."
-    culprits = ", ".join(_meddling(content))
+    culprits = ", ".join(_meddling(bpe.tokenizer))
     remedy = (
         f"use one without this {culprits}." if culprits else "a tokenizer here may split text, and do nothing else."
     )
@@ -102,7 +122,26 @@ def text_problem(bpe: "BPE", content: dict[str, Any]) -> str | None:
     meant = {index: bpe.bytes_of(index) for index in set(first)}
     if b"".join(meant[index] for index in first) != text.encode():
         return "must be a byte-level tokenizer, but its tokens are not the bytes of the text that they stand for."
-    return f"must give every text back as it was, but may not; {remedy}" if culprits else None
+    if culprits:
+        return f"must give every text back as it was, but may not; {remedy}"
+    return _lost_token(bpe)
+
+
+def _lost_token(bpe: "BPE") -> str | None:
+    """A byte that has no token, or a special token that texts are split into: decoding leaves those out."""
+    tokens = bpe.tokenizer
+    for symbol, byte in BYTE_OF_SYMBOL.items():
+        if byte in UTF8_BYTES and tokens.model.token_to_id(symbol) is None:
+            return f"must have a token for every byte of UTF-8, but has none for 0x{byte:02x}."
+    for index, token in tokens.get_added_tokens_decoder().items():
+        # Whatever surrounds it, a BPE's token is made by the same merges that make it when it stands alone.
+        if token.special and [one.id for one in tokens.model.tokenize(token.content)] == [index]:
+            remedy = "set its `ignore_merges` to false" if tokens.model.ignore_merges else "take it out of there"
+            return (
+                f"must have among its `added_tokens` no special one that ordinary text is split into, as it would be "
+                f"lost from that text, but has {token.content!r}; {remedy}."
+            )
+    return None
 
 
 def _first_difference(text: str, back: str) -> tuple[str, str]:
@@ -111,21 +150,33 @@ def _first_difference(text: str, back: str) -> tuple[str, str]:
     return text[start : start + SHOWN], back[start : start + SHOWN]
 
 
-def _meddling(content: dict[str, Any]) -> Iterator[str]:
-    """Its parts that do more than split, named for a message."""
+def _meddling(tokenizer: Tokenizer) -> Iterator[str]:
+    """Its parts that do more than split, named for a message: as the library read them, whatever the file says."""
     for place, harmless in HARMLESS.items():
-        for node in _leaves(content.get(place)):
+        part = getattr(tokenizer, place)
+        nodes = [] if part is None else list(_leaves(json.loads(part.__getstate__())))
+        for node in nodes:
             kind = node.get("type")
             if kind not in harmless or node.get("behavior") == "Removed":
                 yield f"{place} {kind}"
+            elif place == "pre_tokenizer" and node.get("add_prefix_space"):
+                yield f"{place} {kind} with `add_prefix_space`"
+        if place == "decoder" and sum(node.get("type") == "ByteLevel" for node in nodes) > 1:
+            yield "second decoder ByteLevel"  # changes only texts whose every character stands for a byte
+    for name in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
+        if getattr(tokenizer.model, name):
+            yield f"model `{name}`"
+    if any(
+        token.lstrip or token.rstrip for token in tokenizer.get_added_tokens_decoder().values() if not token.special
+    ):
+        yield "`lstrip` or `rstrip` of added tokens"
 
 
 def _leaves(node: Any) -> Iterator[dict[str, Any]]:
     """The steps of a normalizer, pre-tokenizer or decoder, which may be a sequence of such."""
-    if isinstance(node, dict):
-        inner = next((node[key] for key in ("normalizers", "pretokenizers", "decoders") if key in node), None)
-        if inner is None:
-            yield node
-        else:
-            for one in inner:
-                yield from _leaves(one)
+    inner = next((node[key] for key in ("normalizers", "pretokenizers", "decoders") if key in node), None)
+    if inner is None:
+        yield node
+    else:
+        for one in inner:
+            yield from _leaves(one)

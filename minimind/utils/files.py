@@ -3,16 +3,14 @@
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
-from minimind.utils.errors import DamagedFile
-
-if TYPE_CHECKING:
-    pass
+from minimind.utils.errors import DamagedFile, UserError
 
 
 @contextmanager
@@ -30,6 +28,37 @@ def atomic_open(path: Path) -> Iterator[BinaryIO]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """A folder to fill, which becomes `target` when the block ends well; after an error nothing is left.
+
+    Each has a name of its own until then, so that two processes with one target do not write into one folder.
+
+    Raises:
+        UserError: the system does not let it be written, or `target` has come to be there and not empty.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".new-", suffix=".tmp", dir=target.parent) as around:
+            folder = Path(around, "folder")
+            folder.mkdir()  # not the temporary one itself, which nobody else may open
+            yield folder
+            folder.rename(target)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(f"{target} must be a new folder that can be written, but: {reason}; choose another.") from None
+
+
+def refuse_non_empty(folder: Path) -> None:
+    """Raises: UserError, if there is something already, or nothing can be."""
+    try:
+        taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    except OSError as error:
+        raise UserError(f"{folder} must be a new folder, but: {error.strerror}; choose another name.") from None
+    if taken:
+        raise UserError(f"{folder} must be a new folder, but is there already; choose another name.")
 
 
 def file_identity(path: Path) -> tuple[int, int] | None:

@@ -10,15 +10,20 @@ from typing import Any, TextIO
 
 from minimind.utils.ranks import is_main_process
 
-# Control characters but newline and tab, line separators, marks that turn the direction of text, lone surrogates.
-_CONTROLS = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
-)  # fmt: skip
+# Control characters but newline and tab, line separators, marks that turn the direction of text, lone surrogates …
+_ACTING = "\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
+# … and the other format characters (Unicode's category Cf): but the joiners U+200C and U+200D, which Persian and emoji
+# need, and the number signs of Arabic, Syriac and Kaithi, which are seen.
+_UNSEEN = (
+    "\xad\u180e\u200b\u2060-\u2065\u206a-\u206f\ufeff\ufff9-\ufffb\U00013430-\U0001343f\U0001bca0-\U0001bca3"
+    "\U0001d173-\U0001d17a\U000e0000-\U000e007f"
+)
+_NOT_AS_IT_IS = re.compile(f"[{_ACTING}{_UNSEEN}]")
 
 
 def visible(text: str) -> str:
-    r"""The text with an escape such as `\x1b` in place of each character that acts instead of being seen."""
-    return _CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text)
+    r"""The text with an escape such as `\x1b` in place of each character that acts, or is not seen."""
+    return _NOT_AS_IT_IS.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def one_line(text: str) -> str:

@@ -1,6 +1,7 @@
 """`run.resume=<folder>`: the record says what was done, and a folder of others runs nothing here."""
 
 import hashlib
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,10 +10,11 @@ from typing import Any
 import pytest
 import yaml
 
-from minimind.cli import train
+from minimind.cli import evaluate, train
 from minimind.runs.checkpoints import mark_complete
 from minimind.runs.metrics_file import read_rows
 from minimind.runs.stored_config import escaped, read_config, write_config
+from minimind.tokenizer.bpe import BPE
 from minimind.utils.errors import UserError
 from minimind.utils.files import read_json, write_json
 
@@ -80,6 +82,29 @@ def test_what_may_change_is_applied_and_recorded(run_here, small_run: Path, text
     assert not list(run.parent.glob("longer-*.old-*"))
 
 
+def test_trained_weights_keep_their_tokenizer(run_here, small_run: Path, tmp_path: Path, small_arguments) -> None:
+    """Also where the change of data is accepted, and where the tokenizer is trained on the other data."""
+    run, other, text = copy_of(small_run, "other_tokenizer"), tmp_path / "tokenizer.json", tmp_path / "other.txt"
+    BPE.train(["some other text " * 50], 290).save(other)
+    text.write_text("".join(f"some other text, and number {n} of it\n" * 30 for n in range(60)))
+    before = content_of(run)
+    longer = [f"run.resume={run}", "run.accept_data_change=true", "trainer.max_steps=21"]
+    for change in (f"tokenizer.path={other}", f"data.files=[{text}]"):
+        said = run_here(train, *longer, change)
+        assert said.code == 2, said.err
+        assert f"The tokenizer must be the one that {run / 'checkpoints' / 'step_00000020'} was trained" in said.err
+        assert content_of(run) == before
+    own = next(word for word in said.err.split() if word.startswith("tokenizer.path="))  # as the message says
+    said = run_here(train, *longer, f"data.files=[{text}]", own)
+    assert said.code == 0, said.err
+    child = [*small_arguments, "trainer.max_steps=1", "schedule.warmup_steps=0", f"init_from={small_run}"]
+    said = run_here(train, *child, "run.name=same")
+    assert (said.code, "Warning" in said.err) == (0, False), said.err
+    said = run_here(train, *child, "run.name=another", f"tokenizer.path={other}")
+    assert said.code == 0, said.err
+    assert re.search(rf"Warning: \d+ of this run's token ids stood for other text when {small_run}", said.err)
+
+
 def test_the_same_command_applies_what_is_not_hashed(run_here, small_run: Path, small_arguments: list[str]) -> None:
     """`auto` values are kept from the first start, those that are said are not."""
     run = copy_of(small_run, "again")
@@ -121,6 +146,28 @@ def owned(marker: Path) -> list[dict[str, Any]]:
         {"_target_": ["subprocess.Popen"]},
         {"_target_": "${oc.env:HOME}"},
     ]
+
+
+@pytest.mark.parametrize("plus", ["+", "++"])
+def test_a_plus_before_the_name_of_the_folder_changes_nothing(run_here, small_run: Path, plus: str) -> None:
+    run = copy_of(small_run, f"plus{len(plus)}")
+    said = run_here(train, f"{plus}run.resume={run}", "optim.lr=1e-4")
+    assert (said.code, "`optim.lr` must be" in said.err) == (2, True), said.err
+    said = run_here(train, f"{plus}run.resume={run}", "trainer.max_steps=10")
+    assert "must be at least 20, to which the run has come" in said.err  # of its own settings, which lack data=text
+    said = run_here(evaluate, f"{plus}checkpoint={run / 'nowhere'}")
+    assert (said.code, "checkpoint must exist, but" in said.err) == (2, True), said.err
+
+
+def test_what_hydra_cannot_read_is_told_in_its_words(run_here, small_run: Path) -> None:
+    run = copy_of(small_run, "unread")
+    edit(run / "config.yaml", lambda settings: settings["callbacks"].update(theirs={"_target_": "theirs.Theirs"}))
+    wrong = ["optim.betas=[1,2", "callbacks.theirs._target_=theirs.Theirs", "trainer"]
+    said = run_here(train, f"run.resume={run}", *wrong)
+    assert said.code == 2, said.err
+    assert "2 things must be changed" in said.err
+    assert "optim.betas=[1,2: no viable alternative at input '[1,2'" in said.err
+    assert "trainer: Error parsing override 'trainer' missing EQUAL" in said.err
 
 
 @pytest.mark.parametrize("group", ["callbacks", "logger"])

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import tty
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +22,7 @@ from minimind.report.summary import print_summary
 from minimind.runs.folder import RunFolder
 from minimind.utils.console import VisibleConsole
 from minimind.utils.errors import UserError
+from minimind.utils.terminal import visible
 
 NAME = "\x1b]0;owned\x07\x1b[2J\x9b2J\r\u202e[red]:smile:"
 SHOWN = r"\x1b]0;owned\x07\x1b[2J\x9b2J\r\u202e[red]:smile:"
@@ -122,6 +124,24 @@ def test_a_terminal_shows_what_a_pipe_gets(
     assert "\x1b]0;owned" in said
     assert "\x1b[2J\x9b2J" in said
     assert "\u202e[red]:smile:" in said
+
+
+def test_what_is_not_seen_is_shown_and_what_writing_needs_is_left() -> None:
+    unseen = {chr(code) for code in range(0x110000) if unicodedata.category(chr(code)) == "Cf"}
+    signs = {
+        "\u06dd",
+        "\u070f",
+        "\u08e2",
+        "\u0890",
+        "\u0891",
+        "\U000110bd",
+        "\U000110cd",
+        *map(chr, range(0x600, 0x606)),
+    }
+    for character in unseen - {"\u200c", "\u200d"} - signs:
+        assert visible(f"a{character}b") == f"a{ascii(character)[1:-1]}b"
+    for text in ("👩\u200d👩\u200d👧", "می\u200cخواهم", "❤\ufe0f", "naïve 日本\u3000語", *signs):
+        assert visible(text) == text
 
 
 def test_generate_writes_the_characters_as_they_are_where_asked_to(

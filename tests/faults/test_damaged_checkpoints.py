@@ -13,7 +13,7 @@ from minimind.cli import evaluate, main, train
 from minimind.runs.checkpoints import checkpoint_of, mark_complete, resume_point, what_is_wrong
 from minimind.runs.folder import RunFolder
 from minimind.training.saver import Saver
-from minimind.utils.files import read_json, write_json
+from minimind.utils.files import file_hash, read_json, write_json
 
 LAST = "step_00000020"
 
@@ -120,6 +120,25 @@ def test_a_marker_of_the_first_version_is_read(copy: Path) -> None:
     assert what_is_wrong(last) is None
     flip_bytes(last / "state.pt")
     assert "corrupt" in str(what_is_wrong(last))
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [(other_rope, "differ in model.rope_theta (5000.0 and "), (swapped_tokens, "differ in tokenizer.json: one")],
+)
+def test_what_the_first_version_did_not_protect_is_held_against_the_run(
+    copy: Path, damage: Callable, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    last = copy / "checkpoints" / LAST
+    write_json(last / "COMPLETE", {"step": 20, "sha256": file_hash(last / "state.pt")})
+    checkpoint_of(shutil.copytree(copy, copy.with_name("whole")))
+    assert not capsys.readouterr().err
+    damage(last)
+    for _ in range(2):  # said once
+        assert checkpoint_of(copy) == last
+    assert capsys.readouterr().err.count(said) == 1
+    no_tokenizer(last)
+    assert what_is_wrong(last) == "its tokenizer.json is missing"
 
 
 def test_the_record_in_a_checkpoint_is_what_the_run_was_started_with(run_here, copy: Path) -> None:

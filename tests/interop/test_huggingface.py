@@ -3,8 +3,10 @@
 import json
 import pickle
 import re
+import resource
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,8 @@ from transformers import (
     Qwen3MoeForCausalLM,
 )
 
+from minimind.cli import main
+from minimind.cli.import_ import write_run
 from minimind.generation.engine import generate
 from minimind.generation.sampling import SamplingConfig
 from minimind.interop.huggingface import export_folder, import_folder, import_model
@@ -333,6 +337,63 @@ def test_half_precision_halves_the_file(tokenizer: BPE, tmp_path: Path) -> None:
     read = import_model(tmp_path / str(torch.bfloat16))
     assert read.lm_head.weight.dtype is torch.float32
     torch.testing.assert_close(read.lm_head.weight, model.lm_head.weight, rtol=0.01, atol=0.01)
+
+
+def files_in(folder: Path) -> set[str]:
+    return {path.name for path in folder.rglob("*")}
+
+
+def test_two_exports_into_one_folder_do_not_mix(
+    tokenizer: BPE, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one that is first is whole; the other says that there is something now, and leaves nothing."""
+    first, second, save = ours(), ours(), BPE.save
+
+    def save_late(*arguments: Any) -> None:
+        monkeypatch.setattr(BPE, "save", save)
+        export_folder(first, tokenizer, tmp_path / "out")
+        save(*arguments)
+
+    monkeypatch.setattr(BPE, "save", save_late)
+    with pytest.raises(UserError, match="out must be a new folder that can be written, but: Directory not empty"):
+        export_folder(second, tokenizer, tmp_path / "out")
+    read = import_model(tmp_path / "out")
+    torch.testing.assert_close(read.lm_head.weight, first.lm_head.weight, rtol=0, atol=0)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """No file may have more than a few KB."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        yield
+    finally:  # before pytest writes a word
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_is_said_and_leaves_nothing(tokenizer: BPE, tmp_path: Path) -> None:
+    said = r"(ex|im)ported must be a new folder that can be written, but: .*; choose"
+    for write in (
+        lambda: export_folder(ours(), tokenizer, tmp_path / "exported"),
+        lambda: write_run(ours(), tokenizer, tmp_path, tmp_path / "imported"),
+    ):
+        with pytest.raises(UserError, match=said), full_disk():
+            write()
+    assert not files_in(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["file/out", "x" * 300, "/proc/out", "file"])
+def test_what_cannot_be_a_folder_is_said(name: str, run_here, small_run: Path, tokenizer: BPE, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    if not (tmp_path / "theirs").exists():
+        export_folder(ours(), tokenizer, tmp_path / "theirs")
+    before = files_in(tmp_path)
+    for verb, source in (("export", small_run), ("import", tmp_path / "theirs")):
+        said = run_here(main, verb, source, "--to", tmp_path / name)
+        assert (said.code, f"{tmp_path / name} must be a new folder" in said.err) == (2, True), said.err
+    assert files_in(tmp_path) == before
 
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
