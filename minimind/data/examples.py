@@ -61,7 +61,7 @@ class TokenSequences(NamedTuple):
         )
 
     def widen(self) -> TokenBatch:
-        labels = self.tokens[:, 1:].long().masked_fill_(~self.is_target, IGNORED)
+        labels = self.tokens[:, 1:].to(torch.long, copy=True).masked_fill_(~self.is_target, IGNORED)
         input_ids = self.tokens[:, :-1].long()
         if self.begins is None:
             return TokenBatch(input_ids, labels)

@@ -19,6 +19,7 @@ from minimind.optim.config import ScheduleConfig
 from minimind.runs.folder import RunFolder
 from minimind.runs.metrics_file import read_rows
 from minimind.runs.stop import StopRequest
+from minimind.runs.stored_config import write_config
 from minimind.tokenizer.bpe import BPE
 from minimind.training.assembly import assemble, build_objective
 from minimind.training.best import Best
@@ -62,7 +63,7 @@ def config(**data: Any) -> TrainConfig:
 def rows_of(cfg: TrainConfig, data: PreparedData, folder: Path) -> list[dict[str, Any]]:
     run = RunFolder(folder)
     folder.mkdir()
-    run.config.touch()
+    write_config(run.config, {"model": cfg.model.to_dict()})
     data.tokenizer.save(folder / "tokenizer.json")
     module = assemble(cfg, data.tokenizer)
     parts = RunParts(run, Rows(run), Best(cfg.objective.primary), sampler=cast(Any, None))
