@@ -11,6 +11,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from minimind.config.checks import to_config
+from minimind.config.plan import plain
 from minimind.config.schema import TrainConfig, register
 from minimind.data.config import CORPUS_CONFIGS
 from minimind.model.config import ModelConfig
@@ -94,7 +95,7 @@ def test_docs_show_the_same_tables() -> None:
 
 
 def container(*overrides: str) -> dict[str, Any]:
-    return OmegaConf.to_container(composed(*overrides), resolve=True, enum_to_str=True)  # type: ignore[return-value]
+    return plain(composed(*overrides))
 
 
 def test_identity_changes_with_what_changes_figures_only() -> None:

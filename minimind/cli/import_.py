@@ -87,6 +87,7 @@ def run_config(model: "ModelConfig", target: Path) -> dict[str, Any]:
     from omegaconf import OmegaConf
 
     from minimind.config.checks import to_config
+    from minimind.config.plan import plain
     from minimind.config.schema import register
     from minimind.runs.checkpoints import TOKENIZER
     from minimind.utils.paths import conf_dir, default_root
@@ -101,6 +102,4 @@ def run_config(model: "ModelConfig", target: Path) -> dict[str, Any]:
     while cfg.data.sequence_length > model.context_length:
         cfg.data.sequence_length //= 2
     to_config(cfg)
-    container = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
-    assert isinstance(container, dict)
-    return {str(key): value for key, value in container.items()}
+    return plain(cfg)

@@ -3,13 +3,15 @@
 import math
 import os
 import shlex
+from collections.abc import Sequence
+from enum import Enum
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from omegaconf import DictConfig, OmegaConf
 
 from minimind.config.checks import to_config
-from minimind.config.schema import TrainConfig, load_stored
+from minimind.config.schema import TrainConfig, added_leaves, load_stored
 from minimind.parallel.slurm import job_id
 from minimind.runs.folder import RunFolder
 from minimind.runs.identity import run_hash
@@ -67,8 +69,26 @@ def plan(composed: DictConfig) -> Plan:
 
 
 def plain(composed: DictConfig) -> dict[str, Any]:
-    """Resolved, in plain types: what is hashed and stored."""
-    return cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True, enum_to_str=True))
+    """Resolved, in plain types: what is hashed and stored.
+
+    A setting that was added to the schema later is left out while it has the default of its introduction, so that it
+    renames no run; without it, `load_stored` knows what it was.
+    """
+    config = cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True, enum_to_str=True))
+    for leaf, default in added_leaves(config).items():
+        _leave_out(config, leaf.split("."), default.name if isinstance(default, Enum) else default)
+    return config
+
+
+def _leave_out(config: dict[str, Any], keys: Sequence[str], default: Any) -> None:
+    """Removes a leaf that has this default, and a group that then holds nothing."""
+    key, *inner = keys
+    if inner and isinstance(config.get(key), dict):
+        _leave_out(config[key], inner, default)
+        if not config[key]:
+            del config[key]
+    elif not inner and key in config and config[key] == default:
+        del config[key]
 
 
 def named_folder(resume: str) -> Path | None:

@@ -1,5 +1,6 @@
 """Every setting of a training run and its type, registered with Hydra so that a typo fails while composing."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from minimind.runs.stored_config import escaped, read_config
 from minimind.tokenizer.config import TokenizerConfig
 from minimind.training.config import RecipeConfig, TrainerConfig
 from minimind.utils.errors import UserError, in_brief
+from minimind.utils.settings import added_settings
 
 
 @dataclass
@@ -76,6 +78,26 @@ def register() -> None:
             store.store(group="objective", name=kind, node=objective)
 
 
+def added_leaves(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Leaf → default at its introduction, of what was added later to the schema of this configuration."""
+    schemas: dict[str, type] = {"": TrainConfig, **_chosen(config)}
+    sources = config["data"].get("sources") or {}
+    for name, options in sources.items():
+        kind = options.get("kind") if isinstance(options, Mapping) else None
+        if kind in CORPUS_CONFIGS:
+            schemas[f"data.sources.{name}."] = CORPUS_CONFIGS[kind]
+    return {prefix + name: default for prefix, schema in schemas.items()
+            for name, default in added_settings(schema).items()}  # fmt: skip
+
+
+def _chosen(config: Mapping[str, Any]) -> dict[str, type]:
+    """The schemas of the groups that have one for each kind, by their prefix."""
+    return {
+        "data.": CORPUS_CONFIGS[config["data"]["kind"]],
+        "objective.": objective_configs()[config["objective"]["kind"]],
+    }
+
+
 def load_stored(path: Path) -> DictConfig:
     """The configuration of a run or a checkpoint, under its schema again.
 
@@ -84,10 +106,11 @@ def load_stored(path: Path) -> DictConfig:
     """
     stored = read_config(path)
     try:
-        kind = stored["data"]["kind"]
         schema = OmegaConf.structured(TrainConfig)
-        schema.data = CORPUS_CONFIGS[kind]
-        schema.objective = objective_configs()[stored["objective"]["kind"]]
+        for prefix, chosen in _chosen(stored).items():
+            schema[prefix[:-1]] = chosen
+        for leaf, default in added_leaves({**stored, "data": {**stored["data"], "sources": {}}}).items():
+            OmegaConf.update(schema, leaf, default)  # what was stored without it meant this
         merged = OmegaConf.merge(schema, escaped(stored))
     except (KeyError, TypeError, AttributeError, OmegaConfBaseException) as error:
         said = in_brief(error)

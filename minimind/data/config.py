@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from minimind.utils.errors import ConfigError, suggestion
+from minimind.utils.settings import added, added_settings
 
 
 class Packing(Enum):
@@ -63,6 +64,7 @@ class JsonlConfig(DataConfig):
     kind: str = "jsonl"
     files: list[str] = field(default_factory=list)
     text_field: str = "text"
+    prompt_field: str | None = added(None)  # its text comes before the text, and is no target
 
 
 @dataclass
@@ -72,6 +74,7 @@ class ParquetConfig(DataConfig):
     kind: str = "parquet"
     files: list[str] = field(default_factory=list)
     text_field: str = "text"
+    prompt_field: str | None = added(None)  # its text comes before the text, and is no target
 
 
 @dataclass
@@ -84,6 +87,7 @@ class HuggingFaceConfig(DataConfig):
     split: str = "train"
     revision: str | None = None  # of a data set of the hub; None: the newest
     text_field: str = "text"
+    prompt_field: str | None = added(None)  # its text comes before the text, and is no target
 
 
 @dataclass
@@ -133,6 +137,8 @@ def _source_problems(cfg: DataConfig) -> list[str]:
         found.append("`data.separator` must not be empty; leave it out to cut at whole lines.")
     if isinstance(cfg, TextConfig) and cfg.block_kb < 1:
         found.append(f"`data.block_kb` must be at least 1, but is {cfg.block_kb}.")
+    if isinstance(cfg, JsonlConfig | ParquetConfig | HuggingFaceConfig) and cfg.prompt_field == cfg.text_field:
+        found.append(f"`data.prompt_field` must be another field than data.text_field, but both are {cfg.text_field}.")
     if isinstance(cfg, HuggingFaceConfig):
         if not cfg.dataset:
             found.append("`data.dataset` must name a data set of the hub or a folder, such as data.dataset=my/folder.")
@@ -180,7 +186,8 @@ def _weighted_source(name: str, options: Any) -> tuple[float, DataConfig]:
     weight = options.get("weight", 1.0)
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < float("inf"):
         found.append(f"`{where}.weight` must be a number above 0, but is {weight}.")
-    values = {key: value for key, value in options.items() if key in known and key != "weight"}
+    introduced = {key: value for key, value in added_settings(config).items() if key in known}  # see `added`
+    values = introduced | {key: value for key, value in options.items() if key in known and key != "weight"}
     schema = OmegaConf.structured(config)
     for key, value in values.items():
         try:

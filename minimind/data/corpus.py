@@ -67,6 +67,19 @@ class Corpus(Protocol):
         ...
 
 
+def document_of(text: str, prompt: str | None, held_out: bool | None) -> Document:
+    """The document of a record: its text, after a prompt that is no target if it has one; nothing between the two.
+
+    Args:
+        held_out: None: what the record says decides, the prompt included.
+    """
+    if held_out is None:
+        held_out = is_held_out((prompt or "") + text)
+    if prompt is None:
+        return Document(text, held_out)
+    return Document.of_pieces([Piece(prompt, False), Piece(text, True)], held_out)
+
+
 def is_held_out(name: str) -> bool:
     """One in twenty, by the name of the file or the text of the record, so that added text moves nothing."""
     return int(hashlib.sha256(name.encode()).hexdigest(), 16) % HELD_OUT_ONE_IN == 0

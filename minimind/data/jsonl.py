@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from minimind.data.config import JsonlConfig
-from minimind.data.corpus import BLOCK_BYTES, Block, Document, is_held_out
+from minimind.data.corpus import BLOCK_BYTES, Block, Document, document_of
 from minimind.data.named_files import named_files
 from minimind.utils.errors import UserError
 from minimind.utils.extras import missing_extra
@@ -20,7 +20,7 @@ class JsonlCorpus:
     """Held out by content, or by file where files are named for it."""
 
     def __init__(self, cfg: JsonlConfig) -> None:
-        self.field = cfg.text_field
+        self.text_field, self.prompt_field = cfg.text_field, cfg.prompt_field
         self.files = named_files(cfg.files, cfg.validation_files)
         self.size = self.files.size
 
@@ -40,30 +40,35 @@ class JsonlCorpus:
         by_file = self.files.held_out(block.file)
         for number, line in enumerate(block.records, start=block.first):
             if not line.isspace():
-                text = self._text(line, block.file, number)
-                yield Document(text, is_held_out(text) if by_file is None else by_file)
+                where = f"{block.file}, line {number}"
+                try:
+                    parsed = parse_json(line)
+                except ValueError as error:
+                    raise UserError(f"{where}: must be a JSON object in UTF-8, but: {error}.") from None
+                may_be_half = b"\\u" in line  # only so can half of a surrogate pair come in, which no UTF-8 can hold
+                text = _text(parsed, self.text_field, "text_field", where, may_be_half)
+                prompt = None
+                if self.prompt_field is not None:
+                    prompt = _text(parsed, self.prompt_field, "prompt_field", where, may_be_half)
+                yield document_of(text, prompt, by_file)
 
-    def _text(self, line: bytes, file: str, number: int) -> str:
+
+def _text(parsed: Any, field: str, option: str, where: str, may_be_half: bool) -> str:
+    """Raises: UserError, naming `where` and the option that names another field."""
+    text = parsed.get(field) if isinstance(parsed, dict) else None
+    if not isinstance(text, str):
+        fields = ", ".join(parsed) if isinstance(parsed, dict) else type(parsed).__name__
+        raise UserError(
+            f'{where}: must have text in the field "{field}", but has {fields or "no fields"}; '
+            f"name another with data.{option}=…"
+        )
+    if may_be_half:
         try:
-            record = parse_json(line)
-        except ValueError as error:
-            raise UserError(f"{file}, line {number}: must be a JSON object in UTF-8, but: {error}.") from None
-        text = record.get(self.field) if isinstance(record, dict) else None
-        if not isinstance(text, str):
-            fields = ", ".join(record) if isinstance(record, dict) else type(record).__name__
-            raise UserError(
-                f'{file}, line {number}: must have text in the field "{self.field}", but has {fields or "no fields"}; '
-                "name another with data.text_field=…"
-            )
-        if b"\\u" in line:  # only so can half of a surrogate pair come in, which no UTF-8 can hold
-            try:
-                text.encode()
-            except UnicodeEncodeError as error:
-                half = text[error.start]
-                raise UserError(
-                    f"{file}, line {number}: must be whole characters, but has {half!r}; mend it."
-                ) from None
-        return text
+            text.encode()
+        except UnicodeEncodeError as error:
+            half = text[error.start]
+            raise UserError(f"{where}: must be whole characters, but has {half!r}; mend it.") from None
+    return text
 
 
 @contextmanager

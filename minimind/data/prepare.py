@@ -23,6 +23,7 @@ from minimind.utils.errors import DamagedFile, UserError
 from minimind.utils.files import read_object, write_json
 from minimind.utils.paths import find_existing
 from minimind.utils.progress import progress_bar
+from minimind.utils.settings import added_settings
 
 TRAIN, VALIDATION = "train", "validation"
 SPLITS = (TRAIN, VALIDATION)
@@ -73,8 +74,16 @@ class _Source:
 
     @property
     def options(self) -> dict[str, Any]:
-        """The settings that say which text it is; the files it found stand in `made_of`."""
-        return {key: value for key, value in asdict(self.cfg).items() if key in source_settings(type(self.cfg))}
+        """The settings that say which text it is; the files it found stand in `made_of`.
+
+        One that was added later is left out with the default of its introduction: what was prepared before stays valid.
+        """
+        known, introduced = source_settings(type(self.cfg)), added_settings(type(self.cfg))
+        return {
+            key: value
+            for key, value in asdict(self.cfg).items()
+            if key in known and not (key in introduced and value == introduced[key])
+        }
 
     @property
     def made_of(self) -> dict[str, Any]:

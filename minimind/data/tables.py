@@ -1,4 +1,7 @@
-"""Text in one column of a table: Parquet files, and data sets of Hugging Face; streamed, one row group at a time."""
+"""Text in columns of a table: Parquet files, and data sets of Hugging Face; streamed, one row group at a time.
+
+A raw record is the text of a row; with `prompt_field` there are two of each row, the prompt and then the text.
+"""
 
 import re
 from collections.abc import Iterator
@@ -6,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minimind.data.config import HuggingFaceConfig, ParquetConfig
-from minimind.data.corpus import Block, Document, is_held_out
+from minimind.data.corpus import Block, Document, document_of
 from minimind.data.named_files import files_made_of, named_files
 from minimind.utils.errors import UserError, in_brief
 from minimind.utils.extras import missing_extra
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
     import pyarrow
 
 ROWS = 256  # read at a time
+TableConfig = ParquetConfig | HuggingFaceConfig
 
 
 class ParquetCorpus:
@@ -26,7 +30,7 @@ class ParquetCorpus:
             import pyarrow.parquet  # noqa: F401
         except ImportError:
             raise missing_extra("parquet", "For data=parquet") from None
-        self.field = cfg.text_field
+        self.cfg = cfg
         self.files = named_files(cfg.files, cfg.validation_files)
         self.size = self.files.size
 
@@ -38,7 +42,7 @@ class ParquetCorpus:
             yield from self._blocks_of(file)
 
     def documents(self, block: Block) -> Iterator[Document]:
-        return _documents(block, self.files.held_out(block.file))
+        return _documents(block, self.cfg, self.files.held_out(block.file))
 
     def _blocks_of(self, file: Path) -> Iterator[Block]:
         import pyarrow
@@ -46,13 +50,13 @@ class ParquetCorpus:
 
         try:
             with pyarrow.parquet.ParquetFile(file) as table:
-                _check_column(table.schema_arrow, self.field, str(file))
+                _check_columns(table.schema_arrow, self.cfg, str(file))
                 bytes_a_row = file.stat().st_size / max(1, table.metadata.num_rows)
                 first = 0
-                for rows in table.iter_batches(ROWS, columns=[self.field]):
-                    records = _utf8(rows.column(0), str(file), first)
-                    yield Block(str(file), first, records, round(len(records) * bytes_a_row))
-                    first += len(records)
+                for rows in table.iter_batches(ROWS, columns=list(_columns(self.cfg).values())):
+                    records = _records(rows, self.cfg, str(file), first)
+                    yield Block(str(file), first, records, round(rows.num_rows * bytes_a_row))
+                    first += rows.num_rows
         except (pyarrow.ArrowException, OSError) as error:
             raise UserError(f"{file} must be a whole Parquet file, but: {in_brief(error)}.") from None
 
@@ -77,25 +81,17 @@ class HuggingFaceCorpus:
         return files_made_of(sorted(path for path in self.folder.rglob("*") if path.is_file()))
 
     def blocks(self) -> Iterator[Block]:
-        import pyarrow
-
         where = f"{self.cfg.dataset}, split {self.cfg.split}"
         first = 0
         for rows in self._rows():
             if first == 0:
-                _check_column(rows.schema, self.field, where)
-            column = rows.column(self.field)
-            chunks = column.chunks if isinstance(column, pyarrow.ChunkedArray) else [column]
-            records = [record for chunk in chunks for record in _utf8(chunk, where, first)]
+                _check_columns(rows.schema, self.cfg, where)
+            records = _records(rows, self.cfg, where, first)
             yield Block(where, first, records, sum(map(len, records)))
-            first += len(records)
+            first += rows.num_rows
 
     def documents(self, block: Block) -> Iterator[Document]:
-        return _documents(block, None)
-
-    @property
-    def field(self) -> str:
-        return self.cfg.text_field
+        return _documents(block, self.cfg, None)
 
     def _rows(self) -> Iterator[Any]:
         """Raises: UserError, if what the data set is made of cannot be read."""
@@ -152,30 +148,43 @@ def _revision(cfg: HuggingFaceConfig) -> str:
         ) from None
 
 
-def _check_column(schema: "pyarrow.Schema", name: str, where: str) -> None:
+def _columns(cfg: TableConfig) -> dict[str, str]:
+    """Option → the column it names, in the order of a row's records."""
+    prompt = {} if cfg.prompt_field is None else {"prompt_field": cfg.prompt_field}
+    return {**prompt, "text_field": cfg.text_field}
+
+
+def _check_columns(schema: "pyarrow.Schema", cfg: TableConfig, where: str) -> None:
     from pyarrow import types
 
-    if name not in schema.names:
-        raise UserError(
-            f"{where} must have the column {name}, but has {', '.join(schema.names)}; "
-            "name another with data.text_field=…"
-        )
-    kind = schema.field(name).type
-    kind = kind.value_type if types.is_dictionary(kind) else kind
-    if not (types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)):
-        raise UserError(f"{where}: the column {name} must be text, but is {kind}; name another with data.text_field=…")
+    for option, name in _columns(cfg).items():
+        another = f"name another with data.{option}=…"
+        if name not in schema.names:
+            raise UserError(f"{where} must have the column {name}, but has {', '.join(schema.names)}; {another}")
+        kind = schema.field(name).type
+        kind = kind.value_type if types.is_dictionary(kind) else kind
+        if not (types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)):
+            raise UserError(f"{where}: the column {name} must be text, but is {kind}; {another}")
 
 
-def _utf8(column: "pyarrow.Array", where: str, first: int) -> list[bytes]:
+def _records(rows: "pyarrow.RecordBatch | pyarrow.Table", cfg: TableConfig, where: str, first: int) -> list[bytes]:
+    """Of each row one after another; `first` is the number of the first row."""
+    columns = [_utf8(rows.column(name), name, where, first) for name in _columns(cfg).values()]
+    return [one for row in zip(*columns, strict=True) for one in row]
+
+
+def _utf8(column: "pyarrow.Array | pyarrow.ChunkedArray", name: str, where: str, first: int) -> list[bytes]:
     import pyarrow
 
     if column.null_count:
         row = first + column.is_null().to_pylist().index(True)
-        raise UserError(f"{where}, row {row}: must have text, but is empty (null); drop such rows.")
+        raise UserError(f"{where}, row {row}: must have text, but is empty (null) in column {name}; drop such rows.")
     return column.cast(pyarrow.large_string()).cast(pyarrow.large_binary()).to_pylist()
 
 
-def _documents(block: Block, held_out: bool | None) -> Iterator[Document]:
-    for raw in block.records:
-        text = raw.decode("utf-8")
-        yield Document(text, is_held_out(text) if held_out is None else held_out)
+def _documents(block: Block, cfg: TableConfig, held_out: bool | None) -> Iterator[Document]:
+    texts = [raw.decode("utf-8") for raw in block.records]
+    has_prompts = cfg.prompt_field is not None
+    prompts = texts[::2] if has_prompts else [None] * len(texts)
+    for prompt, text in zip(prompts, texts[1::2] if has_prompts else texts, strict=True):
+        yield document_of(text, prompt, held_out)

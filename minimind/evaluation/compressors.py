@@ -16,8 +16,11 @@ def compressor_bits_per_byte(text: bytes) -> dict[str, float]:
 
 
 def compressors_on(streams: list[TokenStream], tokenizer: BPE) -> dict[str, float]:
-    """The same of all documents of some streams, decoded; nothing where they are too many."""
-    if sum(stream.text_bytes for stream in streams) > LARGEST_TEXT:
+    """The same of all documents of some streams, decoded; nothing where they are too many.
+
+    Nothing either where only some tokens are targets: the model's bits per byte are then of those alone.
+    """
+    if any(stream.has_targets for stream in streams) or sum(stream.text_bytes for stream in streams) > LARGEST_TEXT:
         return {}
     documents = (stream.document(index) for stream in streams for index in range(stream.num_documents))
     texts = (tokenizer.decode(document.tolist()) for document in documents)

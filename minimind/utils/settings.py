@@ -1,5 +1,7 @@
-"""What holds for every setting, whatever it means: its kind, and that a number is a number."""
+"""What holds for every setting, whatever it means: its kind, that a number is a number, and when it was added."""
 
+import copy
+import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
@@ -12,6 +14,35 @@ from minimind.utils.errors import ConfigError, suggestion
 
 WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list"}
 LONGEST_NAME = 100  # characters of an unknown key that are worth showing
+
+
+ADDED = "added"  # in a field's metadata: the default it was introduced with
+
+
+def added(default: Any, *, introduced: Any = MISSING) -> Any:
+    """A field that its dataclass did not always have, and that renames no run which does not use it.
+
+    Args:
+        introduced: the default at its introduction, once `default` is another. It stays for ever: a stored
+            configuration without the setting means this value, and so does a source of a mixture.
+    """
+    metadata = {ADDED: default if introduced is MISSING else introduced}
+    if isinstance(default, list | dict):
+        return dataclasses.field(default_factory=lambda: copy.deepcopy(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def added_settings(config: type) -> dict[str, Any]:
+    """Name → default at its introduction, of the fields that are marked by `added`; dotted in nested dataclasses."""
+    assert is_dataclass(config)
+    found = {}
+    for item in fields(config):
+        if ADDED in item.metadata:
+            found[item.name] = item.metadata[ADDED]
+        elif isinstance(item.default_factory, type) and is_dataclass(item.default_factory):
+            nested = added_settings(item.default_factory)
+            found |= {f"{item.name}.{name}": default for name, default in nested.items()}
+    return found
 
 
 def not_finite(value: Any, name: str = "") -> Iterator[str]:

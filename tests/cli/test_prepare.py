@@ -54,3 +54,17 @@ def test_a_tokenizer_too_large_is_refused_before_anything_is_encoded(run: Run, t
     )
     assert (code, "set model.vocab_size=300" in said) == (2, True), said
     assert sorted(tmp_path.glob("cache/shards/*")) == before
+
+
+def test_prompts_are_told_apart_from_targets(run: Run, text_file: Path, tmp_path: Path) -> None:
+    lines = text_file.read_text(encoding="utf-8").splitlines()
+    records = ({"q": f"Line {number}? ", "text": line} for number, line in enumerate(lines))
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    small = ["model.vocab_size=300", "trainer.max_steps=10", "trainer.batch_tokens=2560", "schedule.warmup_steps=2"]
+    data = ["data=jsonl", f"data.files=[{tmp_path / 'a.jsonl'}]"]
+    code, said, error = run(*data, *small, "data.prompt_field=q")
+    assert code == 0, error
+    assert said.count(" of them targets), ") == 2
+    plain = run(*data, *small)[1]
+    assert "targets" not in plain
+    assert len(list(tmp_path.glob("cache/shards/*/train/manifest.json"))) == 2

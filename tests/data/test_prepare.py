@@ -183,3 +183,49 @@ def test_too_little_text_leaves_nothing_behind(text: str, tmp_path: Path) -> Non
     with pytest.raises(UserError, match=r"at least one (held-out )?document, but has none"):
         prepare(TextConfig(files=[str(path)]), TOKENIZER, cache)
     assert not [path for path in (cache / "shards").iterdir() if path.is_dir()]
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Prompts and texts: several blocks and (of 200 kB) chunks."""
+    path = tmp_path_factory.mktemp("pairs") / "a.jsonl"
+    words = ["the", "cat", "sat", "on", "a", "mat", "naïve", "日本"]
+    with path.open("w", encoding="utf-8") as file:
+        for i in range(1500):
+            said = [" ".join(words[(i * j + i + k) % len(words)] for j in range(k)) + f" {i}" for k in (20, 80)]
+            file.write(json.dumps({"prompt": said[0] + "\n", "text": said[1]}, ensure_ascii=False) + "\n")
+    return path
+
+
+def test_prompts_are_no_targets_whatever_the_number_of_processes(
+    pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("minimind.data.prepare.CHUNK_BYTES", 200_000)
+    data = JsonlConfig(files=[str(pairs)], prompt_field="prompt")
+    tokenizer = prepare(data, TOKENIZER, tmp_path).tokenizer_path
+    made = []
+    for processes in (None, 1, 2):
+        data.prepare_processes = processes
+        made.append(prepare_with(data, tokenizer, tmp_path / str(processes)))
+    assert shard_bytes(made[0]) == shard_bytes(made[1]) == shard_bytes(made[2])
+    bpe, stream = BPE.load(tokenizer), made[2].streams(TRAIN)[0]
+    assert len(stream.shards) > 1
+    documents = [d for d in documents_of(data) if not d.held_out]
+    assert stream.num_documents == len(documents)
+    assert stream.text_bytes == sum(len(d.pieces[1].text.encode()) for d in documents)
+    for number, document in enumerate(documents):
+        start, stop = stream.bounds(number)
+        ids, targets = stream.read(start, stop), stream.read_targets(start, stop)
+        assert bpe.decode(ids[~targets].tolist()) == document.pieces[0].text
+        assert bpe.decode(ids[targets].tolist()) == document.pieces[1].text
+        assert targets[-1]  # <|endoftext|>
+
+
+def test_an_option_that_was_added_later_prepares_nothing_again(lines: Path, tmp_path: Path) -> None:
+    """`made_of` as it was before there was `data.prompt_field`, for a source alone and in a mixture."""
+    (alone,) = module._sources(JsonlConfig(files=[str(lines)]))
+    mixed = {"kind": "jsonl", "files": [str(lines)]}
+    for source in [alone, *module._sources(MixtureConfig(sources={"a": mixed, "b": mixed | {"prompt_field": None}}))]:
+        assert source.made_of["options"] == {"kind": "jsonl", "validation_files": [], "text_field": "text"}
+    (other,) = module._sources(JsonlConfig(files=[str(lines)], prompt_field="id"))
+    assert other.made_of["options"] == {**alone.made_of["options"], "prompt_field": "id"}

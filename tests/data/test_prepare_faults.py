@@ -117,6 +117,36 @@ def test_stopped_in_the_middle_goes_on_where_it_was(
     assert set(encoded) == {0, 1, 2, 3, 4}
 
 
+def test_prompts_stopped_in_the_middle_go_on_with_their_targets(
+    lines: Path, tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second chunk has prompts, the others have not any text in theirs; the third is not finished."""
+    records = [json.loads(line)["text"] for line in lines.read_text().splitlines()]
+    with lines.open("w") as file:
+        for number, text in enumerate(records):
+            prompt = "the cat " if 250 < number < 450 else ""
+            file.write(json.dumps({"prompt": prompt, "text": text}) + "\n")
+    data, cache = JsonlConfig(files=[str(lines)], prompt_field="prompt"), tmp_path / "cache"
+    real = module._finish_chunk
+
+    def stopped(folder: Path, chunk: int, writers: dict) -> None:
+        if chunk == 2:
+            raise KeyboardInterrupt
+        real(folder, chunk, writers)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "_finish_chunk", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            prepare_with(data, tokenizer, cache)
+    encoded = counted_batches(monkeypatch)
+    resumed = prepare_with(data, tokenizer, cache)
+    assert set(encoded) == {2, 3, 4}
+    assert files_of(prepare_with(data, tokenizer, tmp_path / "uninterrupted")) == files_of(resumed)
+    of_shards = [shard.targets is not None for shard in resumed.streams("train")[0].shards]
+    assert True in of_shards[:2]
+    assert of_shards[-1] is False
+
+
 @contextmanager
 def largest_file(size: int) -> Iterator[None]:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

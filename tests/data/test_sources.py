@@ -23,7 +23,7 @@ from minimind.data.config import (
     TextConfig,
 )
 from minimind.data.corpora import build_corpus
-from minimind.data.corpus import Document
+from minimind.data.corpus import Document, is_held_out
 from minimind.utils.errors import ConfigError, UserError
 
 TEXTS = [f"naïve text number {number}, {'日本 ' * (number % 50)}" for number in range(600)]
@@ -211,3 +211,82 @@ def test_all_mistakes_of_a_mixture_at_once() -> None:
     assert len(caught.value.problems) == 4
     with pytest.raises(ConfigError, match=r"`data\.sources` must name the corpora"):
         MixtureConfig()
+
+
+PROMPTS = [f"question {number}: naïve 日本?\n" * (number % 3) for number in range(len(TEXTS))]
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, DataConfig]:
+    """The same prompts and texts in every form that knows prompts."""
+    folder = tmp_path_factory.mktemp("pairs")
+    records = [{"text": text, "id": i, "prompt": PROMPTS[i]} for i, text in enumerate(TEXTS)]
+    (folder / "a.jsonl").write_text("".join(json.dumps(one) + "\n" for one in records))
+    table = pyarrow.Table.from_pylist(records)
+    pyarrow.parquet.write_table(table, folder / "a.parquet", row_group_size=100)
+    datasets.Dataset(table).save_to_disk(str(folder / "stored"))
+    return {
+        "jsonl": JsonlConfig(files=[str(folder / "a.jsonl")], prompt_field="prompt"),
+        "parquet": ParquetConfig(files=[str(folder / "a.parquet")], prompt_field="prompt"),
+        "huggingface": HuggingFaceConfig(dataset=str(folder / "stored"), prompt_field="prompt"),
+    }
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet", "huggingface"])
+def test_a_prompt_comes_before_the_text_and_is_no_target(
+    kind: str, pairs: dict[str, DataConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    documents = all_documents(pairs[kind])
+    assert [document.pieces for document in documents] == [
+        ((prompt, False), (text, True)) for prompt, text in zip(PROMPTS, TEXTS, strict=True)
+    ]
+    assert [document.text for document in documents] == [p + t for p, t in zip(PROMPTS, TEXTS, strict=True)]
+    assert [document.held_out for document in documents] == [is_held_out(d.text) for d in documents]  # by both
+    assert sum(document.target_bytes for document in documents) == sum(len(text.encode()) for text in TEXTS)
+
+
+def test_reading_two_columns_counts_the_bytes_of_the_file_once(pairs: dict[str, DataConfig]) -> None:
+    corpus = build_corpus(pairs["parquet"])
+    assert sum(block.read for block in corpus.blocks()) == pytest.approx(corpus.size, abs=6)
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (
+            '{"text": "a"}',
+            r'line 1: must have text in the field "q", but has text; name another with data\.prompt_field',
+        ),
+        ('{"text": "a", "q": 1}', r'line 1: must have text in the field "q"'),
+        ('{"q": "a"}', r'line 1: must have text in the field "text", but has q; name another with data\.text_field'),
+        ('{"text": "a", "q": "\\ud83d"}', r"line 1: must be whole characters, but has '\\ud83d'"),
+    ],
+)
+def test_a_record_without_its_prompt_is_named(tmp_path: Path, lines: str, message: str) -> None:
+    (tmp_path / "a.jsonl").write_text(lines + "\n")
+    with pytest.raises(UserError, match=message):
+        all_documents(JsonlConfig(files=[str(tmp_path / "a.jsonl")], prompt_field="q"))
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"text": ["a"]}, r"must have the column q, but has text; name another with data\.prompt_field"),
+        ({"text": ["a"], "q": [1]}, r"the column q must be text, but is int64; name another with data\.prompt_field"),
+        ({"text": ["a", "b"], "q": ["a", None]}, r"row 1: must have text, but is empty \(null\) in column q"),
+    ],
+)
+def test_a_column_of_prompts_that_is_no_text_is_named(tmp_path: Path, columns: dict[str, Any], message: str) -> None:
+    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=message):
+        all_documents(ParquetConfig(files=[str(tmp_path / "a.parquet")], prompt_field="q"))
+
+
+def test_prompt_and_text_are_two_fields() -> None:
+    with pytest.raises(
+        ConfigError, match=r"`data\.prompt_field` must be another field than data\.text_field, but both"
+    ):
+        JsonlConfig(files=["a"], prompt_field="text")
+    with pytest.raises(ConfigError, match=r"`data\.sources\.a\.prompt_field` must be another field"):
+        MixtureConfig(sources={"a": {"kind": "jsonl", "files": ["x"], "prompt_field": "text"}})

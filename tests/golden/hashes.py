@@ -14,6 +14,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
+from minimind.config.plan import plain
 from minimind.config.schema import register
 from minimind.runs.identity import run_hash
 from minimind.utils.paths import conf_dir
@@ -71,7 +72,7 @@ def hydra() -> Iterator[None]:
 def container_of(overrides: tuple[str, ...], root: str = "/nowhere") -> dict[str, Any]:
     """The configuration of a command line, as plain types; within `hydra()`."""
     composed = compose("train", overrides=[*overrides, f"paths.root={root}"])
-    return OmegaConf.to_container(composed, resolve=True, enum_to_str=True)  # type: ignore[return-value]
+    return plain(composed)
 
 
 def add_new() -> None:

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import OmegaConf
 
+from minimind.config.plan import plain
 from minimind.config.schema import register
 from minimind.runs.identity import run_hash
 from minimind.runs.metrics_file import read_rows
@@ -136,7 +136,7 @@ def composed(arguments: list[str]) -> dict[str, Any]:
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         found = compose("train", overrides=[*arguments, "paths.root=/nowhere"])
-    return OmegaConf.to_container(found, resolve=True, enum_to_str=True)  # type: ignore[return-value]
+    return plain(found)
 
 
 LONG = ["trainer.max_steps=80", "logger=wandb"]
