@@ -17,7 +17,7 @@ from minimind.config.build import (
     stored_or_resolved,
     with_steps,
 )
-from minimind.config.checks import check_same_tokenizer, check_tokenizer
+from minimind.config.checks import check_frozen, check_same_tokenizer, check_tokenizer
 from minimind.config.classes import factories
 from minimind.config.schema import TrainConfig
 from minimind.data.corpora import STDLIB_PROMPTS
@@ -107,6 +107,7 @@ class Session:
         weights = self.resume_from or self.init_from
         self.module = assemble(self.cfg, self.tokenizer, weights=weights, frozen=self.frozen)
         from_main(self._check_data)
+        self.frozen_hashes = from_main(lambda: check_frozen(self.tokenizer, self.frozen, self.run.status))
         from_main(self._start)
 
     def _check_data(self) -> None:
@@ -130,7 +131,7 @@ class Session:
         run.update_status(
             state=RunState.RUNNING, reason=None, step=status.get("step", 0), tokens=status.get("tokens", 0),
             auto=self.auto, versions=versions(), git_commit=git_commit(), source_hash=source,
-            data_fingerprint=self.data.fingerprint,
+            data_fingerprint=self.data.fingerprint, **({"frozen": self.frozen_hashes} if self.frozen else {}),
             parameters=self.cfg.model.num_parameters(), active_parameters=self.cfg.model.num_parameters(active=True),
             machine=describe_machine(torch.device(self.auto["accelerator"])),
         )  # fmt: skip

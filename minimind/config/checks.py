@@ -1,7 +1,7 @@
 """Rules between groups of the configuration; a rule within one stands beside its dataclass."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -10,13 +10,14 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from minimind.config.schema import TrainConfig
-from minimind.data.config import MixtureConfig
+from minimind.data.config import MixtureConfig, record_kinds
 from minimind.model.config import Position
 from minimind.parallel.config import Parallelism
-from minimind.runs.checkpoints import TOKENIZER
+from minimind.runs.checkpoints import STATE, TOKENIZER, verified
 from minimind.tokenizer.bpe import BPE
 from minimind.tracking.config import problems as tracking_problems
 from minimind.utils.errors import ConfigError, UserError, suggestion
+from minimind.utils.files import file_hash
 from minimind.utils.paths import find_existing
 from minimind.utils.settings import not_finite
 from minimind.utils.terminal import say
@@ -36,7 +37,9 @@ def to_config(composed: DictConfig) -> TrainConfig:
     for name in TrainConfig.__dataclass_fields__:
         try:
             node = composed[name]
-            objects[name] = OmegaConf.to_object(node) if isinstance(node, DictConfig) else node
+            unset = OmegaConf.missing_keys(node) if isinstance(node, DictConfig) else set()
+            found += [f"`{key}` must be set, but is not; type {key}=…" for key in sorted(unset)]
+            objects[name] = OmegaConf.to_object(node) if isinstance(node, DictConfig) and not unset else node
         except ConfigError as error:
             found += [problem for problem in error.problems if not problem.startswith(named)]
         except OmegaConfBaseException as error:
@@ -97,6 +100,27 @@ def check_same_tokenizer(tokenizer: BPE, resume_from: Path | None, init_from: Pa
             )
 
 
+def check_frozen(tokenizer: BPE, frozen: Mapping[str, Path], status: Mapping[str, Any]) -> dict[str, str]:
+    """The sha256 of each model that is not trained, for the status of the run.
+
+    Raises:
+        UserError: one knows tokens by other ids, or is another than the run was started with.
+    """
+    hashes = {name: file_hash(verified(checkpoint) / STATE) for name, checkpoint in frozen.items()}
+    for name, checkpoint in frozen.items():
+        if BPE.load(checkpoint / TOKENIZER).hash != tokenizer.hash:
+            raise UserError(
+                f"The tokenizer of `objective.{name}` ({checkpoint}) must be this run's own, but is another; "
+                f"use tokenizer=file tokenizer.path={checkpoint / TOKENIZER}."
+            )
+        if status.get("frozen", hashes).get(name) != hashes[name]:
+            raise UserError(
+                f"The checkpoint of `objective.{name}` ({checkpoint}) must be what the run was started with, but has "
+                "changed; name the old one, or start a run of its own with run.tag=…"
+            )
+    return hashes
+
+
 def unknown_keys(node: DictConfig, prefix: str = "") -> Iterator[str]:
     """Keys added with `+` that no dataclass knows: they would be accepted and ignored."""
     known_type = OmegaConf.get_type(node)
@@ -137,6 +161,11 @@ def cross_group_problems(cfg: TrainConfig) -> list[str]:
 def _size_problems(cfg: TrainConfig) -> list[str]:
     """Sequence, vocabulary and batch against the sizes of model and world."""
     found = []
+    if refused := sorted(record_kinds(cfg.data) - set(cfg.objective.accepts)):
+        found.append(
+            f"`objective={cfg.objective.kind}` must have records of {' or '.join(cfg.objective.accepts)}, but "
+            f"data={cfg.data.kind} gives {' and '.join(refused)}; choose other data, or another objective."
+        )
     context = cfg.model.context_length
     length, tokens = cfg.data.sequence_length, cfg.trainer.batch_tokens
     if length > context:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from enum import Enum
-from typing import Any
+from typing import Any, ClassVar
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -25,6 +25,8 @@ class Verify(Enum):
 
 @dataclass
 class DataConfig:
+    records: ClassVar[str] = "text"  # what kind of records it gives, which an objective must accept
+
     kind: str = "???"  # which corpus; set by each YAML of the group
     sequence_length: int = 512  # tokens of a row that are predicted
     packing: Packing = Packing.stream
@@ -164,6 +166,13 @@ def _mixture_problems(cfg: MixtureConfig) -> list[str]:
         except ConfigError as error:
             found += error.problems
     return found
+
+
+def record_kinds(cfg: DataConfig) -> set[str]:
+    """Of the corpus, or of all sources of a mixture."""
+    if isinstance(cfg, MixtureConfig):
+        return {source.records for _, source in cfg.weighted_sources().values()}
+    return {cfg.records}
 
 
 def source_settings(config: type[DataConfig]) -> list[str]:

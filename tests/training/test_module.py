@@ -1,6 +1,7 @@
 """The training step: what it minimises, and that cutting a batch differently changes nothing."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from minimind.model.config import IGNORED, BalanceLoss, ModelConfig
 from minimind.model.moe import Router
 from minimind.model.transformer import MiniMind
 from minimind.objectives.pretrain import next_token_loss
+from minimind.objectives.protocol import Loss
 from minimind.optim.config import OptimConfig, OptimKind, ScheduleConfig
 from minimind.training.module import TrainingModule
 
@@ -138,3 +140,15 @@ def test_learning_rate_follows_the_schedule(tmp_path: Path) -> None:
     assert rates[:5] == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0])
     assert rates[8] == pytest.approx(0.1)
     assert rates == sorted(rates[:4]) + sorted(rates[4:], reverse=True)
+
+
+def test_a_metric_that_the_settings_do_not_declare_is_an_error(tmp_path: Path) -> None:
+    module = build(DENSE)
+
+    def loss(model: MiniMind, batch: TokenBatch) -> Loss:
+        found = next_token_loss(model, batch)
+        return replace(found, metrics={"acuracy": (found.total, found.weight)})
+
+    module.objective.loss = loss  # type: ignore[method-assign]
+    with pytest.raises(ValueError, match=r"PretrainConfig\.metrics must declare 'acuracy'"):
+        fit(module, [random_batch(1)], 1, tmp_path)

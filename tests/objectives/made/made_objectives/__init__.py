@@ -1,0 +1,1 @@
+"""Objectives of an installed package, as somebody else would add them."""
