@@ -31,6 +31,7 @@ from minimind.evaluation.text_loss import TextMeasure
 from minimind.generation.sampler import Sampler
 from minimind.generation.sampling import SamplingConfig
 from minimind.parallel.collectives import from_main, main_first
+from minimind.report.figures import best_key
 from minimind.report.loss_plot import plot_loss
 from minimind.report.summary import print_summary
 from minimind.runs.checkpoints import STATE, TOKENIZER, checkpoint_of, resume_point
@@ -177,7 +178,7 @@ class Session:
             "flops": flops_per_token * self.metrics.tokens,
             "parameters": self.cfg.model.num_parameters(),
             "active_parameters": self.cfg.model.num_parameters(active=True),
-            f"best_{self.parts.best.metric.replace('/', '_')}": self.parts.best.value,
+            best_key(self.parts.best.metric): self.parts.best.value,
             **self._asked_for(),
         }
         if compressors := compressors_on(self.data.streams(VALIDATION), self.tokenizer):

@@ -8,6 +8,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
+from minimind.config.auto import asked_by, handed_down, of_this_machine
 from minimind.config.schema import TrainConfig
 from minimind.data.datamodule import DataModule
 from minimind.data.mixture import Source
@@ -25,33 +26,25 @@ from minimind.training.callbacks.run_callback import RunCallback
 from minimind.training.callbacks.watch import Watch
 from minimind.training.checkpoint_io import SafeCheckpointIO
 from minimind.training.parts import RunParts
-from minimind.utils.errors import ConfigError
-from minimind.utils.hardware import peak_flops, pick_device, pick_precision
+from minimind.utils.hardware import peak_flops
 from minimind.utils.ranks import global_rank
 
 TOKENS_A_FORWARD_PASS = 16_384  # of one micro-batch, unless it is set
 
 
 def resolve_auto(cfg: TrainConfig) -> dict[str, Any]:
-    """What `auto` and null mean on this machine; found at a run's first start, stored, and used on resume.
+    """What `auto` and null mean here; found at a run's first start, stored, and used on resume.
 
     Raises:
         ConfigError: the device cannot do what is asked.
     """
-    device = pick_device(cfg.trainer.accelerator)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(["`trainer.accelerator` must name a device that is here, but cuda is not; use cpu or auto."])
-    if device.type == "cpu" and cfg.trainer.precision == "16-mixed":
-        raise ConfigError(["`trainer.precision` must not be 16-mixed on a CPU (torch computes bf16); use bf16-mixed."])
     world_size = cfg.trainer.devices * cfg.parallel.num_nodes
     rows = cfg.trainer.batch_tokens // cfg.data.sequence_length // world_size
     fitting = max(1, TOKENS_A_FORWARD_PASS // cfg.data.sequence_length)
     micro_batch = max(divisor for divisor in range(1, min(rows, fitting) + 1) if rows % divisor == 0)
     return {
-        "accelerator": device.type,
-        "precision": pick_precision(cfg.trainer.precision, device),
+        **(handed_down() or of_this_machine(asked_by(cfg.trainer))),
         "micro_batch": cfg.trainer.micro_batch or micro_batch,
-        "num_threads": cfg.trainer.num_threads or max(1, torch.get_num_threads() // cfg.trainer.devices),
         "world_size": world_size,
     }
 

@@ -40,8 +40,9 @@ def draw(report: Report, target: Path) -> None:
 
 
 def _capitalised(key: str) -> str:
+    """The label of a metric as a title; a metric without a label keeps its key."""
     label = one_line(figure_of(key).label)
-    return label[:1].upper() + label[1:]
+    return label if label == key else label[:1].upper() + label[1:]
 
 
 def _unit(key: str) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from minimind.report.sweep_file import SWEEP_FILE, load_sweep, save_outcomes
 from minimind.runs.states import Exit, JobState
+from minimind.sweep.auto import answers_for
 from minimind.sweep.compose import Compose, Composed
 from minimind.sweep.places import Places, visible_gpus
 from minimind.sweep.queue import Job, Queue
@@ -31,10 +32,16 @@ def run_queue(
     composed = [compose(overrides) for overrides in job_overrides]
     columns, labels = labels_of(job_overrides, composed, folder)
     logs = [folder / LOGS / name for name in log_names(labels)]
-    jobs = [Job(label, one.plan, one.frozen, log) for label, one, log in zip(labels, composed, logs, strict=True)]
-    cpu_only = all(one.plan.cfg.trainer.accelerator == "cpu" for one in composed)
+    trainers = [one.plan.cfg.trainer for one in composed]
+    cpu_only = all(trainer.accelerator == "cpu" for trainer in trainers)
+    places = Places([] if cpu_only else visible_gpus(), num_parallel)
+    autos = answers_for(trainers, places.fewest_cores())
+    jobs = [
+        Job(label, one.plan, one.frozen, log, auto)
+        for label, one, log, auto in zip(labels, composed, logs, autos, strict=True)
+    ]
     progress = Progress(jobs, columns)
-    queue = Queue(jobs, Places([] if cpu_only else visible_gpus(), num_parallel), command, progress.change)
+    queue = Queue(jobs, places, command, progress.change)
     with progress.showing():
         queue.run(progress.glance)
     progress.print_failures()

@@ -56,6 +56,12 @@ class Places:
         self.seats.append(place.seat)
         self.use.subtract(place.gpus)
 
+    def fewest_cores(self) -> frozenset[int]:
+        """Those of the seat that has the fewest; none: all."""
+        if self.use or self.limit == 1:
+            return frozenset()
+        return min(map(self._cores, range(self.limit)), key=len)
+
     def _cores(self, seat: int) -> frozenset[int]:
         """Its share of the cores this process may use; of one core if there are more jobs than cores."""
         if not hasattr(os, "sched_getaffinity"):

@@ -1,12 +1,15 @@
 """A queue of jobs, each a process tree of its own, so many at a time; one failure ends one job."""
 
+import json
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from minimind.config.auto import HANDED_DOWN
 from minimind.config.plan import Plan
 from minimind.runs.lock import is_held
 from minimind.runs.states import Exit, JobState
@@ -23,6 +26,7 @@ class Job:
     plan: Plan
     frozen: str
     log: Path
+    auto: Mapping[str, Any] = field(default_factory=dict)  # what that means; none: the job finds out for itself
     state: JobState = JobState.QUEUED
     code: int | None = None
     place: Place | None = None
@@ -94,9 +98,10 @@ class Queue:
         settings = folder / f"{self.jobs.index(job)}.yaml"
         settings.write_text(job.frozen, encoding="utf-8")
         gpus = {"CUDA_VISIBLE_DEVICES": ",".join(place.gpus)} if place.gpus else {}
+        auto = {HANDED_DOWN: json.dumps(dict(job.auto))}  # none, too, in place of what our own environment may have
         job.place, job.process = place, self.processes.start(
             [*self.command, str(settings)], stdin=subprocess.DEVNULL, log=job.log, cores=place.cores,
-            env=environment(**gpus),
+            env=environment(**gpus, **auto),
         )  # fmt: skip
         self._set(job, JobState.RUNNING, None)
 

@@ -40,6 +40,7 @@ from minimind.runs.folder import RunFolder
 from minimind.tokenizer.bpe import BPE
 from minimind.training.checkpoint import load_model
 from minimind.utils.errors import ConfigError, UserError
+from minimind.utils.files import read_json
 
 V = 300
 SHAPE: dict[str, Any] = dict(
@@ -412,6 +413,7 @@ def test_a_run_goes_out_and_comes_back_through_the_verbs(
     command("minimind", "import", "exported", "--to", "runs/imported")
     folder = RunFolder(root / "runs" / "imported")
     again, _ = load_model(checkpoint_of(folder.path), torch.device("cpu"))
+    assert read_json(checkpoint_of(folder.path) / "model.json") == again.config.to_dict()
     torch.testing.assert_close(dict(again.state_dict()), dict(model.state_dict()), rtol=0, atol=0)
     written = [
         command("minimind", "generate", str(run), "--prompt", "the cat", "--greedy", "--max-new-tokens", "8").stdout

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from minimind.config.auto import HANDED_DOWN
 from minimind.runs.folder import RunFolder
 from minimind.runs.lock import run_lock
 from minimind.runs.metrics_file import append_rows
@@ -220,3 +221,11 @@ def test_a_job_is_shown_with_what_it_is_judged_by_or_else_with_its_loss(job: Mak
         append_rows(one.plan.folder.metrics, [row])
         one.state = JobState.RUNNING
         assert judged_of(one) == shown
+
+
+def test_a_job_is_handed_what_auto_means(job: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(HANDED_DOWN, '{"precision": "of a sweep about this one"}')
+    jobs = [job(name, f"import os; print(os.environ['{HANDED_DOWN}'])") for name in ("told", "left")]
+    jobs[0].auto = {"precision": "32-true"}
+    assert run(jobs, Places([], None)) == [JobState.FINISHED] * 2
+    assert [one.log.read_text() for one in jobs] == ['{"precision": "32-true"}\n', "{}\n"]

@@ -1,0 +1,52 @@
+"""What `auto` means is found once for the jobs of a sweep, which take it as it is and keep their identity."""
+
+import json
+import os
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from minimind.config.auto import HANDED_DOWN, asked_by, of_this_machine
+from minimind.config.build import stored_or_resolved
+from minimind.runs.identity import run_hash
+from minimind.sweep.auto import answers_for
+from minimind.sweep.places import Places
+from minimind.sweep.plan import SweepPlan
+from minimind.training.config import TrainerConfig
+
+Prepare = Callable[..., SweepPlan]
+
+
+def test_one_process_finds_it_for_all_jobs() -> None:
+    cpu, odd = TrainerConfig(accelerator="cpu"), TrainerConfig(precision="16-mixed")
+    cores = {min(os.sched_getaffinity(0))} if hasattr(os, "sched_getaffinity") else set()
+    here = of_this_machine(asked_by(cpu))
+    answers = answers_for([cpu, TrainerConfig(accelerator="cpu", num_threads=7), cpu, odd], cores)
+    assert answers[0] == answers[2] == {**here, "num_threads": 1 if cores else here["num_threads"]}
+    assert answers[1] == {**here, "num_threads": 7}
+    assert torch.cuda.is_available() or answers[3] == {}  # the job will be refused, and say why
+    assert answers_for([cpu], cores) == [{}]
+
+
+def test_jobs_have_as_many_threads_as_the_one_with_the_fewest_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(5)), raising=False)
+    assert Places([], 2).fewest_cores() == {0, 1}
+    assert len(Places([], 8).fewest_cores()) == 1
+    assert Places([], None).fewest_cores() == frozenset()
+    assert Places(["0", "1"], 4).fewest_cores() == frozenset()
+
+
+def test_a_job_takes_what_it_is_handed_and_a_run_that_goes_on_keeps_its_own(
+    prepare: Prepare, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (_, one), *_ = prepare("optim.lr=1e-3,1e-2", "trainer.accelerator=cpu").jobs
+    cfg, config, folder = one.plan
+    own = stored_or_resolved(cfg, {})
+    handed = {"accelerator": "cpu", "precision": "bf16-true", "num_threads": 5}
+    monkeypatch.setenv(HANDED_DOWN, json.dumps(handed))
+    assert stored_or_resolved(cfg, {}) == {**own, **handed}
+    assert stored_or_resolved(cfg, {**own, "precision": "32-true"})["precision"] == "32-true"
+    assert folder.path.name.endswith(run_hash(config))  # of `auto` as it was typed
+    monkeypatch.setenv(HANDED_DOWN, "{}")
+    assert stored_or_resolved(cfg, {}) == own
