@@ -55,10 +55,9 @@ def take(batches: Iterator[Any], count: int) -> None:
 
 def rates(bench: Bench, rows: int, *, widened: bool = False, **options: Any) -> list[float]:
     """Million tokens a second of each round, from warm maps."""
-    from minimind.data.packing import widen
-
     loader, count = bench.loader(rows, **options), bench.batches(rows)
-    batches = map(widen, loader) if widened else iter(loader)
+    read = (examples for (examples,) in loader)
+    batches = (examples.widen() for examples in read) if widened else read
     take(batches, count)  # pages that no round before has mapped
     return [count * rows * LENGTH / seconds(lambda: take(batches, count)) / 1e6 for _ in range(bench.rounds)]
 
@@ -136,7 +135,7 @@ def seek(bench: Bench) -> Figure:
     rng = random.Random(2)
     for rows in BATCHES:
         loader, times = bench.loader(rows), []
-        last = 1000 * loader.mixture.sources[0].packing.num_rows // rows
+        last = 1000 * loader.mixture.sources[0].examples.num_examples // rows
         for _ in range(20 if bench.tiny else 300):
             loader.load_state_dict({"step": rng.randrange(last)})
             loader._planned = range(0)  # as after a restart

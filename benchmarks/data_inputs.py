@@ -50,7 +50,7 @@ class Bench:
         stream = self.stream()
         packing = DocumentPacking(stream, LENGTH) if pad else WindowPacking(stream, LENGTH, **options)
         mixture = Mixture([Source("tokens", 1.0, packing)], seed=1)
-        return TrainLoader(mixture, batch_rows=rows, micro_batch=rows, num_batches=10**9)
+        return TrainLoader(mixture, batch_examples=rows, micro_batch=rows, num_steps=10**9)
 
     def batches(self, rows: int) -> int:
         """How many a measurement reads: enough that a clock is exact."""

@@ -28,14 +28,20 @@ from minimind.config.build import build_callbacks, build_trainer
 from minimind.config.schema import TrainConfig
 from minimind.data.config import StdlibConfig
 from minimind.data.examples import TokenBatch
+from minimind.data.loader import ValidationLoader
+from minimind.model.config import ModelConfig
 from minimind.model.transformer import Output
-from minimind.objectives.pretrain import next_token_loss
+from minimind.objectives.config import PretrainConfig
+from minimind.objectives.pretrain import Pretrain, next_token_loss
 from minimind.optim.config import OptimConfig, ScheduleConfig
 from minimind.runs.folder import RunFolder
 from minimind.runs.stop import StopRequest
+from minimind.training.best import Best
 from minimind.training.callbacks.progress import Progress
 from minimind.training.config import TrainerConfig
 from minimind.training.module import TrainingModule
+from minimind.training.parts import RunParts
+from minimind.training.rows import Rows
 
 LENGTH = 8
 VOCAB = 32
@@ -50,21 +56,28 @@ class Tiny(nn.Module):
         self.embed_tokens = nn.Embedding(VOCAB, 8)
         self.lm_head = nn.Linear(8, VOCAB)
 
-    def forward(self, input_ids: Tensor) -> Output:
+        self.config = ModelConfig(vocab_size=VOCAB)
+
+    @property
+    def device(self) -> torch.device:
+        return self.lm_head.weight.device
+
+    def forward(self, input_ids: Tensor, **_: None) -> Output:
         return Output(self.lm_head(self.embed_tokens(input_ids)), [])
 
 
 class Batches:
-    """The same batch over and over, at no cost, with a length."""
+    """The same batch (or step) over and over, at no cost, with a length."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, batch: object = BATCH) -> None:
         self.number = number
+        self.batch = batch
 
     def __len__(self) -> int:
         return self.number
 
     def __iter__(self):
-        return iter([BATCH] * self.number)
+        return iter([self.batch] * self.number)
 
 
 class PlainModule(pl.LightningModule):
@@ -115,13 +128,14 @@ def ours(steps: int) -> None:
     auto = {"accelerator": "cpu", "precision": "32-true", "micro_batch": 1, "num_threads": 1}
     with tempfile.TemporaryDirectory() as folder:
         run = RunFolder(Path(folder))
-        callbacks = build_callbacks(cfg, run, auto, [Progress()], StopRequest())
+        parts = RunParts(run, Rows(run), Best(("val/loss", "min")), sampler=None)
+        _, callbacks = build_callbacks(cfg, parts, auto, [Progress()], StopRequest())
         trainer = build_trainer(cfg, auto, callbacks, [])
+        objective = Pretrain(PretrainConfig(), data=cfg.data, tokenizer=None, frozen={})
         module = TrainingModule(
-            Tiny(), objective="pretrain", optim=OptimConfig(), schedule=ScheduleConfig(horizon_steps=steps),
-            gradient_clip=1.0, token_bytes=torch.ones(VOCAB, dtype=torch.long),
-        )  # fmt: skip
-        trainer.fit(module, Batches(steps), Batches(1))
+            Tiny(), objective, optim=OptimConfig(), schedule=ScheduleConfig(horizon_steps=steps), gradient_clip=1.0
+        )
+        trainer.fit(module, Batches(steps, [BATCH]), ValidationLoader({}))
 
 
 LOOPS = {"plain": plain_loop, "barebones": barebones, "ours": ours}

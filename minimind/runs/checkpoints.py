@@ -46,11 +46,11 @@ def what_is_wrong(folder: Path) -> str | None:
         return f"its {COMPLETE} is damaged"
     if CHECKPOINT_NAME.fullmatch(folder.name) and step != step_of(folder):
         return f"its {COMPLETE} is of step {step}"
-    for name in FILES:
+    for name, sha256 in files.items():
         path = folder / name
         if not path.is_file():
             return f"its {name} is missing"
-        if name in files and file_hash(path) != files[name]:
+        if file_hash(path) != sha256:
             return f"corrupt: its {name} is not what {COMPLETE} says"
     if CONFIG in files and _model(folder) - files.keys():  # the first version's markers have nothing but the state
         return f"its {MODEL} is not in {COMPLETE}"
@@ -100,8 +100,8 @@ def _differences(folder: Path, run: RunFolder) -> Iterator[str]:
         for key in ours.keys() & theirs.keys():  # a later version may have added some to the run's
             if key.split(".")[0] in HASHED and is_hashed(key) and not may_change(key) and ours[key] != theirs[key]:
                 yield f"{key} ({ours[key]} and {theirs[key]})"
-    tokenizer = run.path / TOKENIZER
-    if tokenizer.is_file() and file_hash(tokenizer) != file_hash(folder / TOKENIZER):
+    tokenizers = [place / TOKENIZER for place in (folder, run.path) if (place / TOKENIZER).is_file()]
+    if len({file_hash(path) for path in tokenizers}) > 1:
         yield TOKENIZER
 
 

@@ -1,5 +1,6 @@
 """`run.resume=<folder>`: the record says what was done, and a folder of others runs nothing here."""
 
+import copy
 import hashlib
 import re
 import shutil
@@ -170,16 +171,25 @@ def test_what_hydra_cannot_read_is_told_in_its_words(run_here, small_run: Path) 
     assert "trainer: Error parsing override 'trainer' missing EQUAL" in said.err
 
 
-@pytest.mark.parametrize("group", ["callbacks", "logger"])
-def test_a_folder_of_others_runs_no_code(run_here, small_run: Path, tmp_path: Path, group: str) -> None:
-    run = copy_of(small_run, f"foreign_{group}")
+def test_a_folder_of_others_runs_no_code(run_here, small_run: Path, tmp_path: Path) -> None:
+    """Each of them is refused by name, whatever else is there to refuse, and before any is made."""
+    run, left = copy_of(small_run, "foreign"), {}
     for number, node in enumerate(owned(tmp_path / "marker")):
-        edit(run / "config.yaml", lambda settings, node=node: settings[group].update(extra=node))
+        left |= {f"{group}.extra{number}": (group, f"extra{number}", node) for group in ("callbacks", "logger")}
+    settings = read_config(run / "config.yaml")
+    for refusals in range(3):  # of names that are not ours; of what stands below ours among callbacks; among loggers
+        groups = {name: dict(settings[name]) for name in ("callbacks", "logger")}
+        for group, name, node in left.values():
+            groups[group][name] = copy.deepcopy(node)  # or YAML would have aliases
+        write_config(run / "config.yaml", settings | groups)
         before = content_of(run)
         said = run_here(train, f"run.resume={run}", "trainer.max_steps=30")
-        assert said.code == 2, (number, said.err)
-        assert f"{group}.extra" in said.err
-        assert content_of(run) == before
+        assert (said.code, content_of(run)) == (2, before), (refusals, said.err)
+        refused = [key for key in left if re.search(rf"`{re.escape(key)}(\._target_)?` ", said.err)]
+        assert refused, said.err
+        for key in refused:
+            del left[key]
+    assert not left
     assert not (tmp_path / "marker").exists()
 
 

@@ -2,11 +2,9 @@
 
 import hashlib
 import json
-import os
 import shutil
-import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,6 @@ from minimind.runs.metrics_file import read_rows
 from minimind.tokenizer.bpe import BPE
 from minimind.utils.files import read_json
 
-REPOSITORY = Path(__file__).resolve().parent.parent.parent
 VERSIONS = sorted((Path(__file__).parent / "fixtures").iterdir())
 MORE_STEPS = 24  # than the 20 of the finished run
 Verb = Callable[..., str]
@@ -58,61 +55,39 @@ def version(request: pytest.FixtureRequest) -> Path:
 
 
 @pytest.fixture(scope="module")
-def went_on(version: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
-    """Three runs that use old ones, all started at once; each name gives the function that waits for its end."""
-    old = Old(shutil.copytree(version, tmp_path_factory.mktemp("went_on") / "root"))
-    commands = old.expected["commands"]
-    started = {
-        "resumed": commands["moe"],
-        "longer": [f"run.resume=runs/{old.dense.name}", f"trainer.max_steps={MORE_STEPS}", f"paths.root={old.root}",
-                   f"paths.cache={old.root / 'cache'}"],
-        "child": [*commands["dense"], "tokenizer=file", "tokenizer.path=shards/tokenizer.json", "run.name=child",
-                  f"init_from=runs/{old.dense.name}", "trainer.max_steps=1", "schedule.warmup_steps=0",
-                  "optim.lr=1e-9"],
-    }  # fmt: skip
-    environment = {**os.environ, "MINIMIND_ROOT": str(old.root), "PYTHONPATH": str(REPOSITORY)}
-    processes = {
-        name: subprocess.Popen(
-            [sys.executable, str(REPOSITORY / "train.py"), *arguments], cwd=old.root, env=environment, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )
-        for name, arguments in started.items()
-    }  # fmt: skip
-
-    def end_of(name: str) -> tuple[Old, str]:
-        said = processes[name].communicate(timeout=120)[0]
-        assert processes[name].returncode == 0, said
-        return old, said
-
-    yield dict.fromkeys(started, end_of)
-    for process in processes.values():
-        process.kill()
-        process.communicate()
-
-
-@pytest.fixture(scope="module")
-def old(version: Path, went_on: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Old:
-    """For the verbs that only read; `went_on` is asked for so that its processes run meanwhile."""
+def old(version: Path, tmp_path_factory: pytest.TempPathFactory) -> Old:
+    """For the verbs that only read."""
     return Old(shutil.copytree(version, tmp_path_factory.mktemp("old") / "root"))
 
 
 @pytest.fixture
-def verb(old: Old, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Verb:
-    """`minimind …` in this process, at home in the old root; what it says."""
-    monkeypatch.setenv("MINIMIND_ROOT", str(old.root))
-    monkeypatch.setenv("COLUMNS", "160")
-    monkeypatch.chdir(old.root)
+def mine(version: Path, tmp_path: Path) -> Old:
+    """For a run that goes on."""
+    return Old(shutil.copytree(version, tmp_path / "root"))
 
-    def run(*arguments: str) -> str:
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
+    """`minimind …` in this process, at home in an old root; what it says."""
+
+    def run(old: Old, *arguments: str) -> Any:
+        monkeypatch.setenv("MINIMIND_ROOT", str(old.root))
+        monkeypatch.setenv("COLUMNS", "160")
+        monkeypatch.chdir(old.root)
         GlobalHydra.instance().clear()
         monkeypatch.setattr(sys, "argv", ["minimind", *arguments])
         capsys.readouterr()
         code = main()
         said = capsys.readouterr()
         assert code == 0, said.out + said.err
-        return said.out
+        return said
 
     return run
+
+
+@pytest.fixture
+def verb(old: Old, run: Callable[..., Any]) -> Verb:
+    return lambda *arguments: run(old, *arguments).out
 
 
 def test_list(old: Old, verb: Verb) -> None:
@@ -185,8 +160,10 @@ def test_shards_hold_the_very_tokens(old: Old) -> None:
     assert sorted(read) == sorted(records)
 
 
-def test_an_unfinished_run_goes_on_to_the_end_it_would_have_had(went_on: dict[str, Any], version: Path) -> None:
-    old, said = went_on["resumed"]("resumed")
+def test_an_unfinished_run_goes_on_to_the_end_it_would_have_had(
+    run: Callable[..., Any], mine: Old, version: Path
+) -> None:
+    old, said = mine, run(mine, "train", *mine.expected["commands"]["moe"]).err
     before, now = (read_rows(Old(root).moe / "metrics.jsonl") for root in (version, old.root))
     assert "Resuming" in said
     assert now[: len(before)] == before
@@ -201,17 +178,20 @@ def test_an_unfinished_run_goes_on_to_the_end_it_would_have_had(went_on: dict[st
     assert now[-1]["moe/balance_loss"] == pytest.approx(whole["moe/balance_loss"], rel=2e-2)
 
 
-def test_a_finished_run_goes_on_longer(went_on: dict[str, Any]) -> None:
-    old, said = went_on["longer"]("longer")
-    assert f"Resuming {old.dense} from step 20" in said
-    assert [row["step"] for row in read_rows(old.dense / "metrics.jsonl")] == [5, 10, 15, 20, MORE_STEPS]
+def test_a_finished_run_goes_on_longer(run: Callable[..., Any], mine: Old) -> None:
+    said = run(mine, "train", f"run.resume=runs/{mine.dense.name}", f"trainer.max_steps={MORE_STEPS}",
+               f"paths.root={mine.root}", f"paths.cache={mine.root / 'cache'}")  # fmt: skip
+    assert f"Resuming {mine.dense} from step 20" in said.err
+    assert [row["step"] for row in read_rows(mine.dense / "metrics.jsonl")] == [5, 10, 15, 20, MORE_STEPS]
 
 
-def test_a_new_run_starts_from_its_weights(went_on: dict[str, Any]) -> None:
-    old, _ = went_on["child"]("child")
-    (child,) = old.root.glob("runs/child-*")
+def test_a_new_run_starts_from_its_weights(run: Callable[..., Any], mine: Old) -> None:
+    run(mine, "train", *mine.expected["commands"]["dense"], "tokenizer=file", "tokenizer.path=shards/tokenizer.json",
+        "run.name=child", f"init_from=runs/{mine.dense.name}", "trainer.max_steps=1", "schedule.warmup_steps=0",
+        "optim.lr=1e-9")  # fmt: skip
+    (child,) = mine.root.glob("runs/child-*")
     figures = read_json(child / "summary.json")
-    assert figures["val/loss"] == pytest.approx(old.expected["evaluation"]["val/loss"], rel=1e-4)
+    assert figures["val/loss"] == pytest.approx(mine.expected["evaluation"]["val/loss"], rel=1e-4)
 
 
 def test_the_checkpoint_is_tensors_and_plain_types(old: Old) -> None:
