@@ -36,6 +36,7 @@ from minimind.tracking.tensorboard import TensorBoard
 from minimind.tracking.wandb import WandbMirror
 from minimind.training.callbacks.memory import Memory
 from minimind.training.callbacks.watch import Watch
+from minimind.training.rows import Rows
 from minimind.utils.hardware import autocast, pick_precision
 from minimind.utils.paths import conf_dir
 
@@ -105,10 +106,11 @@ def default_step(cfg: Any, steps: int) -> tuple[float, MiniMind]:
     return statistics.median(times[2:]), model
 
 
-def source_ms(make: Callable[[RunFolder], Any], model: MiniMind, config: Any, rows: int) -> float:
-    """Of a callback that adds figures to a row."""
+def source_ms(callback: Any, model: MiniMind, config: Any, rows: int) -> float:
+    """Of a callback that adds metrics to a row."""
     with tempfile.TemporaryDirectory() as folder:
-        callback = make(a_run(folder, config))
+        run = a_run(folder, config)
+        callback.attach(SimpleNamespace(run=run, rows=Rows(run)))
         trainer = SimpleNamespace(is_global_zero=True, loggers=[], global_step=1)
         module = SimpleNamespace(model=model, device=torch.device("cpu"))
         return median_ms(lambda step: callback.figures(trainer, module, {}), rows)
@@ -131,9 +133,9 @@ def main() -> None:
         "csv": row_ms(lambda run: CsvFile(run, 0), config, rows),
         "tensorboard": row_ms(lambda run: TensorBoard(run, 0), config, rows),
         "wandb": row_ms(lambda run: WandbMirror(run, 0, **vars(WandbSettings())), config, rows),
-        "memory": source_ms(lambda run: Memory(), model, config, rows),
-        "watch=gradients": source_ms(lambda run: Watch(run, "gradients"), model, config, max(1, rows // 10)),
-        "watch=all": source_ms(lambda run: Watch(run, "all"), model, config, max(1, rows // 10)),
+        "memory": source_ms(Memory(), model, config, rows),
+        "watch=gradients": source_ms(Watch("gradients"), model, config, max(1, rows // 10)),
+        "watch=all": source_ms(Watch("all"), model, config, max(1, rows // 10)),
     }
     mirror_ms = 1000 * (mirror_cpu_s(config, 5 * rows) - mirror_cpu_s(config, rows)) / (4 * rows)
     print(f"a step of the default run: {step_ms:.1f} ms")

@@ -73,14 +73,6 @@ class Session:
         self.auto = from_main(lambda: stored_or_resolved(cfg, run.status.get("auto", {})))
         torch.set_num_threads(self.auto["num_threads"])
         check_tokenizer(cfg)
-        self.data: PreparedData = main_first(lambda: prepare(cfg.data, cfg.tokenizer, Path(cfg.paths.cache)))
-        self.tokenizer = self.data.tokenizer
-        from_main(lambda: verify(self.data, self.tokenizer, cfg.data.verify))
-        self.cfg = with_steps(cfg, self._max_steps(cfg))
-        self.sampler = Sampler(
-            self.tokenizer, self._prompts(), SamplingConfig(cfg.evaluation.temperature, top_p=cfg.evaluation.top_p),
-            cfg.evaluation.max_new_tokens, cfg.seed,
-        )  # fmt: skip
         self.resume_from = from_main(lambda: resume_point(run))
         # Needed at the start alone: a run that goes on elsewhere may do without.
         starts_from = cfg.init_from if self.resume_from is None else None
@@ -89,6 +81,14 @@ class Session:
             name: checkpoint_of(find_existing(typed, f"objective.{name}"))
             for name, typed in cfg.objective.frozen().items()
         }
+        self.data: PreparedData = main_first(lambda: prepare(cfg.data, cfg.tokenizer, Path(cfg.paths.cache)))
+        self.tokenizer = self.data.tokenizer
+        from_main(lambda: verify(self.data, self.tokenizer, cfg.data.verify))
+        self.cfg = with_steps(cfg, self._max_steps(cfg))
+        self.sampler = Sampler(
+            self.tokenizer, self._prompts(), SamplingConfig(cfg.evaluation.temperature, top_p=cfg.evaluation.top_p),
+            cfg.evaluation.max_new_tokens, cfg.seed,
+        )  # fmt: skip
 
     def _max_steps(self, cfg: TrainConfig) -> int:
         """Those of the configuration, or of its epochs: counted once, and kept like what `auto` meant."""
