@@ -12,7 +12,7 @@ from typing import Any
 from golden_set import GOLDEN_RUNS
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from minimind.config.plan import plain
 from minimind.config.schema import register
@@ -69,15 +69,16 @@ def hydra() -> Iterator[None]:
         yield
 
 
-def composed(overrides: tuple[str, ...], root: str = "/nowhere") -> DictConfig:
-    """The configuration of a command line; within `hydra()`."""
-    return compose("train", overrides=[*overrides, f"paths.root={root}"])
+def container_of(overrides: tuple[str, ...], root: str = "/nowhere") -> dict[str, Any]:
+    """The configuration of a command line, as plain types; within `hydra()`."""
+    composed = compose("train", overrides=[*overrides, f"paths.root={root}"])
+    return plain(composed)
 
 
 def add_new() -> None:
     known = recorded() if FILE.is_file() else {}
     with hydra():
-        new = {one: run_hash(plain(composed(one))) for one in configurations() if one not in known}
+        new = {one: run_hash(container_of(one)) for one in configurations() if one not in known}
     lines = [json.dumps({"hash": digest, "overrides": list(one)}) for one, digest in {**known, **new}.items()]
     FILE.write_text("[\n" + ",\n".join(lines) + "\n]\n", encoding="utf-8")
     print(f"{len(new)} added to {len(known)}.")
