@@ -60,8 +60,8 @@ class Training:
 
 def run_folder(path: Path) -> RunFolder:
     path.mkdir()
-    for name in ("config.yaml", "tokenizer.json"):
-        (path / name).write_text("{}")
+    (path / "config.yaml").write_text("model: {}")
+    (path / "tokenizer.json").write_text("{}")
     return RunFolder(path)
 
 
