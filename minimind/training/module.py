@@ -125,6 +125,11 @@ class TrainingModule(pl.LightningModule):
         self.window.values = checkpoint["training"]["window"]
         self.last_good_step = checkpoint["training"]["last_good_step"]
 
+    def on_fit_start(self) -> None:
+        """Frozen models are no part of the module, so that no checkpoint or optimizer has them; they go where it is."""
+        for frozen in self.objective.frozen.values():
+            frozen.to(self.device, self.model.dtype)
+
     def on_train_start(self) -> None:
         """Only now the module is on its device, whether it was loaded or is new."""
         self.window.values = {name: value.to(self.device) for name, value in self.window.values.items()}

@@ -61,7 +61,7 @@ class Pairwise(Objective):
         return ShuffledWindows(WindowPacking(prepared.stream(split), self.data.sequence_length))
 
     def enrich(self, model: MiniMind, batches: list[PairBatch], reduce: Reduce) -> list[PairBatch]:
-        reference = self.frozen["reference"].to(model.device)
+        reference = self.frozen["reference"]
         return [batch._replace(reference=sequence_log_probs(reference, batch.tokens)) for batch in batches]
 
     def loss(self, model: MiniMind, batch: PairBatch) -> Loss:
