@@ -93,7 +93,7 @@ def test_epochs_are_counted_as_training_counts_them(tokens: int, tmp_path: Path)
     writer = ShardWriter(tmp_path, token_dtype(300))
     writer.add([0] * tokens, text_bytes=tokens)
     writer.close("hash")
-    windows = WindowPacking(TokenStream(tmp_path), 512).num_rows
+    windows = WindowPacking(TokenStream(tmp_path), 512).num_examples
     assert f"is {windows:,} windows of 512 tokens, {windows / 4:,.1f} steps of 2,048" in epochs_in_words(
         tokens, "train", 512, 2048, 1
     )
