@@ -7,6 +7,7 @@ from minimind.config.plan import Plan, is_finished, named_folder, starts_afresh
 from minimind.config.resume import refuse_other_settings
 from minimind.runs.checkpoints import resume_point
 from minimind.runs.folder import RunFolder, step_of
+from minimind.runs.links import refuse_links
 from minimind.runs.lock import run_lock
 from minimind.runs.states import Exit
 from minimind.utils.errors import UserError
@@ -34,6 +35,7 @@ def admit(planned: Plan, held: ExitStack) -> int | None:
     held.enter_context(run_lock(folder.lock))
     if is_finished(planned):  # by another process, meanwhile
         return _show_finished(folder)
+    refuse_links(folder.path)
     status = folder.status
     if status and cfg.run.resume == "never":
         raise UserError(f"{folder.path} must not exist with run.resume=never; use run.fresh=true or run.tag=….")

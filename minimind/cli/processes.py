@@ -13,6 +13,7 @@ from minimind.runs.states import Exit, RunState
 from minimind.runs.stop import StopRequest
 from minimind.utils.child import python_module
 from minimind.utils.errors import ConfigError, RunFailed, UserError
+from minimind.utils.files import write_text
 from minimind.utils.ranks import is_main_process
 from minimind.utils.terminal import say
 
@@ -132,7 +133,7 @@ def _fail(folder: RunFolder, reason: str, text: str) -> None:
     say("".join(f"{line}\n" for line in text.splitlines()[-LINES_SHOWN:]), end="", file=sys.stderr)
     if folder.in_place and folder.status:
         folder.update_status(state=RunState.FAILED, reason=reason)
-        (folder.path / "traceback.txt").write_text(f"{text}\n{reason}\n", encoding="utf-8")
+        write_text(folder.path / "traceback.txt", f"{text}\n{reason}\n")
         say(f"Failed ({reason.splitlines()[0]}); the whole is in {folder.path / 'traceback.txt'}.", file=sys.stderr)
 
 

@@ -3,8 +3,7 @@
 import argparse
 import sys
 import time
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from minimind.utils.errors import DamagedFile
 from minimind.utils.terminal import say
@@ -50,23 +49,15 @@ def run(arguments: argparse.Namespace) -> int:
 
 def cells(folder: "RunFolder") -> list[str]:
     """What the table says of a run: state, step, tokens, validation loss, age."""
+    from minimind.runs.lock import state_seen
     from minimind.runs.metrics_file import read_rows
 
     status = folder.status
     losses = [row["val/loss"] for row in read_rows(folder.metrics) if "val/loss" in row]
     return [
-        state_of(status, folder.lock), f"{status['step']:,}", f"{status['tokens']:,}",
+        state_seen(str(status["state"]), folder.lock), f"{status['step']:,}", f"{status['tokens']:,}",
         f"{losses[-1]:.4f}" if losses else "", age(time.time() - status["updated"]),
     ]  # fmt: skip
-
-
-def state_of(status: dict[str, Any], lock: Path) -> str:
-    """The state as stored, or `interrupted` for a run that says it is running while nobody works on it."""
-    from minimind.runs.lock import is_held
-    from minimind.runs.states import RunState
-
-    state = str(status["state"])
-    return RunState.INTERRUPTED if state == RunState.RUNNING and not is_held(lock) else state
 
 
 def age(seconds: float) -> str:

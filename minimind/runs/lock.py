@@ -13,6 +13,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from minimind.runs.links import refuse_link
+from minimind.runs.states import RunState
 from minimind.utils.errors import UserError
 from minimind.utils.files import file_identity, read_json, write_json
 from minimind.utils.terminal import say
@@ -31,18 +33,21 @@ def run_lock(path: Path) -> Iterator[None]:
     its name's: who holds it may rename the folder, and then takes the lock's files out of it all the same.
 
     Raises:
-        UserError: another live process holds it.
+        UserError: another live process holds it, or nothing can be written there.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
+    folder = _opened(path.parent)
     lock = FileLock(_system_lock(path), timeout=0)
     try:
+        for file in (path, _system_lock(path)):
+            refuse_link(file)
         try:
             lock.acquire()
         except Timeout:
             raise _refusal(path, _holder(path)) from None
         except NotImplementedError:  # a file system without locks: the heartbeat alone
             pass
+        except OSError as error:
+            raise _no_place(path.parent, error) from None
         if file_identity(path.parent) != _identity(folder):  # renamed meanwhile: the lock is of another run
             raise _refusal(path, _holder(path))
         if path.is_file():
@@ -61,10 +66,33 @@ def _system_lock(path: Path) -> Path:
     return path.with_name(f"{path.name}.held")
 
 
+def _opened(folder: Path) -> int:
+    """A descriptor of the folder, which is made where there is none.
+
+    Raises:
+        UserError: there can be none.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise _no_place(folder, error) from None
+
+
+def _no_place(folder: Path, error: OSError) -> UserError:
+    where = Path(error.filename or folder)
+    dangling = where.is_symlink() and not where.exists()
+    why = f"{where} is a symbolic link to {where.readlink()}, which is not there" if dangling else f"{error}"
+    return UserError(f"{folder} must be a folder that can be written to, but is not: {why}.")
+
+
 def _remove_if_empty(path: Path) -> None:
-    """A run that was refused before anything was written leaves no folder."""
+    """A run that was refused before anything was written leaves no folder; where it is a link, an empty one."""
     if [*path.parent.iterdir()] == [_system_lock(path)]:
-        shutil.rmtree(path.parent)
+        if path.parent.is_symlink():
+            _system_lock(path).unlink()
+        else:
+            shutil.rmtree(path.parent)
 
 
 def _identity(folder: int) -> tuple[int, int]:
@@ -142,7 +170,7 @@ def _refusal(path: Path, holder: dict[str, Any]) -> UserError:
 
 def is_held(path: Path) -> bool:
     """Whether a live process works in the run, as far as can be seen at once."""
-    if not path.is_file():
+    if not path.is_file() or path.is_symlink() or _system_lock(path).is_symlink():
         return False
     holder = _holder(path)
     if holder.get("host", socket.gethostname()) != socket.gethostname():
@@ -154,3 +182,8 @@ def is_held(path: Path) -> bool:
         return True
     lock.release()
     return False
+
+
+def state_seen(stored: str, lock: Path) -> str:
+    """The state as stored, or `interrupted` for a run that says it is running while nobody works on it."""
+    return RunState.INTERRUPTED if stored == RunState.RUNNING and not is_held(lock) else stored
