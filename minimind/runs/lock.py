@@ -25,12 +25,15 @@ STALE_S = 600.0  # old enough to be believed without watching, even with clocks 
 
 
 @contextmanager
-def run_lock(path: Path) -> Iterator[None]:
+def run_lock(path: Path, later: Path | None = None) -> Iterator[None]:
     """Holds the run for this process, and beats in `path` until it is released.
 
     The system's lock ends with its process, even one that was killed, but a shared file system may not show it to
     other machines. So a holder elsewhere counts as alive as long as its heartbeat moves. The lock is the folder's, not
     its name's: who holds it may rename the folder, and then takes the lock's files out of it all the same.
+
+    Args:
+        later: where `path` will be, if it is known that the folder is to be renamed: the heart then beats there.
 
     Raises:
         UserError: another live process holds it, or nothing can be written there.
@@ -52,7 +55,7 @@ def run_lock(path: Path) -> Iterator[None]:
             raise _refusal(path, _holder(path))
         if path.is_file():
             _outwait(path)
-        with _heartbeat(path):
+        with _heartbeat(path, later):
             yield
     finally:
         if lock.is_locked:
@@ -101,12 +104,13 @@ def _identity(folder: int) -> tuple[int, int]:
 
 
 @contextmanager
-def _heartbeat(path: Path) -> Iterator[None]:
+def _heartbeat(path: Path, later: Path | None) -> Iterator[None]:
     folder = os.open(path.parent, os.O_RDONLY)
     mine = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
     write_json(path, {**mine, "heartbeat": time.time()})
     ended = threading.Event()
-    heart = threading.Thread(target=_beat, args=(path, _identity(folder), mine, ended), daemon=True, name="run-lock")
+    places = [path] if later is None else [path, later]
+    heart = threading.Thread(target=_beat, args=(places, _identity(folder), mine, ended), daemon=True, name="run-lock")
     heart.start()
     try:
         yield
@@ -118,11 +122,12 @@ def _heartbeat(path: Path) -> Iterator[None]:
         os.close(folder)
 
 
-def _beat(path: Path, folder: tuple[int, int], mine: dict[str, Any], ended: threading.Event) -> None:
+def _beat(places: list[Path], folder: tuple[int, int], mine: dict[str, Any], ended: threading.Event) -> None:
     while not ended.wait(BEAT_S):
-        if file_identity(path.parent) == folder:  # else another's, or none
-            with suppress(OSError):  # a full disk: the next beat may get through
-                write_json(path, {**mine, "heartbeat": time.time()})
+        for path in places:
+            if file_identity(path.parent) == folder:  # else another's, or none
+                with suppress(OSError):  # a full disk: the next beat may get through
+                    write_json(path, {**mine, "heartbeat": time.time()})
 
 
 def _holder(path: Path) -> dict[str, Any]:
