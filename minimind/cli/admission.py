@@ -26,6 +26,7 @@ def admit(planned: Plan, held: ExitStack) -> int | None:
     if starts_afresh(cfg) and folder.path.exists():
         _begin_beside(folder, held)
         return None
+    folder.check_status()
     if named_folder(cfg.run.resume):
         refuse_other_settings(planned.config, folder.path, folder.status.get("step", 0))
     if is_finished(planned):  # needs no lock, so that a folder can be read where nothing can be written

@@ -53,7 +53,7 @@ def run(composed: "DictConfig") -> int:
         except UserError:
             raise
         except RunFailed as error:
-            if planned.folder.in_place and planned.folder.status:
+            if is_main_process() and planned.folder.in_place and planned.folder.status:
                 planned.folder.update_status(state=RunState.FAILED, reason=str(error))
             say(error, file=sys.stderr)
             return Exit.FAILED

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from minimind.utils.errors import RunFailed, UserError
+from minimind.utils.errors import DamagedFile, RunFailed, UserError
 from minimind.utils.files import file_identity, read_object, write_json
 
 COMPLETE = "COMPLETE"
@@ -100,6 +100,21 @@ class RunFolder:
     def status(self) -> dict[str, Any]:
         path = self.path / "status.json"
         return read_object(path) if path.is_file() else {}
+
+    def check_status(self) -> None:
+        """For who acts upon it; a run that has not started has none.
+
+        Raises:
+            DamagedFile: it does not say what a run writes.
+        """
+        status = self.status
+        kinds = {"state": str, "step": int, "tokens": int}
+        if wrong := [name for name, kind in kinds.items() if status and type(status.get(name)) is not kind]:
+            raise DamagedFile(
+                f"{self.path / 'status.json'} must say how the run stands, but its `{wrong[0]}` is "
+                f"{status.get(wrong[0])!r}; put a whole copy in its place, or start again with run.fresh=true (this "
+                "folder is kept)."
+            )
 
     def update_status(self, **changes: Any) -> None:
         """Raises: FolderGone."""

@@ -181,6 +181,16 @@ def test_a_run_that_has_lost_its_checkpoints_does_not_begin_again(run_here, copy
     assert files_of(copy) == before
 
 
+@pytest.mark.parametrize("content", ['{"state": "finished"}', '{"state": "finished", "step": "ten", "tokens": 1}',
+                                     '{"state": null, "step": 20, "tokens": 1}', '{"updated": 1}'])  # fmt: skip
+def test_a_status_that_says_no_more_is_named(run_here, copy: Path, content: str) -> None:
+    (copy / "status.json").write_text(content)
+    before = files_of(copy)
+    said = run_here(train, f"run.resume={copy}", "trainer.max_steps=30")
+    assert (said.code, "status.json must say how the run stands" in said.err) == (2, True), said.err
+    assert files_of(copy) == before
+
+
 def test_killed_while_saving_its_first_checkpoint_a_run_begins_again(copy: Path) -> None:
     shutil.rmtree(copy / "checkpoints" / "step_00000010")
     (copy / "checkpoints" / LAST / "COMPLETE").unlink()

@@ -8,18 +8,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 
 from minimind.cli import train
-from minimind.config.plan import plan
-from minimind.config.schema import register
 from minimind.runs import lock
 from minimind.runs.folder import FolderGone, RunFolder
 from minimind.runs.lock import is_held, run_lock
 from minimind.runs.metrics_file import read_rows
 from minimind.utils.errors import UserError
 from minimind.utils.files import read_json
-from minimind.utils.paths import conf_dir
+
+from .conftest import folder_of
 
 
 def only(root: Path, pattern: str) -> Path:
@@ -155,14 +153,6 @@ def test_a_damaged_lock_file_is_no_lock(tmp_path: Path) -> None:
         assert not is_held(path)
         with run_lock(path):
             assert is_held(path)
-
-
-def folder_of(arguments: list[str], root: Path) -> Path:
-    """Where a run of these settings is."""
-    register()
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        composed = compose("train", overrides=[*arguments, f"paths.root={root}"])
-    return plan(composed).folder.path
 
 
 REFUSED = {  # what is typed, and what is said of it
