@@ -1,12 +1,12 @@
 """Whether there is anything to do for a run, and taking hold of its folder: before torch is imported."""
 
-import sys
 from contextlib import ExitStack
 
 from minimind.config.plan import Plan, is_finished, named_folder, starts_afresh
-from minimind.config.resume import refuse_other_settings
+from minimind.config.resume import not_applied, refuse_other_settings
 from minimind.runs.checkpoints import resume_point
 from minimind.runs.folder import RunFolder, step_of
+from minimind.runs.links import refuse_links
 from minimind.runs.lock import run_lock
 from minimind.runs.states import Exit
 from minimind.utils.errors import UserError
@@ -24,16 +24,17 @@ def admit(planned: Plan, held: ExitStack) -> int | None:
     """
     cfg, _, folder = planned
     if starts_afresh(cfg) and folder.path.exists():
-        with run_lock(folder.lock):
-            moved = folder.move_aside()
-        say(f"run.fresh: the old folder is now {moved.name}.", file=sys.stderr)
+        _begin_beside(folder, held)
+        return None
+    folder.check_status()
     if named_folder(cfg.run.resume):
         refuse_other_settings(planned.config, folder.path, folder.status.get("step", 0))
     if is_finished(planned):  # needs no lock, so that a folder can be read where nothing can be written
-        return _show_finished(folder)
+        return _show_finished(planned)
     held.enter_context(run_lock(folder.lock))
     if is_finished(planned):  # by another process, meanwhile
-        return _show_finished(folder)
+        return _show_finished(planned)
+    refuse_links(folder.path)
     status = folder.status
     if status and cfg.run.resume == "never":
         raise UserError(f"{folder.path} must not exist with run.resume=never; use run.fresh=true or run.tag=….")
@@ -45,12 +46,29 @@ def admit(planned: Plan, held: ExitStack) -> int | None:
     return None
 
 
-def _show_finished(folder: RunFolder) -> int:
+def _begin_beside(folder: RunFolder, held: ExitStack) -> None:
+    """The old run stays where it is, and locked, until all that may be refused has been looked at: `take_place`."""
+    later, of_the_old = folder.lock, held.enter_context(ExitStack())
+    of_the_old.enter_context(run_lock(folder.lock))
+    folder.begin_beside(of_the_old.close)
+    held.enter_context(run_lock(folder.lock, later))
+    folder.claim()
+
+
+def _show_finished(planned: Plan) -> int:
+    """Raises: UserError, if something was typed that cannot be had of it any more."""
     from minimind.report.summary import print_summary
     from minimind.runs.metrics_file import read_rows
     from minimind.runs.source import source_hash
     from minimind.utils.files import read_json
 
+    folder = planned.folder
+    if ignored := not_applied(planned.config, folder.path):
+        raise UserError(
+            f"{folder.path} is finished, and was done with other settings than were typed: {', '.join(ignored)}. "
+            "Leave them out to see its figures; or let it be done with them: again (run.fresh=true), as another run "
+            f"(run.tag=NAME), or from now on (run.resume={folder.path} trainer.max_steps=N)."
+        )
     say("This run is finished. run.fresh=true does it again, run.tag=NAME makes another of the same settings,")
     say(f"run.resume={folder.path} trainer.max_steps=N schedule.horizon_steps=N goes on longer")
     say("(the learning rate has ended where the schedule did, unless its horizon moves too).")

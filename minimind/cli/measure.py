@@ -18,6 +18,7 @@ from minimind.evaluation.text_loss import TextMeasure
 from minimind.report.summary import bits_table
 from minimind.runs.checkpoints import TOKENIZER
 from minimind.runs.folder import RunFolder
+from minimind.runs.links import refuse_link
 from minimind.training.checkpoint import load_model
 from minimind.utils.console import VisibleConsole
 from minimind.utils.errors import UserError
@@ -30,6 +31,8 @@ SEQUENCES = 16  # of one forward pass
 
 
 def measure(cfg: EvaluateConfig, checkpoint: Path, cache: Path, *, all_held_out: bool) -> dict[str, Any]:
+    run = RunFolder(checkpoint.parent.parent)
+    refuse_link(run.evaluations)
     if cfg.trainer.num_threads:
         torch.set_num_threads(cfg.trainer.num_threads)
     device = pick_device(cfg.trainer.accelerator)
@@ -61,7 +64,6 @@ def measure(cfg: EvaluateConfig, checkpoint: Path, cache: Path, *, all_held_out:
                 "sequence_length": cfg.data.sequence_length, "fingerprint": fingerprint,
                 "compressors": compressors_on(streams, tokenizer)}  # fmt: skip
     _show(figures)
-    run = RunFolder(checkpoint.parent.parent)
     key = hashlib.sha256(f"{fingerprint}{precision}{cfg.data.sequence_length}".encode()).hexdigest()[:8]
     target = run.evaluations / f"{checkpoint.name}-{cfg.data.kind}-{key}.json"
     target.parent.mkdir(exist_ok=True)

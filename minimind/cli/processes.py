@@ -13,6 +13,7 @@ from minimind.runs.states import Exit, RunState
 from minimind.runs.stop import StopRequest
 from minimind.utils.child import python_module
 from minimind.utils.errors import ConfigError, RunFailed, UserError
+from minimind.utils.files import write_text
 from minimind.utils.ranks import is_main_process
 from minimind.utils.terminal import say
 
@@ -44,12 +45,15 @@ def run(composed: "DictConfig") -> int:
         code = from_main(lambda: admit(planned, held))
         if code is not None:
             return code
+        handed = from_main(planned.folder.hand_over)
+        if not is_main_process():
+            planned.folder.take_over({**handed, "claimed": None})
         try:
             return train(planned, stop)
         except UserError:
             raise
         except RunFailed as error:
-            if planned.folder.in_place:
+            if is_main_process() and planned.folder.in_place and planned.folder.status:
                 planned.folder.update_status(state=RunState.FAILED, reason=str(error))
             say(error, file=sys.stderr)
             return Exit.FAILED
@@ -132,7 +136,7 @@ def _fail(folder: RunFolder, reason: str, text: str) -> None:
     say("".join(f"{line}\n" for line in text.splitlines()[-LINES_SHOWN:]), end="", file=sys.stderr)
     if folder.in_place and folder.status:
         folder.update_status(state=RunState.FAILED, reason=reason)
-        (folder.path / "traceback.txt").write_text(f"{text}\n{reason}\n", encoding="utf-8")
+        write_text(folder.path / "traceback.txt", f"{text}\n{reason}\n")
         say(f"Failed ({reason.splitlines()[0]}); the whole is in {folder.path / 'traceback.txt'}.", file=sys.stderr)
 
 
@@ -154,7 +158,8 @@ def lead(composed: "DictConfig", planned: "Plan", stop: StopRequest) -> int:
         before = folder.status.get("updated")
         command = python_module("minimind.cli.train", WORKER)
         frozen = OmegaConf.to_yaml(composed, resolve=True)
-        outcome = run_tree(frozen, stop.since, cfg.trainer.devices, command)
+        outcome = run_tree(frozen, stop.since, cfg.trainer.devices, command, folder.hand_over())
+        folder.follow()
         return _verdict(folder, outcome, before)
 
 
@@ -195,6 +200,7 @@ def work(path: Path) -> NoReturn:
         from minimind.parallel.collectives import join
 
         planned = plan(load_stored(folder.config))
+        planned.folder.take_over(folder.run)
         join(planned.cfg.trainer.accelerator, folder.store)
         train(planned, stop)
     except UserError as error:

@@ -3,8 +3,7 @@
 import argparse
 import sys
 import time
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from minimind.utils.errors import DamagedFile
 from minimind.utils.terminal import say
@@ -50,10 +49,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 def cells(folder: "RunFolder") -> list[str]:
     """What the table says of a run: state, step, tokens, what it is judged by, age."""
+    from minimind.runs.lock import state_seen
+
     status = folder.status
     return [
-        state_of(status, folder.lock), f"{status['step']:,}", f"{status['tokens']:,}", last_validation(folder),
-        age(time.time() - status["updated"]),
+        state_seen(str(status["state"]), folder.lock), f"{status['step']:,}", f"{status['tokens']:,}",
+        last_validation(folder), age(time.time() - status["updated"]),
     ]  # fmt: skip
 
 
@@ -76,15 +77,6 @@ def judged_by(folder: "RunFolder") -> str:
     if len(primaries()) == 1:
         return next(iter(primaries()))
     return primary_of(hashed_settings(folder.config).get("objective.kind"))[0]
-
-
-def state_of(status: dict[str, Any], lock: Path) -> str:
-    """The state as stored, or `interrupted` for a run that says it is running while nobody works on it."""
-    from minimind.runs.lock import is_held
-    from minimind.runs.states import RunState
-
-    state = str(status["state"])
-    return RunState.INTERRUPTED if state == RunState.RUNNING and not is_held(lock) else state
 
 
 def age(seconds: float) -> str:

@@ -19,6 +19,7 @@ from minimind.config.build import (
 )
 from minimind.config.checks import check_frozen, check_same_tokenizer, check_tokenizer
 from minimind.config.classes import factories
+from minimind.config.resume import refuse_fewer_steps
 from minimind.config.schema import TrainConfig
 from minimind.data.corpora import STDLIB_PROMPTS
 from minimind.data.datamodule import DataModule
@@ -36,7 +37,7 @@ from minimind.report.loss_plot import plot_loss
 from minimind.report.summary import print_summary
 from minimind.runs.checkpoints import STATE, TOKENIZER, checkpoint_of, resume_point
 from minimind.runs.folder import RunFolder, step_of
-from minimind.runs.metrics_file import read_rows, truncate_after
+from minimind.runs.metrics_file import check_rows, read_rows, truncate_after
 from minimind.runs.source import git_commit, source_hash, versions
 from minimind.runs.states import RunState
 from minimind.runs.stop import StopRequest
@@ -102,6 +103,11 @@ class Session:
 
     def start(self) -> None:
         """Builds the model with the weights it starts from, and only then writes to the run folder."""
+        from_main(self.run.require_in_place)  # preparing the data may have taken hours
+        if self.resume_from is not None:
+            assert self.cfg.trainer.max_steps is not None  # `with_steps`
+            epochs = self.config["trainer"]["epochs"]
+            refuse_fewer_steps(self.cfg.trainer.max_steps, step_of(self.resume_from), epochs)
         from_main(lambda: check_same_tokenizer(self.tokenizer, self.resume_from, self.init_from))
         if self.resume_from is not None:
             refuse_weights_only(self.resume_from)
@@ -110,6 +116,7 @@ class Session:
         from_main(self._check_data)
         self.frozen_hashes = from_main(lambda: check_frozen(self.tokenizer, self.frozen, self.run.status))
         from_main(self._start)
+        self.run.follow()
 
     def _check_data(self) -> None:
         run, status = self.run, self.run.status
@@ -120,13 +127,17 @@ class Session:
             )
 
     def _start(self) -> None:
-        run, status = self.run, self.run.status
+        run = self.run
+        run.require_in_place()
+        for file in (run.metrics, run.samples, run.histograms):
+            check_rows(file)
+        if run.replaces is not None:
+            say(f"run.fresh: the old folder is now {run.take_place().name}.", file=sys.stderr)
+        status = run.status
         source = source_hash()
         if status and status.get("source_hash") != source:
             say("The source code has changed since this run was started.", file=sys.stderr)
         run.remove_leftovers()
-        run.path.mkdir(parents=True, exist_ok=True)
-        run.claim()
         write_config(run.config, self.config)
         self.tokenizer.save(run.path / TOKENIZER)
         run.update_status(

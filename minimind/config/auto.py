@@ -39,8 +39,11 @@ def of_this_machine(asked: Asked) -> dict[str, Any]:
     from minimind.utils.hardware import pick_device, pick_precision
 
     device = pick_device(asked.accelerator)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(["`trainer.accelerator` must name a device that is here, but cuda is not; use cpu or auto."])
+    missing = {"cuda": not torch.cuda.is_available(), "mps": not torch.backends.mps.is_available()}
+    if missing.get(device.type):
+        raise ConfigError([
+            f"`trainer.accelerator` must name a device that is here, but {device.type} is not; use cpu or auto."
+        ])  # fmt: skip
     if device.type == "cpu" and asked.precision == "16-mixed":
         raise ConfigError(["`trainer.precision` must not be 16-mixed on a CPU (torch computes bf16); use bf16-mixed."])
     return {

@@ -115,7 +115,7 @@ def _max_steps(cfg: TrainConfig, status: dict[str, Any]) -> float:
     """Where the run ends; of other epochs than it was started with that is known only when the data are there."""
     if cfg.trainer.max_steps is not None:
         return cfg.trainer.max_steps
-    auto = status["auto"]
+    auto = status.get("auto", {})  # a model that was imported has none
     return auto["max_steps"] if auto.get("epochs") == cfg.trainer.epochs else math.inf
 
 

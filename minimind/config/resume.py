@@ -1,5 +1,6 @@
 """Going on with a run folder by its name: its own settings, of which some may change, and never its code."""
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,19 @@ from minimind.config.classes import comes_with_us
 from minimind.config.plan import plain
 from minimind.config.schema import TrainConfig, load_stored
 from minimind.runs.checkpoints import CONFIG
-from minimind.runs.identity import is_hashed, leaves, may_change
+from minimind.runs.identity import is_hashed, is_place, is_under, leaves, may_change
+from minimind.runs.stored_config import read_config
 from minimind.utils.errors import ConfigError
 from minimind.utils.paths import conf_dir
 
 NAME = "resumed_run"  # of the composition that `offer_stored` makes
 CHOSEN_ANEW = {"callbacks": "default", "logger": "local", "parallel": "single", "evaluation": "default"}
 CLASSES = ("callbacks", "logger")
+EVERYWHERE = ("debug", "experiment", "recipe")  # groups that set what stands in others
+# Of a finished run, what changes none of its figures: where, how fast and how visibly it is done.
+NO_MATTER = ("run", "paths", "logger", "recipe", "ablation", "parallel", "callbacks.progress", "data.num_workers",
+             "data.prepare_processes", "data.verify", "trainer.accelerator", "trainer.devices", "trainer.num_threads",
+             "trainer.micro_batch")  # fmt: skip
 
 
 def offer_stored(folder: Path, arguments: Sequence[str]) -> None:
@@ -107,6 +114,59 @@ def refuse_other_settings(config: dict[str, Any], folder: Path, step: int) -> No
     ]
     steps = asked.get("trainer.max_steps")
     if steps is not None and steps < step:
-        found.append(f"`trainer.max_steps` must be at least {step}, to which the run has come, but is {steps}.")
+        found.append(_too_few(steps, step))
     if found:
         raise ConfigError(found)
+
+
+def refuse_fewer_steps(steps: int, step: int, epochs: float | None) -> None:
+    """What was done cannot be undone: a shorter length would be recorded, and not be true.
+
+    Args:
+        steps: to be done in all, perhaps in so many `epochs`.
+        step: to which the run has come.
+
+    Raises:
+        ConfigError.
+    """
+    if steps < step:
+        raise ConfigError([_too_few(steps, step, epochs)])
+
+
+def _too_few(steps: int, step: int, epochs: float | None = None) -> str:
+    if epochs is None:
+        return f"`trainer.max_steps` must be at least {step}, to which the run has come, but is {steps}."
+    return (
+        f"`trainer.epochs` must be at least as many as the run has come to, which is step {step}, but is {epochs}, "
+        f"which is step {steps}."
+    )
+
+
+def not_applied(config: dict[str, Any], folder: Path) -> list[str]:
+    """What was typed for a run that is finished, and would change its record, but cannot: nothing is done any more.
+
+    What was typed at the last start, word for word, is what stands: a default may have changed since.
+
+    Returns:
+        Each as `key=value (not value)`.
+    """
+    before = read_config(folder / CONFIG)  # as it stands: another version may not know all that it says
+    known = _overrides(before)
+    keys = [name.replace("/", ".") for name in _typed([one for one in _overrides(config) if one not in known])]
+    everywhere = bool(known) and any(name in EVERYWHERE for name in keys)
+    nothing: dict[str, Any] = {}  # where all of a group is left out
+    stored, asked = ({k: v for k, v in leaves(one).items() if v != nothing} for one in (before, config))
+    return [
+        f"{key}={asked.get(key)} (not {stored.get(key)})"
+        for key in sorted(stored.keys() | asked.keys())
+        if stored.get(key) != asked.get(key) and (everywhere or is_under(key, keys))
+        and not (is_under(key, NO_MATTER) or is_place(key))
+    ]  # fmt: skip
+
+
+def _overrides(config: dict[str, Any]) -> list[str]:
+    """What was typed; nothing, where a folder of others says something that is no command."""
+    try:
+        return shlex.split(config["run"]["command"] or "")[2:]
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return []

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from minimind.parallel.environment import keep_to_loopback
-from minimind.utils.errors import ConfigError, UserError
+from minimind.utils.errors import ConfigError, RunFailed, UserError
 from minimind.utils.ranks import global_rank, is_main_process, world_size
 
 if TYPE_CHECKING:
@@ -80,20 +80,29 @@ def from_main(action: Callable[[], T]) -> T:
     if is_main_process():
         try:
             answer = action()
-            store.set(key, encode([answer, "", False]))
+            store.set(key, encode([answer, "", ""]))
         except Exception as error:
-            store.set(key, encode([None, f"{type(error).__name__}: {error}", isinstance(error, UserError)]))
+            store.set(key, encode([None, *_told(error)]))
             with contextlib.suppress(RuntimeError):  # the store may be rank 0's own, and go with it
                 store.wait([f"{key}/read/{other}" for other in range(1, world_size())], FAREWELL)
             raise
         return answer
     store.wait([key], PATIENCE)
-    answer, problem, by_user = decode(store.get(key))
+    answer, problem, kind = decode(store.get(key))
     store.set(f"{key}/read/{global_rank()}", b"")
-    if problem:
-        # a ConfigError is shown by rank 0 alone
-        raise ConfigError([problem]) if by_user else RuntimeError(f"rank 0 failed: {problem}")
+    if kind == "UserError":
+        raise ConfigError([problem])  # which is shown by rank 0 alone
+    if kind == "RunFailed":
+        raise RunFailed(problem)
+    if kind:
+        raise RuntimeError(f"rank 0 failed: {kind}: {problem}")
     return answer
+
+
+def _told(error: Exception) -> tuple[str, str]:
+    """What the others are to know of it: its text, and which kind it is."""
+    known = next((kind for kind in (UserError, RunFailed) if isinstance(error, kind)), type(error))
+    return str(error), known.__name__
 
 
 def main_first(action: Callable[[], T]) -> T:

@@ -33,12 +33,15 @@ class Outcome(NamedTuple):
     death: Death | None
 
 
-def run_tree(config_yaml: str, since: float, num_processes: int, worker_command: list[str]) -> Outcome:
+def run_tree(
+    config_yaml: str, since: float, num_processes: int, worker_command: list[str], run: dict[str, Any] | None = None
+) -> Outcome:
     """Runs `worker_command FOLDER` in so many ranks; Rank 0 has the terminal.
 
     Args:
         config_yaml: what FOLDER/config.yaml is to hold.
         since: when the run was started, as of `time.time`.
+        run: what the ranks are to know of the run folder.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -48,7 +51,7 @@ def run_tree(config_yaml: str, since: float, num_processes: int, worker_command:
 
     path = Path(tempfile.mkdtemp(prefix="minimind-tree-"))
     folder = TreeFolder(path)
-    folder.write(config_yaml, since)
+    folder.write(config_yaml, since, run)
     for name in [name for name in logging.root.manager.loggerDict if name.startswith("torch.distributed.elastic")]:
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what it says is said by us
     config = LaunchConfig(

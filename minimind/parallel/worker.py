@@ -24,9 +24,9 @@ class TreeFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def write(self, config_yaml: str, since: float) -> None:
+    def write(self, config_yaml: str, since: float, run: dict[str, Any] | None) -> None:
         self.config.write_text(config_yaml, encoding="utf-8")
-        write_json(self.path / STARTED, since)
+        write_json(self.path / STARTED, {"since": since, "run": run})
 
     @property
     def config(self) -> Path:
@@ -35,7 +35,12 @@ class TreeFolder:
     @property
     def since(self) -> float:
         """When the run was started, as of `time.time`."""
-        return read_json(self.path / STARTED)
+        return read_json(self.path / STARTED)["since"]
+
+    @property
+    def run(self) -> dict[str, Any]:
+        """Which run folder it is, as `RunFolder.take_over` wants it."""
+        return read_json(self.path / STARTED)["run"]
 
     @property
     def store(self) -> Path:

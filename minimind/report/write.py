@@ -10,6 +10,7 @@ from minimind.report.html import to_html
 from minimind.report.markdown import to_markdown
 from minimind.report.picture import draw
 from minimind.report.sweep_file import Sweep, load_sweep
+from minimind.runs.links import refuse_links
 from minimind.utils.files import write_json, write_text
 
 
@@ -17,9 +18,11 @@ def write_report(folder: Path, baseline: str | None = None, metric: str | None =
     """Reads sweep.json and the run folders; `baseline` and `metric` in place of the sweep's own.
 
     Raises:
-        UserError: there is no sweep, runs differ in what was to be held equal, or none has the metric.
+        UserError: there is no sweep, it has symbolic links, runs differ in what was to be held equal, or none has the
+            metric.
     """
     sweep = load_sweep(folder)
+    refuse_links(folder)
     asked = reframed(sweep, baseline, metric)
     report = analyse(folder, asked)
     report = replace(report, caveats=[*_chosen_afterwards(sweep, asked), *report.caveats])

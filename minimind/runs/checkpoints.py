@@ -139,7 +139,7 @@ def resume_point(run: RunFolder, *, warn: bool = False) -> Path | None:
     if not run.status and (folders or run.metrics.is_file() or run.summary.is_file()):
         raise UserError(
             f"{run.path} must have a status.json, which says what data and settings its checkpoints and metrics are "
-            "of, but has none; put it back, or start again with run.fresh=true (this folder is kept)."
+            "of, but has none, or an empty one; put it back, or start again with run.fresh=true (this folder is kept)."
         )
     for folder in reversed(folders):
         problem = what_is_wrong(folder)

@@ -40,6 +40,11 @@ def problems(cfg: RunConfig) -> list[str]:
         found.append(f"`run.tag` must be one line of characters that are seen, but is {_shown(cfg.tag)}; change it.")
     if cfg.max_minutes is not None and cfg.max_minutes <= 0:
         found.append(f"`run.max_minutes` must be above 0 (or null: no limit), but is {cfg.max_minutes}.")
+    if cfg.fresh and cfg.resume not in ("auto", "never"):
+        found.append(
+            f"`run.resume` must be auto or never with run.fresh=true, but is {cfg.resume}: a run is either started "
+            "again or gone on with; leave one of them out."
+        )
     return found
 
 

@@ -1,14 +1,16 @@
 """The run folder: what it holds, what state the run is in, and whether it is still where it was."""
 
+import os
 import re
 import shutil
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from minimind.utils.errors import RunFailed
+from minimind.utils.errors import DamagedFile, RunFailed, UserError
 from minimind.utils.files import file_identity, read_object, write_json
 
 COMPLETE = "COMPLETE"
@@ -33,6 +35,8 @@ class FolderGone(RunFailed):
 class RunFolder:
     path: Path
     claimed: tuple[int, int] | None = field(default=None, compare=False)  # which folder this process works in
+    replaces: "RunFolder | None" = field(default=None, compare=False)  # the old run, until this one has its name
+    unlock: Callable[[], None] = field(default=lambda: None, compare=False)  # if this very process holds its lock
 
     def claim(self) -> None:
         """From here on the run works in the folder that is there now, and in no other of that name."""
@@ -88,9 +92,29 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def staging(self) -> Path:
+        """Where a run that is to replace this one is prepared."""
+        return self.path.with_name(f".{self.path.name}.new")
+
+    @property
     def status(self) -> dict[str, Any]:
         path = self.path / "status.json"
         return read_object(path) if path.is_file() else {}
+
+    def check_status(self) -> None:
+        """For who acts upon it; a run that has not started has none.
+
+        Raises:
+            DamagedFile: it does not say what a run writes.
+        """
+        status = self.status
+        kinds = {"state": str, "step": int, "tokens": int}
+        if wrong := [name for name, kind in kinds.items() if status and type(status.get(name)) is not kind]:
+            raise DamagedFile(
+                f"{self.path / 'status.json'} must say how the run stands, but its `{wrong[0]}` is "
+                f"{status.get(wrong[0])!r}; put a whole copy in its place, or start again with run.fresh=true (this "
+                "folder is kept)."
+            )
 
     def update_status(self, **changes: Any) -> None:
         """Raises: FolderGone."""
@@ -114,9 +138,51 @@ class RunFolder:
             else:
                 leftover.unlink(missing_ok=True)
 
-    def move_aside(self) -> Path:
-        """Renames the folder to <name>.old-<n>; nothing is ever deleted."""
-        number = 1
-        while (target := self.path.with_name(f"{self.path.name}.old-{number}")).exists():
+    def begin_beside(self, unlock: Callable[[], None]) -> None:
+        """The run works in a new folder from here on, and the old one keeps its name until `take_place`.
+
+        Only for who holds the lock of the old one: a new folder that is there already was left by a killed process.
+        """
+        self.replaces = RunFolder(self.path, file_identity(self.path), unlock=unlock)
+        self.path = self.staging
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def take_place(self) -> Path:
+        """Renames the old folder to <name>.old-<n>, as nothing is ever deleted, and the new one to <name>.
+
+        Returns:
+            Where the old one is now.
+
+        Raises:
+            FolderGone: it was there no more.
+            UserError: another process took the name in the moment between.
+        """
+        assert self.replaces is not None
+        self.replaces.require_in_place()
+        name, number = self.replaces.path, 1
+        while os.path.lexists(old := name.with_name(f"{name.name}.old-{number}")):
             number += 1
-        return self.path.rename(target)
+        name.rename(old)
+        try:
+            self.path.rename(name)
+        except OSError as error:
+            raise UserError(f"{name} must be free once the old folder is {old.name}, but: {error}.") from None
+        self.replaces.unlock()
+        self.follow()
+        return old
+
+    def follow(self) -> None:
+        """Takes note that the new folder has the name of the old one, for each process once one has renamed it."""
+        if self.replaces is not None and self.claimed in (None, file_identity(self.replaces.path)):
+            self.path, self.replaces = self.replaces.path, None
+
+    def hand_over(self) -> dict[str, Any]:
+        """What another process of the tree must know, in plain types, to work in this folder and no other."""
+        return {"claimed": self.claimed, "replaces": None if self.replaces is None else self.replaces.claimed}
+
+    def take_over(self, handed: dict[str, Any]) -> None:
+        """What `hand_over` gave; `claimed` may be None on another machine, which numbers its file systems itself."""
+        if handed["replaces"] is not None:
+            self.replaces = RunFolder(self.path, tuple(handed["replaces"]))
+            self.path = self.staging
+        self.claimed = handed["claimed"] and tuple(handed["claimed"])

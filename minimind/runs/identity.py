@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import Any
 
 # Everything below these keys can change a figure that a report shows …
@@ -82,8 +83,17 @@ def is_hashed(leaf: str) -> bool:
 
 def may_change(leaf: str) -> bool:
     """Whether a run may be resumed with another value of it."""
+    return is_under(leaf, LENGTH) or is_place(leaf)
+
+
+def is_place(leaf: str) -> bool:
+    """Whether it says where data lie."""
     of_a_source = leaf.startswith("data.sources.") and leaf.rpartition(".")[2] in ("files", "validation_files")
-    return of_a_source or any(leaf == one or leaf.startswith(f"{one}.") for one in (*LENGTH, *PLACES))
+    return of_a_source or is_under(leaf, PLACES)
+
+
+def is_under(leaf: str, names: Sequence[str]) -> bool:
+    return any(leaf == name or leaf.startswith(f"{name}.") for name in names)
 
 
 def run_hash(config: dict[str, Any]) -> str:

@@ -13,6 +13,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from minimind.runs.links import refuse_link
+from minimind.runs.states import RunState
 from minimind.utils.errors import UserError
 from minimind.utils.files import file_identity, read_json, write_json
 from minimind.utils.terminal import say
@@ -23,31 +25,37 @@ STALE_S = 600.0  # old enough to be believed without watching, even with clocks 
 
 
 @contextmanager
-def run_lock(path: Path) -> Iterator[None]:
+def run_lock(path: Path, later: Path | None = None) -> Iterator[None]:
     """Holds the run for this process, and beats in `path` until it is released.
 
     The system's lock ends with its process, even one that was killed, but a shared file system may not show it to
     other machines. So a holder elsewhere counts as alive as long as its heartbeat moves. The lock is the folder's, not
     its name's: who holds it may rename the folder, and then takes the lock's files out of it all the same.
 
+    Args:
+        later: where `path` will be, if it is known that the folder is to be renamed: the heart then beats there.
+
     Raises:
-        UserError: another live process holds it.
+        UserError: another live process holds it, or nothing can be written there.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
+    folder = _opened(path.parent)
     lock = FileLock(_system_lock(path), timeout=0)
     try:
+        for file in (path, _system_lock(path)):
+            refuse_link(file)
         try:
             lock.acquire()
         except Timeout:
             raise _refusal(path, _holder(path)) from None
         except NotImplementedError:  # a file system without locks: the heartbeat alone
             pass
+        except OSError as error:
+            raise _no_place(path.parent, error) from None
         if file_identity(path.parent) != _identity(folder):  # renamed meanwhile: the lock is of another run
             raise _refusal(path, _holder(path))
         if path.is_file():
             _outwait(path)
-        with _heartbeat(path):
+        with _heartbeat(path, later):
             yield
     finally:
         if lock.is_locked:
@@ -61,10 +69,33 @@ def _system_lock(path: Path) -> Path:
     return path.with_name(f"{path.name}.held")
 
 
+def _opened(folder: Path) -> int:
+    """A descriptor of the folder, which is made where there is none.
+
+    Raises:
+        UserError: there can be none.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise _no_place(folder, error) from None
+
+
+def _no_place(folder: Path, error: OSError) -> UserError:
+    where = Path(error.filename or folder)
+    dangling = where.is_symlink() and not where.exists()
+    why = f"{where} is a symbolic link to {where.readlink()}, which is not there" if dangling else f"{error}"
+    return UserError(f"{folder} must be a folder that can be written to, but is not: {why}.")
+
+
 def _remove_if_empty(path: Path) -> None:
-    """A run that was refused before anything was written leaves no folder."""
+    """A run that was refused before anything was written leaves no folder; where it is a link, an empty one."""
     if [*path.parent.iterdir()] == [_system_lock(path)]:
-        shutil.rmtree(path.parent)
+        if path.parent.is_symlink():
+            _system_lock(path).unlink()
+        else:
+            shutil.rmtree(path.parent)
 
 
 def _identity(folder: int) -> tuple[int, int]:
@@ -73,12 +104,13 @@ def _identity(folder: int) -> tuple[int, int]:
 
 
 @contextmanager
-def _heartbeat(path: Path) -> Iterator[None]:
+def _heartbeat(path: Path, later: Path | None) -> Iterator[None]:
     folder = os.open(path.parent, os.O_RDONLY)
     mine = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
     write_json(path, {**mine, "heartbeat": time.time()})
     ended = threading.Event()
-    heart = threading.Thread(target=_beat, args=(path, _identity(folder), mine, ended), daemon=True, name="run-lock")
+    places = [path] if later is None else [path, later]
+    heart = threading.Thread(target=_beat, args=(places, _identity(folder), mine, ended), daemon=True, name="run-lock")
     heart.start()
     try:
         yield
@@ -90,11 +122,12 @@ def _heartbeat(path: Path) -> Iterator[None]:
         os.close(folder)
 
 
-def _beat(path: Path, folder: tuple[int, int], mine: dict[str, Any], ended: threading.Event) -> None:
+def _beat(places: list[Path], folder: tuple[int, int], mine: dict[str, Any], ended: threading.Event) -> None:
     while not ended.wait(BEAT_S):
-        if file_identity(path.parent) == folder:  # else another's, or none
-            with suppress(OSError):  # a full disk: the next beat may get through
-                write_json(path, {**mine, "heartbeat": time.time()})
+        for path in places:
+            if file_identity(path.parent) == folder:  # else another's, or none
+                with suppress(OSError):  # a full disk: the next beat may get through
+                    write_json(path, {**mine, "heartbeat": time.time()})
 
 
 def _holder(path: Path) -> dict[str, Any]:
@@ -142,7 +175,7 @@ def _refusal(path: Path, holder: dict[str, Any]) -> UserError:
 
 def is_held(path: Path) -> bool:
     """Whether a live process works in the run, as far as can be seen at once."""
-    if not path.is_file():
+    if not path.is_file() or path.is_symlink() or _system_lock(path).is_symlink():
         return False
     holder = _holder(path)
     if holder.get("host", socket.gethostname()) != socket.gethostname():
@@ -154,3 +187,8 @@ def is_held(path: Path) -> bool:
         return True
     lock.release()
     return False
+
+
+def state_seen(stored: str, lock: Path) -> str:
+    """The state as stored, or `interrupted` for a run that says it is running while nobody works on it."""
+    return RunState.INTERRUPTED if stored == RunState.RUNNING and not is_held(lock) else stored

@@ -55,6 +55,22 @@ def _damaged(path: Path, number: int, reason: str) -> DamagedFile:
     return DamagedFile(f"{path}, line {number}: must be a JSON object, but {reason}; take that line out of the file.")
 
 
+def check_rows(path: Path) -> None:
+    """Looks at all that `truncate_after` will read, so that nothing is written where it would not come to its end.
+
+    Raises:
+        DamagedFile: a line is no row of a step.
+    """
+    read_rows(_superseded(path))
+    for number, row in enumerate(read_rows(path), start=1):
+        if type(row.get("step")) is not int:
+            raise _damaged(path, number, "has no `step`")
+
+
+def _superseded(path: Path) -> Path:
+    return path.with_suffix(".superseded.jsonl")
+
+
 def truncate_after(path: Path, step: int) -> None:
     """Moves rows beyond `step` to <name>.superseded.jsonl, so that a resumed run has each step once.
 
@@ -63,7 +79,7 @@ def truncate_after(path: Path, step: int) -> None:
     rows = read_rows(path)
     kept = [row for row in rows if row["step"] <= step]
     moved = rows[len(kept) :]
-    aside = path.with_suffix(".superseded.jsonl")
+    aside = _superseded(path)
     superseded = read_rows(aside)
     if moved and superseded[-len(moved) :] != moved:
         write_text(aside, _lines([*superseded, *moved]))

@@ -13,6 +13,7 @@ from omegaconf.errors import MissingMandatoryValue
 from minimind.config.checks import check_numbers
 from minimind.config.plan import is_finished, refuse_unknown_options, starts_afresh
 from minimind.report.config import AblationConfig, Kind
+from minimind.runs.links import refuse_links
 from minimind.runs.states import Exit
 from minimind.sweep.compose import Compose
 from minimind.sweep.plan import SweepPlan, plan_sweep
@@ -62,6 +63,7 @@ def run_sweep(planned: SweepPlan, launch: Launch) -> int:
     sweep, folder = planned.sweep, planned.folder
     due = [job for job in planned.jobs if starts_afresh(job[1].plan.cfg) or not is_finished(job[1].plan)]
     refuse_other_measurements([job[1].plan for job in planned.jobs if job not in due], sweep.kind)
+    refuse_links(folder)
     sweep.save(folder)
     say(
         f"{folder.name}: {len(sweep.arms)} arms, {len(planned.jobs)} runs, of which "

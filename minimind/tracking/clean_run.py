@@ -5,6 +5,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from minimind.runs.folder import RunFolder, step_of
+from minimind.runs.links import refuse_links
 from minimind.runs.lock import is_held
 from minimind.runs.metrics_file import read_rows
 from minimind.runs.states import Exit, RunState
@@ -29,6 +30,7 @@ def build(path: Path) -> tuple[Path, int, int]:
     status = run.status
     if not status or not run.config.is_file():
         raise UserError(f"{path} must be a run folder, but has no status.json; name runs/<run>.")
+    refuse_links(path)
     if "wandb_id" not in status and is_held(run.lock):
         raise UserError(f"{path.name} must be started with logger=wandb, or have ended, but it is running without.")
     wandb_id(run)

@@ -285,3 +285,73 @@ def test_an_imported_model_is_no_run_to_go_on_with(run_here, small_run: Path) ->
     said = run_here(train, f"run.resume={run}", "trainer.max_steps=30")
     assert (said.code, "has weights only; start a run from them with init_from=" in said.err) == (2, True)
     assert content_of(run) == before
+
+
+def test_a_length_in_epochs_that_the_run_has_passed_is_refused(run_here, small_run: Path) -> None:
+    """How many steps it is, only the data tell: after they were prepared, and before anything is written."""
+    run = copy_of(small_run, "epochs")
+    before = content_of(run)
+    said = run_here(train, f"run.resume={run}", "trainer.max_steps=null", "trainer.epochs=0.5")
+    assert said.code == 2, said.err
+    assert "`trainer.epochs` must be at least" in said.err
+    assert "step 20, but is 0.5, which is step " in said.err
+    assert content_of(run) == before
+    passed = copy_of(small_run, "passed")
+    write_json(passed / "status.json", {**read_json(passed / "status.json"), "state": "preempted", "step": 5})
+    said = run_here(train, f"run.resume={passed}", "trainer.max_steps=12")  # its checkpoint has come further
+    assert (said.code, "must be at least 20, to which the run has come" in said.err) == (2, True)
+
+
+@pytest.mark.parametrize("file", ["metrics", "samples", "histograms", "metrics.superseded"])
+def test_damaged_rows_are_found_before_anything_is_written(run_here, small_run: Path, file: str) -> None:
+    run = copy_of(small_run, file)
+    path = run / f"{file}.jsonl"
+    content = path.read_bytes() if path.is_file() else b""
+    for damage, reason in ((b"[1]\n", "is a list"), (b"{torn\n", ""), (b'{"loss": 1}\n', "has no `step`")):
+        if reason.endswith("`") and file == "metrics.superseded":
+            continue  # nobody asks for it
+        path.write_bytes(damage + content)
+        before = content_of(run)
+        said = run_here(train, f"run.resume={run}", "trainer.max_steps=22")
+        assert said.code == 2, said.err
+        assert f"{path}, line 1: must be a JSON object, but {reason}" in said.err
+        assert content_of(run) == before
+
+
+def test_what_a_finished_run_cannot_take_in_is_not_ignored(
+    run_here, small_run: Path, small_arguments: list[str], text_file: Path
+) -> None:
+    """Its figures would be shown as if they were those of what was typed."""
+    run = copy_of(small_run, "done")
+    of_another_version = {"max_new_tokens": 7}  # as if its default had changed since
+    edit(run / "config.yaml", lambda settings: settings["evaluation"].update(of_another_version))
+    before = content_of(run)
+    command = [*small_arguments, "run.name=done"]
+    changes = {
+        "evaluation.decode_tokens=10": "evaluation.decode_tokens=10 (not ",
+        "trainer.log_every_steps=5": "trainer.log_every_steps=5 (not 2)",
+        "callbacks=samples": "callbacks.samples.every_steps=200 (not None)",
+        "evaluation.temperature=0": "evaluation.temperature=0.0 (not ",
+    }
+    for typed, said_of_it in changes.items():
+        for start in (command, [f"run.resume={run}"]):
+            said = run_here(train, *start, typed)
+            assert (said.code, said_of_it in said.err) == (2, True), (typed, said)
+            assert "max_new_tokens" not in said.err
+            for remedy in ("run.fresh=true", "run.tag=NAME", f"run.resume={run} trainer.max_steps=N"):
+                assert remedy in said.err
+    said = run_here(train, f"run.resume={run}", "schedule.horizon_steps=40")
+    assert (said.code, "schedule.horizon_steps=40 (not " in said.err) == (2, True), said.err
+    elsewhere = ["trainer.num_threads=2", "trainer.micro_batch=2", "logger=csv", "callbacks=rich",
+                 "data.num_workers=1", "parallel=ddp", "run.max_minutes=3", "trainer.log_every_steps=2"]  # fmt: skip
+    for start in (command, [f"run.resume={run}"], [f"run.resume={run}", f"data.files=[./{text_file.name}]"]):
+        said = run_here(train, *start, *elsewhere)
+        assert (said.code, "This run is finished" in said.out) == (0, True), said.err
+    assert content_of(run) == before
+    for command_of_others in ("python '", 7, ["a"]):
+        edit(run / "config.yaml", lambda settings, value=command_of_others: settings["run"].update(command=value))
+        said = run_here(train, *small_arguments, "run.name=done", "evaluation.max_new_tokens=7")
+        assert (said.code, "This run is finished" in said.out) == (0, True), said.err
+    edit(run / "config.yaml", lambda settings: settings.update(run=[], of_another_version={"a": 1}))
+    said = run_here(train, *small_arguments, "run.name=done", "evaluation.max_new_tokens=7")
+    assert (said.code, "This run is finished" in said.out) == (0, True), said.err

@@ -10,9 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 
+from minimind.config.plan import plan
+from minimind.config.schema import register
 from minimind.runs.folder import COMPLETE, RunFolder
 from minimind.runs.metrics_file import read_rows
+from minimind.utils.paths import conf_dir
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 STEPS = 160
@@ -105,6 +109,14 @@ def same_run(victim: Victim, whole: Victim) -> None:
     ours, theirs = victim.state(), whole.state()
     for part in ("state_dict", "optimizer_states", "random_states", "training"):
         assert differences(ours[part], theirs[part]) == [], part
+
+
+def folder_of(arguments: list[str], root: Path) -> Path:
+    """Where a run of these settings is."""
+    register()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        composed = compose("train", overrides=[*arguments, f"paths.root={root}"])
+    return plan(composed).folder.path
 
 
 @pytest.fixture(scope="session")

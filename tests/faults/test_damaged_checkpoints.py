@@ -160,14 +160,31 @@ def test_the_record_in_a_checkpoint_is_what_the_run_was_started_with(run_here, c
         assert "rope_theta: 5000.0" not in (checkpoint / "config.yaml").read_text()
 
 
-@pytest.mark.parametrize("lost", ["checkpoints", "markers", "one marker of the only one", "status"])
+def lose_status(run: Path, what: str) -> None:
+    if what == "content of status":
+        (run / "status.json").write_text("{}")
+        return
+    (run / "status.json").unlink()
+    if what == "status and markers":
+        for marker in run.glob("checkpoints/*/COMPLETE"):
+            marker.unlink()
+    elif what != "status":
+        shutil.rmtree(run / "checkpoints")
+    if what == "all but the summary":
+        (run / "metrics.jsonl").unlink()
+
+
+LOST_STATUS = ["status", "status and markers", "status and checkpoints", "all but the summary", "content of status"]
+
+
+@pytest.mark.parametrize("lost", ["checkpoints", "markers", "one marker of the only one", *LOST_STATUS])
 def test_a_run_that_has_lost_its_checkpoints_does_not_begin_again(run_here, copy: Path, lost: str) -> None:
     status = {**read_json(copy / "status.json"), "state": "preempted"}
     write_json(copy / "status.json", status)
     if lost == "checkpoints":
         shutil.rmtree(copy / "checkpoints")
-    elif lost == "status":
-        (copy / "status.json").unlink()
+    elif lost in LOST_STATUS:
+        lose_status(copy, lost)
     else:
         if lost.startswith("one"):
             shutil.rmtree(copy / "checkpoints" / "step_00000010")
@@ -176,8 +193,18 @@ def test_a_run_that_has_lost_its_checkpoints_does_not_begin_again(run_here, copy
     before = files_of(copy)
     said = run_here(train, f"run.resume={copy}", "trainer.max_steps=30")
     assert said.code == 2, said.err
-    assert ("status.json" if lost == "status" else "as the run has come to step 20") in said.err
+    assert ("must have a status.json" if lost in LOST_STATUS else "as the run has come to step 20") in said.err
     assert "run.fresh=true" in said.err
+    assert files_of(copy) == before
+
+
+@pytest.mark.parametrize("content", ['{"state": "finished"}', '{"state": "finished", "step": "ten", "tokens": 1}',
+                                     '{"state": null, "step": 20, "tokens": 1}', '{"updated": 1}'])  # fmt: skip
+def test_a_status_that_says_no_more_is_named(run_here, copy: Path, content: str) -> None:
+    (copy / "status.json").write_text(content)
+    before = files_of(copy)
+    said = run_here(train, f"run.resume={copy}", "trainer.max_steps=30")
+    assert (said.code, "status.json must say how the run stands" in said.err) == (2, True), said.err
     assert files_of(copy) == before
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,8 @@ import torch
 
 from minimind.runs.metrics_file import read_rows
 from minimind.utils.files import read_json
+
+from .conftest import folder_of
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 STEPS = 240
@@ -214,6 +217,32 @@ def test_two_processes_stopped_every_way_equal_a_run_that_never_was(start: Start
     assert [row["step"] for row in figures(folder)] == list(range(1, STEPS + 1))
     for name, weight in weights(uncut).items():
         assert torch.equal(weights(folder)[name], weight), name
+
+
+def test_a_tree_begins_again_and_does_not_bring_back_what_is_lost(
+    start: Start, root: Path, small_run: Path, small_arguments: list[str], tmp_path: Path
+) -> None:
+    """Who holds the lock is the parent, who renames the folders is rank 0."""
+    short = ["trainer.max_steps=4", *OWN_TREE]
+    lost = start("lost", *short)
+    old = Path(shutil.copytree(small_run, folder_of([*small_arguments, *SETTINGS, "run.name=again", *short], root)))
+    again = start("again", *short, "run.fresh=true")
+    deadline = time.monotonic() + 60
+    while not list(root.glob("runs/lost-*/lock.json")):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    next(iter(root.glob("runs/lost-*"))).rename(tmp_path / "moved")
+    codes, said = lost.wait()
+    assert codes == [1], said
+    assert "was renamed, deleted or replaced" in said
+    assert "Traceback" not in said
+    assert list(root.glob("runs/*lost*")) == []
+    assert not (tmp_path / "moved" / "status.json").exists()
+    codes, said = again.wait()
+    assert codes == [0], said
+    assert [row["step"] for row in read_rows(old / "metrics.jsonl")] == [1, 2, 3, 4]
+    assert read_rows(Path(f"{old}.old-1") / "metrics.jsonl") == read_rows(small_run / "metrics.jsonl")
+    assert sorted(path.name for path in root.glob("runs/*again*")) == [old.name, f"{old.name}.old-1"]
 
 
 def test_the_number_of_processes_may_change_on_the_way(start: Start, root: Path) -> None:

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from minimind.parallel.collectives import from_main, gathered, largest_over_ranks, main_first, sums_over_ranks
-from minimind.utils.errors import ConfigError, UserError
+from minimind.runs.folder import FolderGone
+from minimind.utils.errors import ConfigError, RunFailed, UserError
 from minimind.utils.ranks import global_rank
 
 
@@ -32,8 +33,11 @@ def talk(folder: Path) -> dict[str, Any]:
     def fail() -> None:
         raise ZeroDivisionError("a bug")
 
+    def give_up() -> None:
+        raise FolderGone("where is it?")
+
     said: dict[str, Any] = {"from_main": from_main(lambda: rank), "main_first": main_first(write_or_find)}
-    for action in (refuse, fail):
+    for action in (refuse, fail, give_up):
         try:
             from_main(action)
         except Exception as error:
@@ -49,9 +53,11 @@ def test_ranks_agree(run_ranks: Callable[..., list[Any]], tmp_path: Path) -> Non
     first, *others = run_ranks(3, talk, tmp_path, tmp_path)
     assert first.pop("refuse") == (UserError, "no such corpus")
     assert first.pop("fail") == (ZeroDivisionError, "a bug")
+    assert first.pop("give_up") == (FolderGone, "where is it?")
     for other in others:
-        assert other.pop("refuse") == (ConfigError, "UserError: no such corpus")  # which rank 0 alone shows
+        assert other.pop("refuse") == (ConfigError, "no such corpus")  # which rank 0 alone shows
         assert other.pop("fail") == (RuntimeError, "rank 0 failed: ZeroDivisionError: a bug")
+        assert other.pop("give_up") == (RunFailed, "where is it?")
         assert other == first
     assert first == {
         "from_main": 0, "main_first": "by rank 0", "gathered": [{"rank": rank} for rank in range(3)], "largest": 5,

@@ -94,3 +94,36 @@ def test_one_that_leaves_while_watched_is_not_waited_for(path: Path) -> None:
     threading.Timer(0.05, path.unlink).start()
     with run_lock(path):
         assert read_json(path)["pid"] == os.getpid()
+
+
+def test_a_place_where_no_folder_can_be_is_a_message(tmp_path: Path) -> None:
+    (tmp_path / "nowhere").symlink_to(tmp_path / "gone")
+    (tmp_path / "file").touch()
+    for name, why in (("nowhere", "link to .*gone, which is not there"), ("file", "file")):
+        for place in (tmp_path / name / "lock.json", tmp_path / name / "run" / "lock.json"):
+            with pytest.raises(UserError, match=f"must be a folder that can be written to, .*{why}"):
+                run_lock(place).__enter__()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "nowhere"]
+
+
+def test_the_lock_of_a_linked_folder_leaves_the_link(tmp_path: Path) -> None:
+    (tmp_path / "big_disk").mkdir()
+    (tmp_path / "run").symlink_to(tmp_path / "big_disk")
+    with run_lock(tmp_path / "run" / "lock.json"):
+        assert (tmp_path / "big_disk" / "lock.json").is_file()
+    assert (tmp_path / "run").is_symlink()
+    assert list((tmp_path / "big_disk").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["lock.json", "lock.json.held"])
+def test_a_lock_file_that_is_a_link_is_refused(tmp_path: Path, name: str) -> None:
+    run, other = tmp_path / "run", tmp_path / "other"
+    run.mkdir()
+    write_json(run / "lock.json", {})
+    other.write_text("mine")
+    (run / name).unlink(missing_ok=True)
+    (run / name).symlink_to(other)
+    with pytest.raises(UserError, match=f"{name} must not be a symbolic link"), run_lock(run / "lock.json"):
+        pass
+    assert not lock.is_held(run / "lock.json")
+    assert other.read_text() == "mine"
