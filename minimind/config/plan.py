@@ -97,7 +97,12 @@ def named_folder(resume: str) -> Path | None:
 
 
 def is_finished(planned: Plan) -> bool:
-    """Whether this run has been done to its end, or as far as it was to go when it was stopped early."""
+    """Whether this run has been done to its end, or as far as it was to go when it was stopped early.
+
+    Raises:
+        DamagedFile: its status does not say.
+    """
+    planned.folder.check_status()
     status = planned.folder.status
     return (
         status.get("state") == RunState.FINISHED

@@ -15,7 +15,7 @@ from minimind.runs.folder import FolderGone, RunFolder
 from minimind.runs.lock import is_held, run_lock
 from minimind.runs.metrics_file import read_rows
 from minimind.utils.errors import UserError
-from minimind.utils.files import read_json
+from minimind.utils.files import read_json, write_json
 
 from .conftest import folder_of
 
@@ -35,8 +35,13 @@ def test_fresh_beside_a_live_run_is_refused(run_here, small_arguments: list[str]
             assert "Only one process may work in" in said.err
             assert read_rows(run / "metrics.jsonl") == rows
             assert not list(root.glob("runs/live-*.old-*"))
+    unfinished = {"state": "preempted", "data_fingerprint": "of another text"}  # neither gone on with nor compared
+    write_json(run / "status.json", {**read_json(run / "status.json"), **unfinished})
     said = run_here(train, *small_arguments, "run.name=live", "run.fresh=true", "trainer.validate_every_steps=20")
     assert said.code == 0, said.err
+    assert f"run.fresh: the old folder is now {run.name}.old-1." in said.err
+    assert [row["step"] for row in read_rows(run / "metrics.jsonl") if "val/loss" in row] == [20]
+    assert read_json(Path(f"{run}.old-1") / "status.json")["state"] == "preempted"
     assert read_rows(Path(f"{run}.old-1") / "metrics.jsonl") == rows
     assert not is_held(Path(f"{run}.old-1") / "lock.json")
     assert not Path(f"{run}.old-1", "lock.json").exists()
