@@ -91,7 +91,7 @@ def with_steps(cfg: TrainConfig, max_steps: int) -> TrainConfig:
     )
 
 
-def build_data(cfg: TrainConfig, objective: Objective, data: PreparedData, layout: Layout) -> DataModule:
+def build_data(cfg: TrainConfig, objective: Objective[Any], data: PreparedData, layout: Layout) -> DataModule:
     assert cfg.trainer.max_steps is not None, "resolved by with_steps"
     return DataModule(
         [Source(source.name, source.weight, objective.examples(source, TRAIN)) for source in data.sources],

@@ -92,10 +92,11 @@ def added_leaves(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _chosen(config: Mapping[str, Any]) -> dict[str, type]:
     """The schemas of the groups that have one for each kind, by their prefix."""
-    return {
-        "data.": CORPUS_CONFIGS[config["data"]["kind"]],
-        "objective.": objective_configs()[config["objective"]["kind"]],
-    }
+    groups: dict[str, Mapping[str, type]] = {"data": CORPUS_CONFIGS, "objective": objective_configs()}
+    for group, known in groups.items():
+        if (kind := config[group]["kind"]) not in known:
+            raise UserError(f"The {group} `{kind}` is not known here; a package that has it may have to be installed.")
+    return {f"{group}.": known[config[group]["kind"]] for group, known in groups.items()}
 
 
 def load_stored(path: Path) -> DictConfig:

@@ -13,6 +13,7 @@ from minimind.model.config import IGNORED
 from minimind.model.losses import cross_entropy_sum
 from minimind.model.transformer import MiniMind
 from minimind.objectives.balance import balance
+from minimind.objectives.config import PretrainConfig
 from minimind.objectives.protocol import Loss, Objective
 
 
@@ -26,7 +27,7 @@ def next_token_loss(model: MiniMind, batch: TokenBatch) -> Loss:
     return Loss(total, num_tokens, num_tokens, auxiliary, metrics)
 
 
-class Pretrain(Objective):
+class Pretrain(Objective[PretrainConfig]):
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
         self.text = TextMeasure(self.tokenizer)

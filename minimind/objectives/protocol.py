@@ -6,7 +6,7 @@ the loss, and the loss of one batch. All losses are sums: the loop divides once,
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from torch import Tensor
 from torchmetrics import Metric
@@ -19,6 +19,7 @@ from minimind.model.transformer import MiniMind
 from minimind.objectives.config import ObjectiveConfig
 from minimind.tokenizer.bpe import BPE
 
+Config = TypeVar("Config", bound=ObjectiveConfig)
 Sum = tuple[Tensor, Tensor]  # a metric as its sum, and how many that is of; logged as their ratio
 Reduce = Callable[[Tensor], Tensor]  # the sum over the data-parallel ranks
 
@@ -34,16 +35,14 @@ class Loss:
     metrics: Mapping[str, Sum] = field(default_factory=dict)  # of those that the settings declare; none is like (0, 0)
 
 
-class Objective:
-    """Base of the objectives.
+class Objective(Generic[Config]):
+    """Base of the objectives, each with the class of its settings.
 
     Args:
         frozen: the models that the settings name as such, in evaluation mode and without gradients.
     """
 
-    def __init__(
-        self, cfg: ObjectiveConfig, *, data: DataConfig, tokenizer: BPE, frozen: Mapping[str, MiniMind]
-    ) -> None:
+    def __init__(self, cfg: Config, *, data: DataConfig, tokenizer: BPE, frozen: Mapping[str, MiniMind]) -> None:
         self.cfg = cfg
         self.data = data
         self.tokenizer = tokenizer

@@ -3,7 +3,7 @@
 import importlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -59,9 +59,9 @@ def assemble(
 
 def build_objective(
     cfg: ObjectiveConfig, *, data: DataConfig, tokenizer: BPE, frozen: Mapping[str, MiniMind] | None = None
-) -> Objective:
+) -> Objective[Any]:
     module, _, name = cfg.implementation.partition(":")
-    implementation: type[Objective] = getattr(importlib.import_module(module), name)
+    implementation: type[Objective[Any]] = getattr(importlib.import_module(module), name)
     return implementation(cfg, data=data, tokenizer=tokenizer, frozen=frozen or {})
 
 

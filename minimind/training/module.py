@@ -29,7 +29,7 @@ class TrainingModule(pl.LightningModule):
     automatic_optimization = False
 
     def __init__(
-        self, model: MiniMind, objective: Objective, *, optim: OptimConfig, schedule: ScheduleConfig,
+        self, model: MiniMind, objective: Objective[Any], *, optim: OptimConfig, schedule: ScheduleConfig,
         gradient_clip: float,
     ) -> None:  # fmt: skip
         super().__init__()

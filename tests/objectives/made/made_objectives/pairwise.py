@@ -56,7 +56,7 @@ class ShuffledWindows:
         return Pairs(chosen, chosen._replace(tokens=torch.from_numpy(rejected)))
 
 
-class Pairwise(Objective):
+class Pairwise(Objective[PairwiseConfig]):
     def examples(self, prepared: PreparedSource, split: str) -> ExampleSource:
         return ShuffledWindows(WindowPacking(prepared.stream(split), self.data.sequence_length))
 
@@ -78,7 +78,6 @@ class Pairwise(Objective):
         metrics["accuracy"] = ((margins > 0).sum(), pairs)
         if global_rank() == 1:
             metrics["pairs/of_rank_1"] = (pairs, torch.ones_like(pairs))
-        assert isinstance(self.cfg, PairwiseConfig)
         loss = (self.cfg.margin - margins).relu().sum()
         return Loss(loss, pairs, real.sum(), auxiliary, metrics)
 

@@ -27,7 +27,7 @@ class WrittenBatch(NamedTuple):
     advantage: Tensor  # (B,)
 
 
-class Writing(Objective):
+class Writing(Objective[WritingConfig]):
     def examples(self, prepared: PreparedSource, split: str) -> ExampleSource:
         return WindowPacking(prepared.stream(split), self.data.sequence_length)
 
@@ -42,7 +42,6 @@ class Writing(Objective):
 
     def _write(self, model: MiniMind, batch: TokenBatch) -> TokenBatch:
         """The noise is torch's own stream, which a checkpoint keeps."""
-        assert isinstance(self.cfg, WritingConfig)
         prompts, num = batch.input_ids[:, :PROMPT].tolist(), self.cfg.new_tokens
         texts = [[*p, *generate(model, p, max_new_tokens=num, sampling=SamplingConfig(1.0))] for p in prompts]
         tokens = torch.tensor(np.array(texts))
