@@ -39,8 +39,8 @@ class TrainingModule(pl.LightningModule):
         self.schedule = schedule
         self.gradient_clip = gradient_clip
         self.metric_shapes = {**dict.fromkeys(objective.cfg.metrics, ()), **routing_metrics(model)}
-        self.step = Sums()  # of this rank, in this optimizer step
-        self.window = Sums()  # of all ranks, since the last log point
+        self.step_sums = Sums()  # of this rank, in this optimizer step
+        self.window_sums = Sums()  # of all ranks, since the last log point
         self.last_good_step = torch.zeros((), dtype=torch.long)  # the last whose loss and gradient were finite
         self.validated: dict[str, float] = {}  # what the last validation found
 
@@ -79,11 +79,11 @@ class TrainingModule(pl.LightningModule):
             if name not in self.metric_shapes:
                 raise ValueError(f"{type(self.objective.cfg).__name__}.metrics must declare {name!r}, but does not.")
             sums |= {name: total, name + COUNT: count}
-        self.step.add(sums)
+        self.step_sums.add(sums)
 
     def _take_step(self) -> dict[str, Tensor]:
         """The step's sums over all ranks; a metric that this rank has no value of is here nothing of nothing."""
-        sums = self.step.take()
+        sums = self.step_sums.take()
         for name, shape in self.metric_shapes.items():
             if name not in sums:
                 sums[name] = torch.zeros(shape, device=self.device, dtype=torch.float64)
@@ -114,15 +114,15 @@ class TrainingModule(pl.LightningModule):
         """A bad step counts its tokens, which were read, and nothing else."""
         self.last_good_step = torch.where(bad, self.last_good_step, self.trainer.global_step + 1)
         good = {name: value.masked_fill(bad, 0) for name, value in {**sums, "grad_norm": norm}.items()}
-        self.window.add({**good, "tokens": sums["tokens"], "steps": torch.ones_like(norm), "skipped": bad.float()})
+        self.window_sums.add({**good, "tokens": sums["tokens"], "steps": torch.ones_like(norm), "skipped": bad.float()})
         if "moe/load" in sums:
             self.model.update_router_bias(sums["moe/load"], keep=bad)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["training"] = {"window": dict(self.window.values), "last_good_step": self.last_good_step}
+        checkpoint["training"] = {"window": dict(self.window_sums.values), "last_good_step": self.last_good_step}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.window.values = checkpoint["training"]["window"]
+        self.window_sums.values = checkpoint["training"]["window"]
         self.last_good_step = checkpoint["training"]["last_good_step"]
 
     def on_fit_start(self) -> None:
@@ -132,7 +132,7 @@ class TrainingModule(pl.LightningModule):
 
     def on_train_start(self) -> None:
         """Only now the module is on its device, whether it was loaded or is new."""
-        self.window.values = {name: value.to(self.device) for name, value in self.window.values.items()}
+        self.window_sums.values = {name: value.to(self.device) for name, value in self.window_sums.values.items()}
         self.last_good_step = self.last_good_step.to(self.device)
 
     def validation_step(self, sources: dict[str, Any], batch_idx: int) -> None:

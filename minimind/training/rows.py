@@ -12,7 +12,7 @@ from minimind.training.module import TrainingModule
 from minimind.utils.terminal import warn
 
 Row = dict[str, Any]
-Source = Callable[[pl.Trainer, TrainingModule, Mapping[str, Tensor]], Row]
+MetricSource = Callable[[pl.Trainer, TrainingModule, Mapping[str, Tensor]], Row]
 
 
 class Rows:
@@ -20,7 +20,9 @@ class Rows:
 
     def __init__(self, run: RunFolder) -> None:
         self.run = run
-        self.sources: list[Source] = []  # of more metrics for a log point; called on every rank, with the module's sums
+        self.sources: list[
+            MetricSource
+        ] = []  # of more metrics for a log point; called on every rank, with the module's sums
         self.listeners: list[Callable[[Row], None]] = []  # called on rank 0
         self.latest: Row = {}  # the last value of everything
         self._unwritten: list[Row] = []  # for want of room on the disk

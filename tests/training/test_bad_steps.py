@@ -52,7 +52,7 @@ def test_a_bad_step_is_skipped_and_counted(
     ours, theirs = (m.trainer.optimizers[0].state_dict()["state"] for m in (module, without))
     for number, state in theirs.items():
         assert all(torch.equal(value, ours[number][key]) for key, value in state.items())
-    sums, expected = module.window.take(), without.window.take()
+    sums, expected = module.window_sums.take(), without.window_sums.take()
     assert (sums["steps"].item(), sums["skipped"].item()) == (3, 1)
     assert sums["tokens"].item() == 6 * 2 * 16
     for name in {"loss", "weight", "grad_norm", "moe/balance_loss", "moe/load"} & set(expected):
@@ -81,7 +81,7 @@ def test_float16_gradients_are_measured_without_their_scale(tmp_path: Path) -> N
             enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path, plugins=plugins,
         )  # fmt: skip
         trainer.fit(module, DataLoader([[batch]], batch_size=None), DataLoader([[batch]], batch_size=None))  # type: ignore[arg-type]
-        norms.append(module.window.take()["grad_norm"].item())
+        norms.append(module.window_sums.take()["grad_norm"].item())
     assert norms[1] == pytest.approx(norms[0], rel=2e-2)
     assert trainer._checkpoint_connector.dump_checkpoint(weights_only=False)["MixedPrecision"]["scale"] == 1024.0
 

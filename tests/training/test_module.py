@@ -86,7 +86,7 @@ def test_accumulation_changes_nothing(config: dict[str, object], micro_batch: in
         TokenBatch(*(t[i : i + micro_batch] for t in step[:2])) for step in steps for i in range(0, 8, micro_batch)
     ]
     fit(cut, pieces, 8 // micro_batch, tmp_path)
-    one, other = whole.window.take(), cut.window.take()
+    one, other = whole.window_sums.take(), cut.window_sums.take()
     for name in ("loss", "tokens", "grad_norm", "steps"):
         torch.testing.assert_close(other[name], one[name], rtol=1e-5, atol=0)
     for (name, a), b in zip(whole.model.named_parameters(), cut.model.parameters(), strict=True):
@@ -110,7 +110,7 @@ def test_gradient_is_that_of_the_mean_and_is_clipped(tmp_path: Path) -> None:
 
     module.on_before_optimizer_step = record  # type: ignore[method-assign]
     fit(module, [batch], 1, tmp_path)
-    assert module.window.take()["grad_norm"].item() == pytest.approx(norm.item(), rel=1e-5)
+    assert module.window_sums.take()["grad_norm"].item() == pytest.approx(norm.item(), rel=1e-5)
     for name, parameter in expected.named_parameters():
         torch.testing.assert_close(recorded[0][name], parameter.grad, rtol=1e-4, atol=1e-8)
 
@@ -118,7 +118,7 @@ def test_gradient_is_that_of_the_mean_and_is_clipped(tmp_path: Path) -> None:
 def test_loss_free_balancing_moves_the_bias_against_the_load(tmp_path: Path) -> None:
     module = build({**MOE, "balance_loss": BalanceLoss.loss_free, "router_bias_update_rate": 0.1})
     fit(module, [random_batch(4)], 1, tmp_path)
-    load = module.window.take()["moe/load"]
+    load = module.window_sums.take()["moe/load"]
     routers = [part for part in module.model.modules() if isinstance(part, Router)]
     for router, layer_load in zip(routers, load, strict=True):
         assert router.selection_bias is not None

@@ -58,7 +58,7 @@ class Metrics(EachStep):
         self.parts.clock.pause(time.perf_counter() - self.validation_start)
 
     def _train_row(self, trainer: pl.Trainer, module: TrainingModule) -> Row:
-        sums = module.window.take()
+        sums = module.window_sums.take()
         steps, tokens = sums["steps"].item(), int(sums["tokens"].item())
         lap = self.parts.clock.lap()
         waited, self.waited_s = _waited(trainer) - self.waited_s, _waited(trainer)
