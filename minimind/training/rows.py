@@ -22,7 +22,7 @@ class Rows:
         self.run = run
         self.sources: list[
             MetricSource
-        ] = []  # of more metrics for a log point; called on every rank, with the module's sums
+        ] = []  # called on every rank, with the module's sums
         self.listeners: list[Callable[[Row], None]] = []  # called on rank 0
         self.latest: Row = {}  # the last value of everything
         self._unwritten: list[Row] = []  # for want of room on the disk
