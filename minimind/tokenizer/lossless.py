@@ -4,15 +4,12 @@ Bits per byte, samples and exports all rest on one thing: the ids of a text give
 """
 
 import json
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
 
 from tokenizers import Tokenizer
 
 from minimind.tokenizer.symbols import BYTE_OF_SYMBOL, UTF8_BYTES
-
-if TYPE_CHECKING:
-    from minimind.tokenizer.bpe import BPE
 
 # What leaves every character of any text where it is; a Split or Punctuation may still say that it removes.
 HARMLESS = {
@@ -105,7 +102,19 @@ def ids_problem(vocabulary: dict[str, int], content: dict[str, Any]) -> str | No
     return f"must have the ids 0 to {len(ids) - 1}, each for one token, but {said}."
 
 
-def text_problem(bpe: "BPE") -> str | None:
+class Codec(Protocol):
+    """What is asked of `bpe.BPE`."""
+
+    tokenizer: Tokenizer
+
+    def bytes_of(self, index: int) -> bytes: ...
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]: ...
+
+    def decode(self, ids: Sequence[int]) -> str: ...
+
+
+def text_problem(bpe: Codec) -> str | None:
     """Encodes and decodes a probe, the tokenizer's own tokens among it, and looks for what no probe would betray."""
     added = [token.content for token in bpe.tokenizer.get_added_tokens_decoder().values()]
     text = PROBE + "".join(f" {token}  {token}x{token}\n" for token in added) + PROBE[:3]
@@ -127,7 +136,7 @@ def text_problem(bpe: "BPE") -> str | None:
     return _lost_token(bpe)
 
 
-def _lost_token(bpe: "BPE") -> str | None:
+def _lost_token(bpe: Codec) -> str | None:
     """A byte that has no token, or a special token that texts are split into: decoding leaves those out."""
     tokens = bpe.tokenizer
     for symbol, byte in BYTE_OF_SYMBOL.items():

@@ -20,9 +20,7 @@ class Rows:
 
     def __init__(self, run: RunFolder) -> None:
         self.run = run
-        self.sources: list[
-            MetricSource
-        ] = []  # called on every rank, with the module's sums
+        self.sources: list[MetricSource] = []  # called on every rank, with the module's sums
         self.listeners: list[Callable[[Row], None]] = []  # called on rank 0
         self.latest: Row = {}  # the last value of everything
         self._unwritten: list[Row] = []  # for want of room on the disk

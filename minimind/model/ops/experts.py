@@ -4,7 +4,7 @@ All agree with it to 1e-5 in float32.
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -14,19 +14,30 @@ from minimind.model.ops.choice import eager_on_cpu
 from minimind.model.ops.grouped_linear import grouped_linear, run_multiple
 from minimind.model.precision import for_matmul
 
-if TYPE_CHECKING:
-    from minimind.model.moe import Experts
+
+class StackedExperts(Protocol):
+    """What is asked of `moe.Experts`."""
+
+    num_experts: int
+
+    @property
+    def gate_up_proj(self) -> Tensor: ...  # (E, 2F, D)
+
+    @property
+    def down_proj(self) -> Tensor: ...  # (E, D, F)
+
+    def activate(self, gate_up: Tensor) -> Tensor: ...
 
 
-Dispatch = Callable[["Experts", Tensor, Tensor, Tensor], Tensor]
+Dispatch = Callable[[StackedExperts, Tensor, Tensor, Tensor], Tensor]
 
 
-def dispatch_kernel(experts: "Experts", tokens: Tensor, indices: Tensor, weights: Tensor) -> Dispatch | None:
+def dispatch_kernel(experts: StackedExperts, tokens: Tensor, indices: Tensor, weights: Tensor) -> Dispatch | None:
     """Not on an accelerator: there, asking which experts were chosen costs more than it saves."""
     return single_dispatch if tokens.shape[0] == 1 and eager_on_cpu(tokens) else None
 
 
-def dense_dispatch(experts: "Experts", tokens: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
+def dense_dispatch(experts: StackedExperts, tokens: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
     """Every expert on every token, weighted by zero where it was not chosen: E/A times the work, no sorting."""
     gates = torch.zeros(tokens.shape[0], experts.num_experts, device=tokens.device, dtype=weights.dtype)
     gates = gates.scatter(1, indices, weights)  # (B·T, E)
@@ -36,7 +47,7 @@ def dense_dispatch(experts: "Experts", tokens: Tensor, indices: Tensor, weights:
     return torch.einsum("te,etd->td", gates, results.float()).to(tokens.dtype)
 
 
-def grouped_dispatch(experts: "Experts", tokens: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
+def grouped_dispatch(experts: StackedExperts, tokens: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
     """Tokens sorted by expert, then one grouped matmul for all experts; never waits for the device."""
     num_active = indices.shape[1]
     order = indices.flatten().argsort(stable=True)  # (B·T·A,) which choice stands where after sorting
@@ -59,7 +70,7 @@ def grouped_dispatch(experts: "Experts", tokens: Tensor, indices: Tensor, weight
     return torch.zeros_like(tokens).index_add(0, source, weighted.to(tokens.dtype))
 
 
-def single_dispatch(experts: "Experts", tokens: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
+def single_dispatch(experts: StackedExperts, tokens: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
     """One token (1, D) through its A experts and no others: the lighter path while a text is written."""
     out = torch.zeros_like(tokens)
     for weight, expert in zip(weights[0], indices[0].tolist(), strict=True):
