@@ -23,15 +23,20 @@ ALLOWED = {("runs", "utils")}  # the ground floor's own stair
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
-def imported(path: Path) -> set[str]:
-    """Packages of ours that a file imports, lazily or not."""
+def modules(path: Path) -> set[str]:
+    """What a file imports, lazily or not."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module:
             names.add(node.module)
         elif isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
-    return {name.split(".")[1] for name in names if name.startswith("minimind.")}
+    return names
+
+
+def imported(path: Path) -> set[str]:
+    """Packages of ours that a file imports."""
+    return {name.split(".")[1] for name in modules(path) if name.startswith("minimind.")}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
@@ -89,3 +94,13 @@ GRADIENT_WORDS = ("requires_grad", "grad_enabled", "inference_mode", "is_inferen
 def test_no_kernel_is_chosen_by_whether_gradients_are_recorded(path: Path) -> None:
     """What they compute is compared in tests/model/test_recording.py."""
     assert not [word for word in GRADIENT_WORDS if word in path.read_text(encoding="utf-8")]
+
+
+def test_no_file_imports_what_imports_it() -> None:
+    """Not through others, not lazily and not for a type."""
+    files = {".".join(("minimind", *path.relative_to(PACKAGE).with_suffix("").parts)): path for path in FILES}
+    needs = {name: modules(path) & files.keys() for name, path in files.items()}
+    while leaves := [name for name, needed in needs.items() if not needed & needs.keys()]:
+        for name in leaves:
+            del needs[name]
+    assert not needs
