@@ -131,7 +131,7 @@ def ours(steps: int) -> None:
         parts = RunParts(run, Rows(run), Best(("val/loss", "min")), sampler=None)
         _, callbacks = build_callbacks(cfg, parts, auto, [Progress()], StopRequest())
         trainer = build_trainer(cfg, auto, callbacks, [])
-        objective = Pretrain(PretrainConfig(), data=cfg.data, tokenizer=None, frozen={})
+        objective = Pretrain(PretrainConfig(), data=cfg.data, tokenizer=None)
         module = TrainingModule(
             Tiny(), objective, optim=OptimConfig(), schedule=ScheduleConfig(horizon_steps=steps), gradient_clip=1.0
         )

@@ -31,6 +31,7 @@ from minimind.evaluation.decoding import decoding_figures
 from minimind.evaluation.text_loss import TextMeasure
 from minimind.generation.sampler import Sampler
 from minimind.generation.sampling import SamplingConfig
+from minimind.objectives.config import ObjectiveConfig
 from minimind.parallel.collectives import from_main, main_first
 from minimind.report.figures import best_key
 from minimind.report.loss_plot import plot_loss
@@ -43,7 +44,7 @@ from minimind.runs.states import RunState
 from minimind.runs.stop import StopRequest
 from minimind.runs.stored_config import write_config
 from minimind.tracking.run_logger import RunLogger
-from minimind.training.assembly import assemble
+from minimind.training.assembly import assemble, build_objective
 from minimind.training.best import Best
 from minimind.training.callbacks.samples import show_samples
 from minimind.training.checkpoint import refuse_weights_only
@@ -78,10 +79,7 @@ class Session:
         # Needed at the start alone: a run that goes on elsewhere may do without.
         starts_from = cfg.init_from if self.resume_from is None else None
         self.init_from = checkpoint_of(find_existing(starts_from, "init_from")) if starts_from else None
-        self.frozen = {
-            name: checkpoint_of(find_existing(typed, f"objective.{name}"))
-            for name, typed in cfg.objective.frozen().items()
-        }
+        self.frozen = self._frozen(cfg.objective)
         self.data: PreparedData = main_first(lambda: prepare(cfg.data, cfg.tokenizer, Path(cfg.paths.cache)))
         self.tokenizer = self.data.tokenizer
         from_main(lambda: verify(self.data, self.tokenizer, cfg.data.verify))
@@ -90,6 +88,15 @@ class Session:
             self.tokenizer, self._prompts(), SamplingConfig(cfg.evaluation.temperature, top_p=cfg.evaluation.top_p),
             cfg.evaluation.max_new_tokens, cfg.seed,
         )  # fmt: skip
+
+    @staticmethod
+    def _frozen(objective: ObjectiveConfig) -> dict[str, Path]:
+        """Their checkpoints; as one may still be training, rank 0 says for all which it is."""
+        typed = objective.frozen()
+        found = from_main(
+            lambda: [checkpoint_of(find_existing(path, f"objective.{name}")) for name, path in typed.items()]
+        )
+        return dict(zip(typed, found, strict=True))
 
     def _max_steps(self, cfg: TrainConfig) -> int:
         """Those of the configuration, or of its epochs: counted once, and kept like what `auto` meant."""
@@ -112,7 +119,8 @@ class Session:
         if self.resume_from is not None:
             refuse_weights_only(self.resume_from)
         weights = self.resume_from or self.init_from
-        self.module = assemble(self.cfg, self.tokenizer, weights=weights, frozen=self.frozen)
+        objective = build_objective(self.cfg.objective, data=self.cfg.data, tokenizer=self.tokenizer)
+        self.module = assemble(self.cfg, objective, weights=weights, frozen=self.frozen)
         from_main(self._check_data)
         self.frozen_hashes = from_main(lambda: check_frozen(self.tokenizer, self.frozen, self.run.status))
         from_main(self._start)

@@ -26,6 +26,7 @@ from minimind.training.callbacks.run_callback import RunCallback
 from minimind.training.callbacks.watch import Watch
 from minimind.training.checkpoint_io import SafeCheckpointIO
 from minimind.training.parts import RunParts
+from minimind.utils.errors import UserError
 from minimind.utils.hardware import peak_flops
 from minimind.utils.ranks import global_rank
 
@@ -93,9 +94,14 @@ def with_steps(cfg: TrainConfig, max_steps: int) -> TrainConfig:
 
 def build_data(cfg: TrainConfig, objective: Objective[Any], data: PreparedData, layout: Layout) -> DataModule:
     assert cfg.trainer.max_steps is not None, "resolved by with_steps"
+    sources = [Source(source.name, source.weight, objective.examples(source, TRAIN)) for source in data.sources]
+    held_out = {source.name: objective.examples(source, VALIDATION) for source in data.sources}
+    for split, examples in [("training", s.examples) for s in sources] + [("held-out", e) for e in held_out.values()]:
+        if not examples.num_examples:
+            raise UserError(f"The {split} data must give an example or more, but give none; name more text.")
     return DataModule(
-        [Source(source.name, source.weight, objective.examples(source, TRAIN)) for source in data.sources],
-        {source.name: objective.examples(source, VALIDATION) for source in data.sources},
+        sources,
+        held_out,
         seed=cfg.seed,
         batch_examples=layout.batch_examples,
         micro_batch=layout.micro_batch,

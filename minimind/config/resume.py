@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from minimind.config.classes import comes_with_us
 from minimind.config.plan import plain
 from minimind.config.schema import TrainConfig, load_stored
+from minimind.objectives.config import ObjectiveConfig
 from minimind.runs.checkpoints import CONFIG
 from minimind.runs.identity import is_hashed, is_place, is_under, leaves, may_change
 from minimind.runs.stored_config import read_config
@@ -105,18 +106,27 @@ def refuse_other_settings(config: dict[str, Any], folder: Path, step: int) -> No
     Raises:
         ConfigError: naming each setting that would change.
     """
-    stored, asked = leaves(plain(load_stored(folder / CONFIG))), leaves(config)
+    before = load_stored(folder / CONFIG)
+    stored, asked = leaves(plain(before)), leaves(config)
+    frozen = _frozen(before)  # may lie elsewhere now: what is in them is compared with the status of the run
     found = [
         f"`{key}` must be {stored.get(key)}, with which {folder} was trained, but is {asked.get(key)}; for a new run "
         f"from its weights type init_from={folder} in place of run.resume."
         for key in sorted(stored.keys() | asked.keys())
-        if stored.get(key) != asked.get(key) and is_hashed(key) and not may_change(key)
+        if stored.get(key) != asked.get(key) and is_hashed(key) and not may_change(key) and key not in frozen
     ]
     steps = asked.get("trainer.max_steps")
     if steps is not None and steps < step:
         found.append(_too_few(steps, step))
     if found:
         raise ConfigError(found)
+
+
+def _frozen(config: DictConfig) -> set[str]:
+    """The settings that name the models of the objective that are not trained."""
+    objective = OmegaConf.to_object(config.objective)
+    assert isinstance(objective, ObjectiveConfig)
+    return {f"objective.{name}" for name in objective.frozen()}
 
 
 def refuse_fewer_steps(steps: int, step: int, epochs: float | None) -> None:

@@ -95,7 +95,7 @@ def _chosen(config: Mapping[str, Any]) -> dict[str, type]:
     groups: dict[str, Mapping[str, type]] = {"data": CORPUS_CONFIGS, "objective": objective_configs()}
     for group, known in groups.items():
         if (kind := config[group]["kind"]) not in known:
-            raise UserError(f"The {group} `{kind}` is not known here; a package that has it may have to be installed.")
+            raise ValueError(f"the {group} `{kind}` is not known here; a package that has it may have to be installed")
     return {f"{group}.": known[config[group]["kind"]] for group, known in groups.items()}
 
 
@@ -113,7 +113,7 @@ def load_stored(path: Path) -> DictConfig:
         for leaf, default in added_leaves({**stored, "data": {**stored["data"], "sources": {}}}).items():
             OmegaConf.update(schema, leaf, default)  # what was stored without it meant this
         merged = OmegaConf.merge(schema, escaped(stored))
-    except (KeyError, TypeError, AttributeError, OmegaConfBaseException) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OmegaConfBaseException) as error:
         said = in_brief(error)
         raise UserError(f"{path} must be a configuration that this version knows, but: {said}.") from None
     assert isinstance(merged, DictConfig)

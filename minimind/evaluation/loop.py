@@ -8,6 +8,8 @@ from torchmetrics import Metric
 
 from minimind.data.examples import Examples
 from minimind.model.transformer import MiniMind
+from minimind.utils.ranks import global_rank
+from minimind.utils.seeding import apart
 
 
 class Measure(Protocol):
@@ -26,22 +28,24 @@ def evaluate(
 ) -> dict[str, float]:
     """`val/<metric>` over all sources, and `val/<source>/<metric>` of each where there are several.
 
-    The model is left in the mode it was in. With several ranks each gives its share of the examples, and all get the
+    The model is left in the mode it was in, and so are the global generators: when a run is validated must not change
+    what it learns. With several ranks each gives its share of the examples, and all get the
     same values.
 
     Args:
         total: what all batches are added up in, for a caller who wants more of it than these values.
     """
     was_training = model.training
-    model.eval()
     of_all = (measure.metric(model) if total is None else total).to(model.device)
     values: dict[str, float] = {}
-    for name, source in sources.items():
-        of_source = measure.metric(model).to(model.device)
-        for examples in source:
-            measure.measure(model, examples.to(model.device).widen(), [of_all, of_source])
-        if len(sources) > 1:
-            values |= {f"val/{name}/{key}": value for key, value in _of_source(of_source).items()}
+    with apart(0, f"evaluation/rank{global_rank()}"):
+        for name, source in sources.items():
+            of_source = measure.metric(model).to(model.device)
+            for examples in source:
+                model.eval()  # each time, as what is measured may have written with the model, and set its mode
+                measure.measure(model, examples.to(model.device).widen(), [of_all, of_source])
+            if len(sources) > 1:
+                values |= {f"val/{name}/{key}": value for key, value in _of_source(of_source).items()}
     model.train(was_training)
     return {f"val/{key}": value for key, value in of_all.compute().items()} | values
 

@@ -1,12 +1,20 @@
 """What composition must know of an objective before torch is imported: one dataclass each."""
 
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
 from typing import ClassVar
 
 from minimind.utils.errors import ConfigError, suggestion
+from minimind.utils.terminal import say
 
+# Metrics of every run, and families of them, whose names an objective's own must not take.
+RESERVED = ("loss", "weight", "tokens", "steps", "skipped", "empty", "grad_norm", "lr", "tokens_per_second", "mfu",
+            "real_token_fraction", "data_wait_fraction", "checkpoint_stall_s", "loss_spike", "skipped_steps",
+            "empty_steps")  # fmt: skip
+FAMILIES = ("train/", "val/", "moe/", "data/", "memory/", "watch/")
 ENTRY_POINTS = "minimind.objectives"  # group under which an installed package names the dataclasses of its objectives
 
 
@@ -44,9 +52,35 @@ BUILT_IN: dict[str, type[ObjectiveConfig]] = {"pretrain": PretrainConfig}
 
 @cache
 def objective_configs() -> dict[str, type[ObjectiveConfig]]:
-    """By kind: ours, and those of the installed packages that have entry points in `minimind.objectives`."""
-    installed = {entry.name: entry.load() for entry in entry_points(group=ENTRY_POINTS)}
-    return {**installed, **BUILT_IN}
+    """By kind: ours, and those of the installed packages that have entry points in `minimind.objectives`.
+
+    One that cannot be used is left out with a warning, so that no package stands in the way of other objectives.
+    """
+    configs = dict(BUILT_IN)
+    for entry in entry_points(group=ENTRY_POINTS):
+        try:
+            config = entry.load()
+            if found := _unusable(entry.name, config, configs):
+                raise ValueError(found)
+        except Exception as error:
+            say(f"Warning: the objective `{entry.name}` of {entry.value} cannot be used: {error}.", file=sys.stderr)
+        else:
+            configs[entry.name] = config
+    return configs
+
+
+def _unusable(kind: str, config: object, known: Mapping[str, type[ObjectiveConfig]]) -> str:
+    """Why it cannot be an objective beside those known; nothing if it can."""
+    if not (isinstance(config, type) and issubclass(config, ObjectiveConfig)):
+        return "it is no subclass of ObjectiveConfig"
+    if kind in known:
+        return "there is one of this name already"
+    if taken := [name for name in config.metrics if name in RESERVED or name.startswith(FAMILIES)]:
+        return f"its metrics must have names of their own, but {taken[0]!r} is not"
+    metric, end = config.primary
+    if end not in ("min", "max") or any(metric == one.primary[0] and end != one.primary[1] for one in known.values()):
+        return f"its primary metric {metric} must be best at min or max, and at the same end as elsewhere, but is {end}"
+    return ""
 
 
 def primary_of(kind: object) -> tuple[str, str]:

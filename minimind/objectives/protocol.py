@@ -26,27 +26,25 @@ Reduce = Callable[[Tensor], Tensor]  # the sum over the data-parallel ranks
 
 @dataclass
 class Loss:
-    """Of one batch. A batch with nothing to learn from has the weight 0."""
+    """Of one batch. A batch with nothing to learn from has the weight 0; a step of such batches changes nothing."""
 
     total: Tensor  # () summed, without auxiliary terms
     weight: Tensor  # () what the sum is of: target tokens, pairs or sequences
-    num_tokens: Tensor  # () real tokens, for the throughput
+    num_tokens: Tensor  # () target tokens, for the throughput
     auxiliary: Tensor | None = None  # () what else is minimised, times `weight`
     metrics: Mapping[str, Sum] = field(default_factory=dict)  # of those that the settings declare; none is like (0, 0)
 
 
 class Objective(Generic[Config]):
-    """Base of the objectives, each with the class of its settings.
+    """Base of the objectives, each with the class of its settings."""
 
-    Args:
-        frozen: the models that the settings name as such, in evaluation mode and without gradients.
-    """
-
-    def __init__(self, cfg: Config, *, data: DataConfig, tokenizer: BPE, frozen: Mapping[str, MiniMind]) -> None:
+    def __init__(self, cfg: Config, *, data: DataConfig, tokenizer: BPE) -> None:
         self.cfg = cfg
         self.data = data
         self.tokenizer = tokenizer
-        self.frozen = dict(frozen)
+        # What the settings name as such: loaded when training starts, in evaluation mode, without gradients, on the
+        # model's device and in its dtype.
+        self.frozen: dict[str, MiniMind] = {}
 
     def examples(self, prepared: PreparedSource, split: str) -> ExampleSource:
         """The examples of one source, for training or held out."""
@@ -55,11 +53,17 @@ class Objective(Generic[Config]):
     def enrich(self, model: MiniMind, batches: list[Any], reduce: Reduce) -> list[Any]:
         """A step's batches with what the loss needs besides, computed once and without gradients.
 
-        Every rank calls it at the same time, so `reduce` may be used; the batches it gets are this rank's.
+        Every rank calls it at the same time, so `reduce` may be used; the batches are this rank's, and one or more must
+        be left. The model is in training mode, with dropout; whoever writes with it puts it back there.
         """
         return batches
 
     def loss(self, model: MiniMind, batch: Any) -> Loss:
+        """Depends on weights that are trained, whatever is in the batch.
+
+        Counts are best kept as integers: with `bf16-true` a float that is made here is rounded to bf16. The loss of a
+        model with experts has the auxiliary term and the metrics of `balance`.
+        """
         raise NotImplementedError
 
     def metric(self, model: MiniMind) -> Metric:

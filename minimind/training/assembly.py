@@ -33,7 +33,7 @@ class Settings(Protocol):
 
 
 def assemble(
-    cfg: Settings, tokenizer: BPE, *, weights: Path | None = None, frozen: Mapping[str, Path] | None = None
+    cfg: Settings, objective: Objective[Any], *, weights: Path | None = None, frozen: Mapping[str, Path] | None = None
 ) -> TrainingModule:
     """Builds and initialises the model on the CPU, so that its weights are those of a single process; loads; compiles.
 
@@ -50,19 +50,17 @@ def assemble(
         load_weights(model, weights)
     if cfg.trainer.compile:
         model.compile()
-    others = {name: _frozen(checkpoint) for name, checkpoint in (frozen or {}).items()}
-    objective = build_objective(cfg.objective, data=cfg.data, tokenizer=tokenizer, frozen=others)
+    objective.frozen = {name: _frozen(checkpoint) for name, checkpoint in (frozen or {}).items()}
     return TrainingModule(
         model, objective, optim=cfg.optim, schedule=cfg.schedule, gradient_clip=cfg.trainer.gradient_clip
     )
 
 
-def build_objective(
-    cfg: ObjectiveConfig, *, data: DataConfig, tokenizer: BPE, frozen: Mapping[str, MiniMind] | None = None
-) -> Objective[Any]:
+def build_objective(cfg: ObjectiveConfig, *, data: DataConfig, tokenizer: BPE) -> Objective[Any]:
+    """Without its frozen models: those are loaded when a model is built to train."""
     module, _, name = cfg.implementation.partition(":")
     implementation: type[Objective[Any]] = getattr(importlib.import_module(module), name)
-    return implementation(cfg, data=data, tokenizer=tokenizer, frozen=frozen or {})
+    return implementation(cfg, data=data, tokenizer=tokenizer)
 
 
 def _frozen(checkpoint: Path) -> MiniMind:

@@ -41,7 +41,7 @@ class TrainerConfig:
     validate_every_steps: int = 500
     checkpoint_every_steps: int = 500
     checkpoint_every_minutes: float | None = None  # besides
-    keep_checkpoints: int = 2  # newest; the best by validation loss is kept besides
+    keep_checkpoints: int = 2  # newest; the best by the primary metric is kept besides
     keep_every_steps: int | None = None  # checkpoints of these steps are kept for good
     max_bad_steps: int = 20  # in a row whose loss or gradient is not finite, before the run stops
 

@@ -25,12 +25,12 @@ class Health:
         self.bad_in_a_row = 0
 
     def row(self, sums: Mapping[str, Tensor], step: int) -> dict[str, Any]:
-        """Loss and gradient norm of the steps that were taken; how many were skipped; how far the loss jumped."""
+        """Loss and gradient norm of the steps that were taken; how many were not; how far the loss jumped."""
         row: dict[str, Any] = {}
-        steps, skipped = int(sums["steps"].item()), int(sums["skipped"].item())
-        if skipped < steps:
+        steps, skipped, empty = (int(sums[name].item()) for name in ("steps", "skipped", "empty"))
+        if taken := steps - skipped - empty:
             row["train/loss"] = (sums["loss"] / sums["weight"]).item()
-            row["train/grad_norm"] = (sums["grad_norm"] / (steps - skipped)).item()
+            row["train/grad_norm"] = (sums["grad_norm"] / taken).item()
             height = self.spikes.height(row["train/loss"])
             if height is not None:
                 row["train/loss_spike"] = height
@@ -41,7 +41,12 @@ class Health:
             self.in_spike = height is not None
         if skipped:
             row["train/skipped_steps"] = skipped
+        if empty:
+            row["train/empty_steps"] = empty
         return row
+
+    def see(self, step: int, last_good_step: int) -> None:
+        self.bad_in_a_row = step - last_good_step
 
     def stop_if_lost(self, step: int) -> None:
         """Raises: RunFailed, when nothing but bad steps came for too long."""

@@ -18,6 +18,8 @@ from minimind.optim.schedules import learning_rate_factor
 from minimind.parallel.collectives import sum_over_ranks, sums_over_ranks
 from minimind.training.sums import COUNT, Sums
 
+HALF = (torch.bfloat16, torch.float16)
+
 
 class TrainingModule(pl.LightningModule):
     """Trains `model`; its unit is the optimizer step, which comes as a list of micro-batches.
@@ -58,6 +60,8 @@ class TrainingModule(pl.LightningModule):
         precision = self.trainer.precision_plugin
         with torch.no_grad(), precision.forward_context():
             batches = self.objective.enrich(self.model, batches, sum_over_ranks)
+        if not batches:
+            raise ValueError(f"{type(self.objective).__name__}.enrich must leave each rank one batch or more.")
         for number, batch in enumerate(batches, start=1):
             with precision.forward_context():
                 loss = self.objective.loss(self.model, batch)
@@ -73,13 +77,18 @@ class TrainingModule(pl.LightningModule):
         return block()
 
     def _count(self, loss: Loss) -> None:
-        """Raises: ValueError, if the loss has a metric that its settings do not declare."""
+        """Raises: ValueError, if a metric is not declared, or the experts' are missing."""
+        if "moe/load" in self.metric_shapes and "moe/load" not in loss.metrics:
+            raise ValueError(
+                f"{type(self.objective).__name__}.loss must give the auxiliary term and the metrics of "
+                "objectives.balance for a model with experts, but does not."
+            )
         sums = {"loss": loss.total, "weight": loss.weight, "tokens": loss.num_tokens}
         for name, (total, count) in loss.metrics.items():
             if name not in self.metric_shapes:
                 raise ValueError(f"{type(self.objective.cfg).__name__}.metrics must declare {name!r}, but does not.")
             sums |= {name: total, name + COUNT: count}
-        self.step_sums.add(sums)
+        self.step_sums.add({name: value.float() if value.dtype in HALF else value for name, value in sums.items()})
 
     def _take_step(self) -> dict[str, Tensor]:
         """The step's sums over all ranks; a metric that this rank has no value of is here nothing of nothing."""
@@ -93,30 +102,34 @@ class TrainingModule(pl.LightningModule):
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Sets the learning rate, turns the gradient of the summed loss into that of the mean, and clips its norm.
 
-        A step whose loss or gradient is not finite is skipped: the fused optimizer looks at `found_inf` on the device
-        and leaves weights, moments and its count of steps alone. The norm is global, so all ranks skip alike.
+        A step whose loss or gradient is not finite is skipped, and so is one with nothing to learn from: the fused
+        optimizer looks at `found_inf` on the device and leaves weights, moments and its count of steps alone. The norm
+        is global, so all ranks skip alike.
         """
         factor = learning_rate_factor(self.schedule, self.trainer.global_step)
         for group in optimizer.param_groups:
             group["lr"] = group["peak_lr"] * factor
         sums = self._take_step()
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        norm = nn.utils.get_total_norm(gradients) / sums["weight"]
-        scale = 1 / sums["weight"]
+        empty = sums["weight"] == 0
+        weight = sums["weight"].masked_fill(empty, 1)
+        norm = nn.utils.get_total_norm(gradients) / weight
+        scale = 1 / weight
         if self.gradient_clip:
             scale = scale * (self.gradient_clip / (norm + 1e-6)).clamp(max=1.0)
         torch._foreach_mul_(gradients, scale)
         bad = ~torch.isfinite(norm + sums["loss"])
-        optimizer.found_inf = bad.float()  # type: ignore[attr-defined]  # what torch's GradScaler sets, too
-        self._note_step(sums, norm, bad)
+        optimizer.found_inf = (bad | empty).float()  # type: ignore[attr-defined]  # what torch's GradScaler sets, too
+        self._note_step(sums, norm, bad, empty)
 
-    def _note_step(self, sums: dict[str, Tensor], norm: Tensor, bad: Tensor) -> None:
-        """A bad step counts its tokens, which were read, and nothing else."""
+    def _note_step(self, sums: dict[str, Tensor], norm: Tensor, bad: Tensor, empty: Tensor) -> None:
+        """A step that is not finite counts its tokens, which were read, and nothing else."""
         self.last_good_step = torch.where(bad, self.last_good_step, self.trainer.global_step + 1)
         good = {name: value.masked_fill(bad, 0) for name, value in {**sums, "grad_norm": norm}.items()}
-        self.window_sums.add({**good, "tokens": sums["tokens"], "steps": torch.ones_like(norm), "skipped": bad.float()})
+        steps = {"steps": torch.ones_like(norm), "skipped": bad.float(), "empty": empty.float()}
+        self.window_sums.add({**good, "tokens": sums["tokens"], **steps})
         if "moe/load" in sums:
-            self.model.update_router_bias(sums["moe/load"], keep=bad)
+            self.model.update_router_bias(sums["moe/load"], keep=bad | empty)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["training"] = {"window": dict(self.window_sums.values), "last_good_step": self.last_good_step}

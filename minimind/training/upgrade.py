@@ -8,8 +8,11 @@ from minimind.training.sums import COUNT
 def upgrade(state: dict[str, Any]) -> None:
     """In place; what is up to date stays as it is."""
     training = state.get("training", {})
-    if "good_tokens" in training.get("window", {}):
-        training["window"] = _named_anew(training["window"])
+    window = training.get("window", {})
+    if "good_tokens" in window:
+        window = training["window"] = _named_anew(window)
+    if window and "empty" not in window:
+        window["empty"] = window["skipped"].clone().zero_()
     loop = state.get("loops", {}).get("fit_loop", {})
     progress = loop.get("epoch_loop.manual_optimization.optim_step_progress")
     if progress and progress["total"]["completed"] < state["global_step"]:

@@ -2,6 +2,8 @@
 
 import hashlib
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 SEED_BITS = 63
 
@@ -21,3 +23,19 @@ def seed_everything(seed: int, name: str) -> None:
     random.seed(value)
     np.random.seed(value % 2**32)
     torch.manual_seed(value)
+
+
+@contextmanager
+def apart(seed: int, name: str) -> Iterator[None]:
+    """Draws from the stream `name` within the block; the global generators then go on as if nothing had been drawn."""
+    import numpy as np
+    import torch
+
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[torch.cuda.current_device()] if torch.cuda.is_available() else []):
+        seed_everything(seed, name)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)

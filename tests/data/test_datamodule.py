@@ -65,7 +65,7 @@ def rows_of(cfg: TrainConfig, data: PreparedData, folder: Path) -> list[dict[str
     folder.mkdir()
     write_config(run.config, {"model": cfg.model.to_dict()})
     data.tokenizer.save(folder / "tokenizer.json")
-    module = assemble(cfg, data.tokenizer)
+    module = assemble(cfg, build_objective(cfg.objective, data=cfg.data, tokenizer=data.tokenizer))
     parts = RunParts(run, Rows(run), Best(cfg.objective.primary), sampler=cast(Any, None))
     _, callbacks = build_callbacks(cfg, parts, AUTO, [], StopRequest())
     build_trainer(cfg, AUTO, callbacks, []).fit(module, build_data(cfg, module.objective, data, layout_of(cfg, AUTO)))
@@ -97,7 +97,7 @@ def test_validation_is_of_every_token_once_however_training_packs(data: Prepared
     counted = []
     for options in ({}, {"document_mask": True}, {"packing": Packing.pad}):
         cfg = config(**options)
-        module = assemble(cfg, data.tokenizer)
+        module = assemble(cfg, build_objective(cfg.objective, data=cfg.data, tokenizer=data.tokenizer))
         total = module.objective.metric(module.model)
         sources = build_data(cfg, module.objective, data, layout_of(cfg, AUTO)).val_dataloader().sources
         evaluate(module.model, module.objective, sources, total)

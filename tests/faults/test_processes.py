@@ -242,7 +242,7 @@ def test_a_tree_begins_again_and_does_not_bring_back_what_is_lost(
     assert codes == [0], said
     assert [row["step"] for row in read_rows(old / "metrics.jsonl")] == [1, 2, 3, 4]
     assert read_rows(Path(f"{old}.old-1") / "metrics.jsonl") == read_rows(small_run / "metrics.jsonl")
-    assert sorted(path.name for path in root.glob("runs/*again*")) == [old.name, f"{old.name}.old-1"]
+    assert sorted(path.name for path in root.glob(f"runs/*{old.name}*")) == [old.name, f"{old.name}.old-1"]
 
 
 def test_the_number_of_processes_may_change_on_the_way(start: Start, root: Path) -> None:

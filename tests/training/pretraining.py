@@ -19,4 +19,4 @@ class OneByteTokens:
 
 def pretraining(vocab_size: int) -> Pretrain:
     tokenizer = cast(Any, OneByteTokens(vocab_size))
-    return Pretrain(PretrainConfig(), data=TextConfig(files=["a"]), tokenizer=tokenizer, frozen={})
+    return Pretrain(PretrainConfig(), data=TextConfig(files=["a"]), tokenizer=tokenizer)

@@ -60,7 +60,7 @@ class Checkpointing(EachStep):
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if self.parts.best.step == trainer.global_step:
-            self._start(trainer, is_best=True)
+            self._start(trainer)
         elif self._is_due(trainer):
             self._save_if_free(trainer)
         if trainer.global_step == self.cfg.max_steps:
@@ -103,7 +103,7 @@ class Checkpointing(EachStep):
                 file=sys.stderr,
             )  # fmt: skip
 
-    def _start(self, trainer: pl.Trainer, *, is_best: bool = False) -> None:
+    def _start(self, trainer: pl.Trainer) -> None:
         step = trainer.global_step
         if step == self.saver.step:
             return  # saved already, or being saved
@@ -111,7 +111,7 @@ class Checkpointing(EachStep):
         # Not trainer.save_checkpoint, which writes before it returns. All ranks take part, one keeps what it gets.
         state = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
         if trainer.is_global_zero:
-            self.saver.start(step, state, is_best=is_best, tokens=self.metrics.tokens)
+            self.saver.start(step, state, is_best=step == self.parts.best.step, tokens=self.metrics.tokens)
         else:
             self.saver.step = step
         self.last_save = time.monotonic()

@@ -1,5 +1,6 @@
 """Makes a row of metrics at each log point."""
 
+import math
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -51,6 +52,11 @@ class Metrics(EachStep):
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         assert isinstance(module, TrainingModule)
+        if self.parts.best.metric not in module.validated:
+            raise ValueError(
+                f"The objective is judged by {self.parts.best.metric}, but its validation gave "
+                f"{', '.join(module.validated) or 'nothing'}."
+            )
         self.pending = {**self._counts(trainer), **self.pending, **module.validated}
         self.validated_step = trainer.global_step
         self.parts.best.see(trainer.global_step, self.pending.get(self.parts.best.metric))
@@ -81,7 +87,7 @@ class Metrics(EachStep):
             row.update(loader.figures())
         for source in self.parts.rows.sources:
             row.update(source(trainer, module, sums))
-        self.health.bad_in_a_row = trainer.global_step - int(module.last_good_step.item())
+        self.health.see(trainer.global_step, int(module.last_good_step.item()))
         return row
 
     def _counts(self, trainer: pl.Trainer) -> Row:
@@ -114,8 +120,9 @@ def ratios(sums: Mapping[str, Tensor]) -> Row:
     row: Row = {}
     for counted in (name for name in sums if name.endswith(COUNT)):
         name = counted.removesuffix(COUNT)
-        if sums[name].dim() == 0 and sums[counted]:
-            row[name if "/" in name else f"train/{name}"] = (sums[name] / sums[counted]).item()
+        value = (sums[name] / sums[counted]).item() if sums[name].dim() == 0 and sums[counted] else math.nan
+        if math.isfinite(value):  # JSON has no other numbers
+            row[name if "/" in name else f"train/{name}"] = value
     if "moe/load" in sums:
         load = sums["moe/load"]  # (layers, E)
         busiest = load.amax(dim=1) / load.mean(dim=1).clamp(min=1)
