@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any, cast
 
+import lightning.pytorch as pl
 import pytest
 import torch
 from streams import write_stream
@@ -23,10 +24,11 @@ from minimind.runs.stored_config import write_config
 from minimind.tokenizer.bpe import BPE
 from minimind.training.assembly import assemble, build_objective
 from minimind.training.best import Best
+from minimind.training.callbacks.early_stopping import EarlyStopping
 from minimind.training.config import TrainerConfig
 from minimind.training.parts import RunParts
 from minimind.training.rows import Rows
-from minimind.utils.errors import ConfigError
+from minimind.utils.errors import ConfigError, UserError
 
 AUTO = {"accelerator": "cpu", "precision": "32-true", "micro_batch": 2, "num_threads": 1}
 
@@ -60,14 +62,14 @@ def config(**data: Any) -> TrainConfig:
     return with_steps(cfg, 8)
 
 
-def rows_of(cfg: TrainConfig, data: PreparedData, folder: Path) -> list[dict[str, Any]]:
+def rows_of(cfg: TrainConfig, data: PreparedData, folder: Path, *chosen: pl.Callback) -> list[dict[str, Any]]:
     run = RunFolder(folder)
     folder.mkdir()
     write_config(run.config, {"model": cfg.model.to_dict()})
     data.tokenizer.save(folder / "tokenizer.json")
     module = assemble(cfg, build_objective(cfg.objective, data=cfg.data, tokenizer=data.tokenizer))
     parts = RunParts(run, Rows(run), Best(cfg.objective.primary), sampler=cast(Any, None))
-    _, callbacks = build_callbacks(cfg, parts, AUTO, [], StopRequest())
+    _, callbacks = build_callbacks(cfg, parts, AUTO, list(chosen), StopRequest())
     build_trainer(cfg, AUTO, callbacks, []).fit(module, build_data(cfg, module.objective, data, layout_of(cfg, AUTO)))
     return read_rows(run.metrics)
 
@@ -137,3 +139,33 @@ def test_rows_on_their_way_to_the_model_are_widened_by_the_data_module(data: Pre
         assert batch.input_ids.dtype is torch.int64
         assert batch.document_ids is not None
         assert batch.position_ids is not None
+
+
+def test_an_objective_is_judged_by_what_its_validation_gives(
+    data: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PretrainConfig, "primary", ("val/hits", "max"))
+    with pytest.raises(ValueError, match=r"judged by val/hits, but its validation gave val/loss, val/perplexity"):
+        rows_of(config(), data, tmp_path / "run")
+
+
+def test_data_that_give_no_example_are_refused(data: PreparedData, tmp_path: Path) -> None:
+    write_stream(tmp_path / "code" / "short" / VALIDATION, [1])
+    write_stream(tmp_path / "code" / "short" / TRAIN, [9])
+    short = PreparedData([PreparedSource("code", 1.0, tmp_path / "code" / "short")], data.tokenizer_path)
+    cfg = config()
+    objective = build_objective(cfg.objective, data=cfg.data, tokenizer=data.tokenizer)
+    with pytest.raises(UserError, match="held-out data must give an example or more"):
+        build_data(cfg, objective, short, layout_of(cfg, AUTO))
+
+
+def test_the_best_checkpoint_is_the_best_also_where_training_is_stopped(data: PreparedData, tmp_path: Path) -> None:
+    """It is better than before, but not by as much as early stopping asks for."""
+    stop = EarlyStopping(patience=1, min_delta=100.0, every_steps=1)
+    rows_of(config(), data, tmp_path / "run", stop)
+    status = RunFolder(tmp_path / "run").status
+    rows = [row for row in read_rows(RunFolder(tmp_path / "run").metrics) if "val/loss" in row]
+    best = min(rows, key=lambda row: row["val/loss"])
+    assert len(rows) == 2
+    assert status["best_checkpoint"] == f"step_{best['step']:08d}"
+    assert best["step"] == 8

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,12 @@ import pytest
 import torch
 
 from minimind.cli import train
+from minimind.config.resume import refuse_other_settings
 from minimind.objectives.config import objective_configs
 from minimind.runs.folder import RunFolder
 from minimind.runs.metrics_file import read_rows
+from minimind.runs.stored_config import write_config
+from minimind.utils.errors import ConfigError
 
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parent.parent
@@ -173,6 +177,39 @@ def test_what_does_not_fit_is_said_before_anything_runs(
     assert said.code == 2
     assert words in said.err
     assert set(root.glob("runs/*")) == before
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ("made_objectives.nowhere:Config", "No module named"),
+        ("made_objectives.pairwise:Pairs", "it is no subclass of ObjectiveConfig"),
+        ("made_objectives.config:LossConfig", "its metrics must have names of their own, but 'weight' is not"),
+        ("made_objectives.config:OtherEndConfig", "its primary metric val/loss must be best at"),
+    ],
+)
+def test_a_package_that_cannot_be_used_stands_in_nobodys_way(
+    entry: str, words: str, known_objectives: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = EntryPoint("broken", entry, "minimind.objectives")
+    monkeypatch.setattr("minimind.objectives.config.entry_points", lambda group: [found])
+    assert list(objective_configs()) == ["pretrain"]
+    assert words in capsys.readouterr().err
+
+
+def test_a_frozen_model_may_have_been_moved(known_objectives: None, tmp_path: Path, small_arguments: list[str]) -> None:
+    """What is in it is compared with the status of the run."""
+    from hashes import container_of, hydra
+
+    with hydra():
+        old, new, other = (
+            container_of((*small_arguments, "objective=pairwise", f"objective.reference={place}", *more))
+            for place, more in (("old", ()), ("new", ()), ("new", ("objective.margin=2",)))
+        )
+    write_config(tmp_path / "config.yaml", old)
+    refuse_other_settings(new, tmp_path, step=0)
+    with pytest.raises(ConfigError, match=r"`objective\.margin` must be 1\.0"):
+        refuse_other_settings(other, tmp_path, step=0)
 
 
 def assert_same(one: Any, other: Any, path: str) -> None:

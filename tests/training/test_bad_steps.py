@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from minimind.data.examples import TokenBatch
-from minimind.model.config import BalanceLoss
+from minimind.model.config import IGNORED, BalanceLoss
 from minimind.model.transformer import MiniMind
 from minimind.objectives.pretrain import next_token_loss
 from minimind.objectives.protocol import Loss
@@ -58,6 +58,22 @@ def test_a_bad_step_is_skipped_and_counted(
     for name in {"loss", "weight", "grad_norm", "moe/balance_loss", "moe/load"} & set(expected):
         assert torch.equal(sums[name], expected[name]), name
     assert module.last_good_step.item() == 3
+
+
+@pytest.mark.parametrize("config", [DENSE, {**MOE, "balance_loss": BalanceLoss.loss_free}], ids=["dense", "bias"])
+def test_a_step_with_nothing_to_learn_from_changes_nothing(config: dict[str, object], tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    first, second = random_batch(2), random_batch(2)
+    empty = TokenBatch(first.input_ids, torch.full_like(first.labels, IGNORED))
+    module, without = build(config), build(config)
+    fit(module, [first, first, empty, empty, second, second], 2, tmp_path)
+    fit(without, [first, first, second, second], 2, tmp_path)
+    for (name, a), b in zip(module.model.state_dict().items(), without.model.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+    sums = module.window_sums.take()
+    assert [sums[name].item() for name in ("steps", "skipped", "empty")] == [3, 0, 1]
+    assert module.last_good_step.item() == 3  # it is no sign of anything going wrong
+    assert torch.equal(sums["loss"], without.window_sums.take()["loss"])
 
 
 def test_bad_steps_in_a_row_are_told_from_the_last_good_one(tmp_path: Path) -> None:

@@ -1,18 +1,24 @@
 """The training step: what it minimises, and that cutting a batch differently changes nothing."""
 
 import math
+import random
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as pl
+import numpy as np
 import pytest
 import torch
-from pretraining import pretraining
+from pretraining import OneByteTokens, pretraining
 from torch import Tensor
 from torch.utils.data import DataLoader
+from torchmetrics import Metric
 
-from minimind.data.examples import TokenBatch
+from minimind.data.examples import TokenBatch, TokenSequences
+from minimind.evaluation.loop import evaluate
+from minimind.evaluation.text_loss import TextMeasure
 from minimind.model.config import IGNORED, BalanceLoss, ModelConfig
 from minimind.model.moe import Router
 from minimind.model.transformer import MiniMind
@@ -152,3 +158,42 @@ def test_a_metric_that_the_settings_do_not_declare_is_an_error(tmp_path: Path) -
     module.objective.loss = loss  # type: ignore[method-assign]
     with pytest.raises(ValueError, match=r"PretrainConfig\.metrics must declare 'acuracy'"):
         fit(module, [random_batch(1)], 1, tmp_path)
+
+
+def test_a_model_with_experts_must_have_their_terms(tmp_path: Path) -> None:
+    """Else the settings that balance them would be accepted and ignored."""
+    module = build(MOE)
+    module.objective.loss = lambda model, batch: replace(next_token_loss(model, batch), metrics={})  # type: ignore
+    with pytest.raises(ValueError, match=r"Pretrain\.loss must give the auxiliary term"):
+        fit(module, [random_batch(1)], 1, tmp_path)
+
+
+def test_a_step_of_no_batches_is_an_error(tmp_path: Path) -> None:
+    module = build(DENSE)
+    module.objective.enrich = lambda model, batches, reduce: []  # type: ignore[method-assign]
+    with pytest.raises(ValueError, match=r"Pretrain\.enrich must leave each rank one batch or more"):
+        fit(module, [random_batch(1)], 1, tmp_path)
+
+
+def test_when_a_run_is_validated_does_not_change_what_it_draws(tmp_path: Path) -> None:
+    """A measure may draw, as one that writes does; the same each time, whatever was drawn before."""
+    drawn: list[tuple[float, float, float]] = []
+
+    class Drawing(TextMeasure):
+        def measure(self, model: MiniMind, batch: TokenBatch, metrics: Sequence[Metric]) -> None:
+            drawn.append((torch.rand(()).item(), float(np.random.rand()), random.random()))
+            super().measure(model, batch, metrics)
+
+    measure = Drawing(cast(Any, OneByteTokens(VOCAB)))
+    model = build(DENSE).model.train()
+    batch = random_batch(2)
+    tokens = torch.cat([batch.input_ids, batch.labels[:, -1:]], dim=1)
+    held_out = [TokenSequences(tokens, torch.ones(2, 16, dtype=torch.bool))]
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
+    evaluate(model, measure, {"text": held_out})
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert (np.random.get_state()[1].tolist(), random.getstate()) == before[1:]
+    assert model.training
+    torch.rand(3)
+    evaluate(model, measure, {"text": held_out})
+    assert drawn[0] == drawn[1]

@@ -36,3 +36,15 @@ class PickyConfig(ObjectiveConfig):
 
     implementation: ClassVar[str] = "made_objectives.nowhere:Missing"
     accepts: ClassVar[tuple[str, ...]] = ("pairs", "conversations")
+
+
+@dataclass
+class LossConfig(ObjectiveConfig):
+    """Its metric would take the place of the loss's weight."""
+
+    metrics: ClassVar[tuple[str, ...]] = ("accuracy", "weight")
+
+
+@dataclass
+class OtherEndConfig(ObjectiveConfig):
+    primary: ClassVar[tuple[str, str]] = ("val/loss", "max")
