@@ -1,10 +1,14 @@
 """What stands beside tokenizer.json so that `AutoTokenizer` and `generate()` know the special tokens."""
 
+from pathlib import Path
 from typing import Any
 
 from minimind.tokenizer.bpe import BPE, END_OF_TEXT
+from minimind.tokenizer.template import ChatTemplate
+from minimind.utils.errors import UserError
+from minimind.utils.files import read_object
 
-TOKENIZER = "tokenizer.json"
+TOKENIZER, TOKENIZER_CONFIG, TEMPLATE = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"
 START, END = "<|im_start|>", "<|im_end|>"
 CHAT_TEMPLATE = (  # ChatML: a role and a text between two tokens of their own
     "{% for message in messages %}"
@@ -43,3 +47,34 @@ def generation_config(tokenizer: BPE) -> dict[str, Any]:
 def _chat_end(tokenizer: BPE) -> int | None:
     start, end = (tokenizer.tokenizer.token_to_id(token) for token in (START, END))
     return end if start is not None else None
+
+
+def read_chat_template(folder: Path) -> ChatTemplate | None:
+    """The template of a model in Hugging Face's format; None: it has none.
+
+    Raises:
+        UserError: a file of it cannot be read, or the template is too long.
+    """
+    path = folder / TOKENIZER_CONFIG
+    config = read_object(path) if path.is_file() else {}
+    source = config.get("chat_template")
+    if isinstance(source, list):  # older folders of models with several, by name
+        named = {one.get("name"): one.get("template") for one in source if isinstance(one, dict)}
+        source = named.get("default")
+    if (folder / TEMPLATE).is_file():  # where newer versions write it, and look first
+        try:
+            source = (folder / TEMPLATE).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
+            raise UserError(f"{folder / TEMPLATE} must be a chat template in UTF-8, but cannot be read.") from None
+    if source is None:
+        return None
+    if not isinstance(source, str):
+        raise UserError(f"{path} must have text as `chat_template`, but has a {type(source).__name__}.")
+    tokens = {name: _content(token) for name, token in config.items() if name.endswith("_token")}
+    return ChatTemplate(source, {name: token for name, token in tokens.items() if token is not None})
+
+
+def _content(token: Any) -> str | None:
+    """A special token's text, which may stand in an object with its other settings."""
+    text = token.get("content") if isinstance(token, dict) else token
+    return text if isinstance(text, str) else None

@@ -1,10 +1,14 @@
 """Made-up conversations that cover what a chat format can hold, as a grid."""
 
 import itertools
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 Messages = list[dict[str, Any]]
+REPOSITORY = Path(__file__).resolve().parents[2]
+MINIMIND3 = Path(os.environ.get("MINIMIND3_TOKENIZER", REPOSITORY.parent / "shared" / "minimind3"))
 
 TOOLS = [
     {"type": "function", "function": {"name": "weigh", "description": "Weighs a fruit; <b>\"in g\"</b> & 'roughly'.",
@@ -109,3 +113,6 @@ CLEAN: dict[str, Case] = {
         None,
     ),
 }
+
+CASES = list(grid())
+LONGEST = [case for case in CASES if f"turns={MAX_TURNS} prompt=None" in case.name]

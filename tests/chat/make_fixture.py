@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from conversations import CLEAN, Case, grid
+from conversations import CASES, CLEAN, Case
 
 FIXTURE = Path(__file__).with_name("reference.json")
 
@@ -45,7 +45,7 @@ def main(folder: str) -> None:
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
     digests: dict[str, list[str]] = {}
-    for case in grid():
+    for case in CASES:
         digests.setdefault(case.name.partition(" turns=")[0], []).append(digest(rendered(tokenizer, case)))
     clean = {}
     for name, case in CLEAN.items():

@@ -1,12 +1,10 @@
 """Conversations become the bytes that MiniMind-3's template renders, and ids and targets by construction."""
 
 import json
-import os
-from pathlib import Path
 from typing import Any
 
 import pytest
-from conversations import CLEAN, MAX_TURNS, TOOLS, Case, Messages, grid
+from conversations import CASES, CLEAN, LONGEST, MINIMIND3, TOOLS, Case, Messages
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from make_fixture import FIXTURE, digest, labels, rendered
@@ -16,11 +14,7 @@ from minimind.tokenizer.bpe import BPE
 from minimind.tokenizer.chat import END, END_THINK, MARKERS, START, THINK, ChatRenderer, Part, parts_of
 from minimind.utils.errors import UserError
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-MINIMIND3 = Path(os.environ.get("MINIMIND3_TOKENIZER", REPOSITORY.parent / "shared" / "minimind3"))
 RECORDED = json.loads(FIXTURE.read_text(encoding="utf-8"))
-CASES = list(grid())
-LONGEST = [case for case in CASES if f"turns={MAX_TURNS} prompt=None" in case.name]
 
 
 def with_markers() -> BPE:
