@@ -4,22 +4,17 @@ from pathlib import Path
 from typing import Any
 
 from minimind.tokenizer.bpe import BPE, END_OF_TEXT
-from minimind.tokenizer.template import ChatTemplate
+from minimind.tokenizer.chat import END, START
+from minimind.tokenizer.chat_template import chat_template
+from minimind.tokenizer.imported_template import ChatTemplate
 from minimind.utils.errors import UserError
 from minimind.utils.files import read_object
 
 TOKENIZER, TOKENIZER_CONFIG, TEMPLATE = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"
-START, END = "<|im_start|>", "<|im_end|>"
-CHAT_TEMPLATE = (  # ChatML: a role and a text between two tokens of their own
-    "{% for message in messages %}"
-    "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
-)
 
 
 def tokenizer_config(tokenizer: BPE, context_length: int) -> dict[str, Any]:
-    """tokenizer_config.json; the chat template is in it where the tokenizer has ChatML's tokens."""
+    """tokenizer_config.json; the chat template is in it where the tokenizer has the tokens for one."""
     config: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": END_OF_TEXT,
@@ -29,24 +24,20 @@ def tokenizer_config(tokenizer: BPE, context_length: int) -> dict[str, Any]:
         "clean_up_tokenization_spaces": False,
         "model_max_length": context_length,
     }
-    if _chat_end(tokenizer) is not None:
-        config |= {"chat_template": CHAT_TEMPLATE, "additional_special_tokens": [START, END]}
+    if (template := chat_template(tokenizer)) is not None:
+        config |= {"chat_template": template, "additional_special_tokens": [START, END]}
     return config
 
 
 def generation_config(tokenizer: BPE) -> dict[str, Any]:
     """generation_config.json: a text ends at the end of a document, and where there is one at the end of a turn."""
-    end_of_text, end_of_turn = tokenizer.end_of_text, _chat_end(tokenizer)
+    end_of_text = tokenizer.end_of_text
+    end_of_turn = tokenizer.tokenizer.token_to_id(END) if chat_template(tokenizer) is not None else None
     return {
         "bos_token_id": end_of_text,  # what stands before a document in training
         "eos_token_id": end_of_text if end_of_turn is None else [end_of_text, end_of_turn],
         "pad_token_id": end_of_text,
     }
-
-
-def _chat_end(tokenizer: BPE) -> int | None:
-    start, end = (tokenizer.tokenizer.token_to_id(token) for token in (START, END))
-    return end if start is not None else None
 
 
 def read_chat_template(folder: Path) -> ChatTemplate | None:

@@ -24,6 +24,15 @@ CALL, END_CALL = "<tool_call>", "</tool_call>"
 RESPONSE, END_RESPONSE = "<tool_response>", "</tool_response>"
 MARKERS = (START, END, THINK, END_THINK, CALL, END_CALL, RESPONSE, END_RESPONSE)
 
+BEFORE_TOOLS = (
+    "# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
+    "You are provided with function signatures within <tools></tools> XML tags:\n<tools>"
+)
+END_OF_TOOLS = "\n</tools>\n\nFor each function call, return a json object with function name and arguments within "
+XML_TAGS = " XML tags:\n"
+EXAMPLE = '\n{"name": <function-name>, "arguments": <args-json-object>}\n'
+AFTER_TOOLS = f"{END_OF_TOOLS}{CALL}{END_CALL}{XML_TAGS}{CALL}{EXAMPLE}{END_CALL}"
+
 # How the assistant's next turn begins: "closed" leaves out the reasoning, "open" asks for it.
 GenerationPrompt = Literal["closed", "open"]
 
@@ -52,11 +61,11 @@ class ChatRenderer:
     def __init__(self, tokenizer: BPE) -> None:
         plain = _without_tokens_in_text(tokenizer)
         self._encode = plain.encode_batch
-        self._markers = {}
+        self._markers: dict[str, int] = {}
         for marker in MARKERS:
             index = tokenizer.tokenizer.token_to_id(marker)
             # A learnt token of that name could come out of text, and so could a named one that merges make.
-            if index is not None and tokenizer.is_added(index) and not _comes_of_text(plain, marker, index):
+            if index is not None and tokenizer.is_added(index) and not _comes_of_text(plain, marker):
                 self._markers[marker] = index
 
     def render(
@@ -128,11 +137,7 @@ def parts_of(
         if message.role == "assistant":
             parts += _assistant(message, mask_generation_prompt)
         elif message.role == "tool":
-            follows, goes_on = (
-                0 <= other < len(conversation) and conversation[other].role == "tool"
-                for other in (number - 1, number + 1)
-            )
-            parts += _tool_response(message, follows, goes_on)
+            parts += _tool_response(conversation, number)
         else:
             parts += [_token(START), Part(f"{message.role}\n{message.content}"), _token(END), Part("\n")]
     return parts + (_generation_prompt(generation_prompt) if generation_prompt else [])
@@ -145,16 +150,10 @@ def _token(name: str, is_target: bool = False) -> Part:
 def _tools(system: str, descriptions: list[str]) -> list[Part]:
     """The system's turn where there are tools: what it says otherwise, what they are, and how to call them."""
     lines = "".join(f"\n{description}" for description in descriptions)
-    introduction = (
-        f"system\n{system}# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
-        "You are provided with function signatures within <tools></tools> XML tags:\n"
-        f"<tools>{lines}\n</tools>\n\n"
-        "For each function call, return a json object with function name and arguments within "
-    )
-    example = '\n{"name": <function-name>, "arguments": <args-json-object>}\n'
+    introduction = f"system\n{system}{BEFORE_TOOLS}{lines}{END_OF_TOOLS}"
     return [
-        _token(START), Part(introduction), _token(CALL), _token(END_CALL), Part(" XML tags:\n"),
-        _token(CALL), Part(example), _token(END_CALL), _token(END), Part("\n"),
+        _token(START), Part(introduction), _token(CALL), _token(END_CALL), Part(XML_TAGS),
+        _token(CALL), Part(EXAMPLE), _token(END_CALL), _token(END), Part("\n"),
     ]  # fmt: skip
 
 
@@ -191,11 +190,20 @@ def _text(text: str) -> list[Part]:
     return [Part(text, True)] if text else []
 
 
-def _tool_response(message: Message, follows: bool, goes_on: bool) -> list[Part]:
+def _tool_response(conversation: list[Message], number: int) -> list[Part]:
     """A tool's answer in the user's turn, which successive ones share."""
+    follows, goes_on = (
+        0 <= other < len(conversation) and conversation[other].role == "tool" for other in (number - 1, number + 1)
+    )
     before = [Part("\n")] if follows else [_token(START), Part("user\n")]
     after = [] if goes_on else [_token(END), Part("\n")]
-    return [*before, _token(RESPONSE), Part(f"\n{message.content}\n"), _token(END_RESPONSE), *after]
+    return [*before, _token(RESPONSE), Part(f"\n{conversation[number].content}\n"), _token(END_RESPONSE), *after]
+
+
+def has_tokens(tokenizer: BPE, names: Iterable[str]) -> bool:
+    """Whether each of them is a token that was named, not learnt."""
+    ids = [tokenizer.tokenizer.token_to_id(name) for name in names]
+    return all(index is not None and tokenizer.is_added(index) for index in ids)
 
 
 def _without_tokens_in_text(tokenizer: BPE) -> BPE:
@@ -208,5 +216,5 @@ def _without_tokens_in_text(tokenizer: BPE) -> BPE:
     return BPE(Tokenizer.from_str(json.dumps(content, ensure_ascii=False)))
 
 
-def _comes_of_text(plain: BPE, marker: str, index: int) -> bool:
-    return any(token.id == index for token in plain.tokenizer.model.tokenize(marker))
+def _comes_of_text(plain: BPE, marker: str) -> bool:
+    return any(token.value == marker for token in plain.tokenizer.model.tokenize(marker))

@@ -1,10 +1,14 @@
-"""Made-up conversations that cover what a chat format can hold, as a grid."""
+"""Made-up conversations that cover what a chat format can hold: a grid, and at random."""
 
 import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from hypothesis import strategies as st
+
+from minimind.tokenizer.chat import MARKERS
 
 Messages = list[dict[str, Any]]
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -116,3 +120,15 @@ CLEAN: dict[str, Case] = {
 
 CASES = list(grid())
 LONGEST = [case for case in CASES if f"turns={MAX_TURNS} prompt=None" in case.name]
+
+ANY_TEXT = st.lists(st.sampled_from([*MARKERS, "\n", "  ", "user", "a", "é", "梨"]) | st.text(max_size=3)).map("".join)
+CALL = st.fixed_dictionaries({"name": st.sampled_from("fg"), "arguments": st.dictionaries(ANY_TEXT, ANY_TEXT)})
+MESSAGE = st.one_of(
+    st.fixed_dictionaries({"role": st.sampled_from(["system", "user", "tool"]), "content": ANY_TEXT}),
+    st.fixed_dictionaries(
+        {"role": st.just("assistant"), "content": ANY_TEXT},
+        optional={"reasoning_content": ANY_TEXT | st.none(), "tool_calls": st.lists(CALL, max_size=2)},
+    ),
+)
+CONVERSATION = st.lists(MESSAGE, min_size=1, max_size=6)
+SOME_TOOLS = st.sampled_from([None, TOOLS])

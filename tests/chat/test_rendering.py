@@ -4,9 +4,8 @@ import json
 from typing import Any
 
 import pytest
-from conversations import CASES, CLEAN, LONGEST, MINIMIND3, TOOLS, Case, Messages
+from conversations import CASES, CLEAN, CONVERSATION, LONGEST, MESSAGE, MINIMIND3, SOME_TOOLS, TOOLS, Case, Messages
 from hypothesis import given, settings
-from hypothesis import strategies as st
 from make_fixture import FIXTURE, digest, labels, rendered
 from tokenizers import AddedToken
 
@@ -27,18 +26,6 @@ def with_markers() -> BPE:
 TOKENIZER = with_markers()
 CHAT = ChatRenderer(TOKENIZER)
 ID = {marker: TOKENIZER.tokenizer.token_to_id(marker) for marker in MARKERS}
-
-ANY_TEXT = st.lists(st.sampled_from([*MARKERS, "\n", "  ", "user", "a", "é", "梨"]) | st.text(max_size=3)).map("".join)
-CALL = st.fixed_dictionaries({"name": st.sampled_from("fg"), "arguments": st.dictionaries(ANY_TEXT, ANY_TEXT)})
-MESSAGE = st.one_of(
-    st.fixed_dictionaries({"role": st.sampled_from(["system", "user", "tool"]), "content": ANY_TEXT}),
-    st.fixed_dictionaries(
-        {"role": st.just("assistant"), "content": ANY_TEXT},
-        optional={"reasoning_content": ANY_TEXT | st.none(), "tool_calls": st.lists(CALL, max_size=2)},
-    ),
-)
-CONVERSATION = st.lists(MESSAGE, min_size=1, max_size=6)
-SOME_TOOLS = st.sampled_from([None, TOOLS])
 
 
 def text_of(parts: list[Part]) -> str:

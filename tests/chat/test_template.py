@@ -6,16 +6,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conversations import CLEAN, LONGEST, MINIMIND3, TOOLS
+from conversations import CASES, CLEAN, CONVERSATION, LONGEST, MINIMIND3, SOME_TOOLS, TOOLS, Messages
+from hypothesis import given, settings
+from make_fixture import FIXTURE, digest
+from tokenizers import AddedToken
 
-from minimind.interop.tokenizer_files import read_chat_template
-from minimind.tokenizer import template
-from minimind.tokenizer.chat import parts_of
-from minimind.tokenizer.sandbox import answer
-from minimind.tokenizer.template import ChatTemplate
+from minimind.interop.tokenizer_files import read_chat_template, tokenizer_config
+from minimind.tokenizer import imported_template
+from minimind.tokenizer.bpe import BPE
+from minimind.tokenizer.chat import MARKERS, parts_of
+from minimind.tokenizer.chat_template import CHATML, WITH_THINKING
+from minimind.tokenizer.imported_template import ChatTemplate
+from minimind.tokenizer.sandbox import answer, environment
 from minimind.utils.errors import UserError
 
 HELLO = [{"role": "user", "content": "hi <&> 梨"}]
+OURS = environment().from_string(WITH_THINKING)
 FEATURES = """\
 {% set ns = namespace(seen=0) %}
 {{ bos_token }}
@@ -85,16 +91,16 @@ def test_the_sandbox_refuses(source: str, said: str) -> None:
     ],
 )
 def test_a_template_that_takes_too_much_is_stopped(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(template, "CPU_S", 1)
+    monkeypatch.setattr(imported_template, "CPU_S", 1)
     with pytest.raises(UserError, match="must do with 1 s, 512 MiB of memory and 8,388,608 characters, but this one"):
         ChatTemplate(source).render(HELLO)
 
 
 def test_the_process_gets_no_variables_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     given: dict[str, Any] = {}
-    run = template.subprocess.run
+    run = imported_template.subprocess.run
     monkeypatch.setattr(
-        template.subprocess, "run", lambda command, **options: given.update(options) or run(command, **options)
+        imported_template.subprocess, "run", lambda command, **options: given.update(options) or run(command, **options)
     )
     assert ChatTemplate("{{ messages[0].content }}").render(HELLO) == "hi <&> 梨"
     assert set(given["env"]) == {"PYTHONPATH"}
@@ -108,7 +114,7 @@ def test_what_is_wrong_is_said() -> None:
     with pytest.raises(UserError, match="must be what JSON can say"):
         ChatTemplate("").render([{"role": "user", "content": {1}}])
     with pytest.raises(UserError, match="must have at most 1,048,576 characters, but has 1,048,577"):
-        ChatTemplate("a" * (template.MAX_SOURCE + 1))
+        ChatTemplate("a" * (imported_template.MAX_SOURCE + 1))
 
 
 def write(folder: Path, config: Any, jinja: str | None = None) -> None:
@@ -148,3 +154,29 @@ def test_live_the_template_of_minimind_3_renders_what_our_own_renderer_does() ->
         text = theirs.render(case.messages, case.tools, add_generation_prompt=True, open_thinking=True)
         parts = parts_of(case.messages, case.tools, generation_prompt="open")
         assert text == "".join(part.text for part in parts)
+
+
+def test_the_template_that_we_export_renders_what_our_own_renderer_does() -> None:
+    """Over the whole grid; that transformers renders templates as our environment does is tested above."""
+    found: dict[str, list[str]] = {}
+    for case in CASES:
+        text = OURS.render(
+            messages=case.messages, tools=case.tools,
+            add_generation_prompt=case.prompt is not None, open_thinking=case.prompt == "open",
+        )  # fmt: skip
+        found.setdefault(case.name.partition(" turns=")[0], []).append(digest(text))
+    assert found == json.loads(FIXTURE.read_text(encoding="utf-8"))["digests"]
+
+
+@given(CONVERSATION, SOME_TOOLS)
+@settings(max_examples=50, deadline=None)
+def test_so_it_does_for_any_conversation(messages: Messages, tools: Any) -> None:
+    text = "".join(part.text for part in parts_of(messages, tools))
+    assert OURS.render(messages=messages, tools=tools) == text
+
+
+def test_an_export_has_the_template_that_its_tokenizer_has_the_tokens_for() -> None:
+    tokenizer = BPE.train(["some text"] * 5, vocab_size=300).tokenizer
+    assert tokenizer_config(BPE(tokenizer), 8)["chat_template"] == CHATML
+    tokenizer.add_tokens([AddedToken(marker, normalized=False) for marker in MARKERS[2:]])
+    assert tokenizer_config(BPE(tokenizer), 8)["chat_template"] == WITH_THINKING
