@@ -1,6 +1,7 @@
 """The chat template of an imported model: Jinja by somebody else, rendered in a sandbox and within limits."""
 
 import json
+import os
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ MAX_SOURCE = 1 << 20  # characters of a template; the largest published ones hav
 MAX_TEXT = 8 << 20  # characters that it may render
 CPU_S, WAIT_S = 5, 60  # the second is for a machine so busy that the first takes as long
 MEMORY_MIB = 512
+WHERE_PYTHON_IS = ("LD_LIBRARY_PATH", "PYTHONHOME")
 
 
 @dataclass(frozen=True)
@@ -58,12 +60,11 @@ class ChatTemplate:
 
 
 def _in_a_process_of_its_own(task: str) -> dict[str, Any]:
-    """Its answer. It inherits no variables, which may hold secrets."""
+    """Its answer. It inherits no variables, which may hold secrets, but where Python is."""
+    env = {name: os.environ[name] for name in WHERE_PYTHON_IS if name in os.environ} | {"PYTHONPATH": search_path()}
     command = python_module("minimind.tokenizer.sandbox", str(CPU_S), str(MEMORY_MIB), str(MAX_TEXT))
     try:
-        ended = subprocess.run(
-            command, input=task.encode(), capture_output=True, timeout=WAIT_S, env={"PYTHONPATH": search_path()}
-        )
+        ended = subprocess.run(command, input=task.encode(), capture_output=True, timeout=WAIT_S, env=env)
     except subprocess.TimeoutExpired:
         return {"limit": True}
     if ended.returncode < 0:  # killed by the system
@@ -79,9 +80,10 @@ def _text(answer: dict[str, Any]) -> str:
             f"A chat template must do with {CPU_S} s, {MEMORY_MIB} MiB of memory and {MAX_TEXT:,} characters, but this "
             "one takes more; use the model without it."
         )
-    problem = answer.get("error")
-    if problem is None and any("\ud800" <= character <= "\udfff" for character in answer["text"]):
-        problem = "half of a surrogate pair came out, which is no text"
-    if problem is not None:
-        raise UserError(f"The chat template cannot render this: {in_brief(ValueError(problem))}.")
+    if "error" in answer:
+        raise UserError(f"The chat template cannot render this: {in_brief(ValueError(answer['error']))}.")
+    try:
+        answer["text"].encode()
+    except UnicodeEncodeError:
+        raise UserError("The chat template must render text, but half of a surrogate pair came out.") from None
     return answer["text"]

@@ -16,6 +16,8 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
 from jinja2.utils import Namespace
 
+MAX_ERROR = 1000  # characters, as a template chooses what it says
+
 
 class Generation(Extension):
     """`{% generation %}`, by which training templates mark what an assistant says; it renders as its body."""
@@ -96,10 +98,18 @@ def answer(task: dict[str, Any], max_text: int) -> dict[str, Any]:
     except MemoryError:
         return {"limit": True}
     except Exception as error:  # whatever a template's own arithmetic, calls and recursion may end in
-        return {"error": str(error) or type(error).__name__}
+        return {"error": str(error)[:MAX_ERROR] or type(error).__name__}
     return {"text": "".join(pieces)}
 
 
+def main(cpu_s: str, memory_mib: str, max_text: str) -> None:
+    limit(int(cpu_s), int(memory_mib))
+    try:
+        said = json.dumps(answer(json.load(sys.stdin), int(max_text)))
+    except MemoryError:
+        said = json.dumps({"limit": True})
+    sys.stdout.write(said)
+
+
 if __name__ == "__main__":
-    limit(int(sys.argv[1]), int(sys.argv[2]))
-    sys.stdout.write(json.dumps(answer(json.load(sys.stdin), int(sys.argv[3]))))
+    main(*sys.argv[1:])

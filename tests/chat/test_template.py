@@ -103,7 +103,7 @@ def test_the_process_gets_no_variables_of_ours(monkeypatch: pytest.MonkeyPatch) 
         imported_template.subprocess, "run", lambda command, **options: given.update(options) or run(command, **options)
     )
     assert ChatTemplate("{{ messages[0].content }}").render(HELLO) == "hi <&> 梨"
-    assert set(given["env"]) == {"PYTHONPATH"}
+    assert set(given["env"]) <= {"PYTHONPATH", *imported_template.WHERE_PYTHON_IS}
 
 
 def test_what_is_wrong_is_said() -> None:
@@ -121,6 +121,10 @@ def write(folder: Path, config: Any, jinja: str | None = None) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     if jinja is not None:
         (folder / "chat_template.jinja").write_text(jinja)
+
+
+def test_what_a_template_says_of_itself_is_short() -> None:
+    assert len(answer({"source": "{{ raise_exception('a' * 10**6) }}", "names": {}}, max_text=100)["error"]) == 1000
 
 
 def test_a_folder_says_its_template_and_its_tokens(tmp_path: Path) -> None:
