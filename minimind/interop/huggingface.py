@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from minimind.interop.families import choose_family, from_huggingface, to_huggingface
-from minimind.interop.tokenizer_files import TOKENIZER, generation_config, tokenizer_config
+from minimind.interop.tokenizer_files import TOKENIZER, TOKENIZER_CONFIG, generation_config, tokenizer_config
 from minimind.model.transformer import MiniMind
 from minimind.tokenizer.bpe import BPE
 from minimind.utils.errors import UserError, in_brief
@@ -46,7 +46,7 @@ def export_folder(
         write_json(made / CONFIG, config)
         _save(weights, made / WEIGHTS)
         tokenizer.save(made / TOKENIZER)
-        write_json(made / "tokenizer_config.json", tokenizer_config(tokenizer, model.config.context_length))
+        write_json(made / TOKENIZER_CONFIG, tokenizer_config(tokenizer, model.config.context_length))
         write_json(made / "generation_config.json", tokens)
     return family
 

@@ -1,0 +1,69 @@
+"""Our chat format as a Jinja template, which an exported folder carries for transformers and its like."""
+
+import json
+
+from minimind.tokenizer.bpe import BPE
+from minimind.tokenizer.chat import AFTER_TOOLS, BEFORE_TOOLS, END, MARKERS, START, has_tokens
+
+CHATML = (  # a role and a text between two tokens of their own
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+# What `chat.parts_of` renders; `open_thinking` makes the generation prompt an open one.
+WITH_THINKING = (
+    r"""
+{%- set system_is_first = messages[0].role == 'system' %}
+{%- if tools %}
+    {{- '<|im_start|>system\n' }}
+    {%- if system_is_first %}
+        {{- messages[0].content ~ '\n\n' }}
+    {%- endif %}
+    {{- BEFORE_TOOLS }}
+    {%- for tool in tools %}
+        {{- '\n' ~ (tool | tojson) }}
+    {%- endfor %}
+    {{- AFTER_TOOLS ~ '<|im_end|>\n' }}
+{%- endif %}
+{%- for message in messages %}
+    {%- set content = message.content if message.content is string else '' %}
+    {%- if message.role == 'assistant' %}
+        {%- set reasoning = '' %}
+        {%- if message.reasoning_content is string %}
+            {%- set reasoning = message.reasoning_content %}
+        {%- elif '</think>' in content %}
+            {%- set reasoning = content.split('</think>')[0].split('<think>')[-1] %}
+            {%- set content = content.split('</think>')[-1].lstrip('\n') %}
+        {%- endif %}
+        {{- '<|im_start|>assistant\n<think>\n' ~ reasoning.strip('\n') ~ '\n</think>\n\n' ~ content.lstrip('\n') }}
+        {%- for tool_call in message.tool_calls or [] %}
+            {%- set call = tool_call.function or tool_call %}
+            {%- set arguments = call.arguments if call.arguments is string else (call.arguments | tojson) %}
+            {{- '\n' if content or not loop.first }}
+            {{- '<tool_call>\n{"name": "' ~ call.name ~ '", "arguments": ' ~ arguments ~ '}\n</tool_call>' }}
+        {%- endfor %}
+        {{- '<|im_end|>\n' }}
+    {%- elif message.role == 'tool' %}
+        {{- '<|im_start|>user' if loop.first or messages[loop.index0 - 1].role != 'tool' }}
+        {{- '\n<tool_response>\n' ~ content ~ '\n</tool_response>' }}
+        {{- '<|im_end|>\n' if loop.last or messages[loop.index0 + 1].role != 'tool' }}
+    {%- elif not (tools and system_is_first and loop.first) %}
+        {{- '<|im_start|>' ~ message.role ~ '\n' ~ content ~ '<|im_end|>\n' }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|im_start|>assistant\n<think>\n' }}
+    {{- '\n</think>\n\n' if not open_thinking }}
+{%- endif %}
+""".strip()
+    .replace("BEFORE_TOOLS", json.dumps(BEFORE_TOOLS))
+    .replace("AFTER_TOOLS", json.dumps(AFTER_TOOLS))
+)
+
+
+def chat_template(tokenizer: BPE) -> str | None:
+    """The one that the tokenizer has the tokens for; None: not even ChatML's."""
+    if has_tokens(tokenizer, MARKERS):
+        return WITH_THINKING
+    return CHATML if has_tokens(tokenizer, (START, END)) else None
