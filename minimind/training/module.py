@@ -95,8 +95,8 @@ class TrainingModule(pl.LightningModule):
         sums = self.step_sums.take()
         for name, shape in self.metric_shapes.items():
             if name not in sums:
-                sums[name] = torch.zeros(shape, device=self.device, dtype=torch.float64)
-                sums[name + COUNT] = torch.zeros((), device=self.device, dtype=torch.float64)
+                sums[name] = torch.zeros(shape, device=self.device, dtype=torch.float32)
+                sums[name + COUNT] = torch.zeros((), device=self.device, dtype=torch.float32)
         return sums_over_ranks(dict(sorted(sums.items())))
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
