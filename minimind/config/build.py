@@ -39,14 +39,13 @@ def resolve_auto(cfg: TrainConfig) -> dict[str, Any]:
     Raises:
         ConfigError: the device cannot do what is asked.
     """
-    world_size = cfg.trainer.devices * cfg.parallel.num_nodes
-    rows = cfg.trainer.batch_tokens // cfg.data.sequence_length // world_size
+    rows = batch_examples(cfg) // cfg.num_processes
     fitting = max(1, TOKENS_A_FORWARD_PASS // cfg.data.sequence_length)
     micro_batch = max(divisor for divisor in range(1, min(rows, fitting) + 1) if rows % divisor == 0)
     return {
         **(handed_down() or of_this_machine(asked_by(cfg.trainer))),
         "micro_batch": cfg.trainer.micro_batch or micro_batch,
-        "world_size": world_size,
+        "world_size": cfg.num_processes,
     }
 
 
@@ -74,8 +73,7 @@ def batch_examples(cfg: TrainConfig) -> int:
 
 def layout_of(cfg: TrainConfig, auto: dict[str, Any]) -> Layout:
     """How this process and the others share the work."""
-    world_size = cfg.trainer.devices * cfg.parallel.num_nodes
-    return Layout(global_rank(), world_size, batch_examples(cfg), auto["micro_batch"])
+    return Layout(global_rank(), cfg.num_processes, batch_examples(cfg), auto["micro_batch"])
 
 
 def with_steps(cfg: TrainConfig, max_steps: int) -> TrainConfig:
@@ -121,7 +119,7 @@ def build_callbacks(
         parts,
         cfg.trainer,
         flops_per_token=cfg.model.flops_per_token(cfg.data.sequence_length),
-        peak_flops=None if peak is None else peak * cfg.trainer.devices * cfg.parallel.num_nodes,
+        peak_flops=None if peak is None else peak * cfg.num_processes,
         batch_examples=batch_examples(cfg),
     )
     checkpointing = Checkpointing(parts, cfg.trainer, metrics)
@@ -138,13 +136,12 @@ def build_trainer(
     cfg: TrainConfig, auto: dict[str, Any], callbacks: list[pl.Callback], loggers: list[Any]
 ) -> pl.Trainer:
     """A step is one batch to Lightning, whatever it is cut into."""
-    world_size = cfg.trainer.devices * cfg.parallel.num_nodes
     assert cfg.trainer.max_steps is not None, "resolved by with_steps"
     trainer = pl.Trainer(
         accelerator=auto["accelerator"],
         devices=cfg.trainer.devices,
         num_nodes=cfg.parallel.num_nodes,
-        strategy=ddp_strategy() if world_size > 1 else "auto",
+        strategy=ddp_strategy() if cfg.num_processes > 1 else "auto",
         precision=auto["precision"],
         max_epochs=-1,
         max_steps=cfg.trainer.max_steps,

@@ -178,8 +178,7 @@ def _size_problems(cfg: TrainConfig) -> list[str]:
             f"`tokenizer.vocab_size` must be at most `model.vocab_size` ({cfg.model.vocab_size}), "
             f"but is {cfg.tokenizer.vocab_size}; change either."
         )
-    world_size = cfg.trainer.devices * cfg.parallel.num_nodes
-    row_tokens = length * world_size * (cfg.trainer.micro_batch or 1)
+    row_tokens = length * cfg.num_processes * (cfg.trainer.micro_batch or 1)
     if tokens % row_tokens:
         nearest = max(1, round(tokens / row_tokens)) * row_tokens
         found.append(

@@ -44,6 +44,10 @@ class TrainConfig:
     init_from: str | None = None  # a run or checkpoint whose weights to start from
     ablation: AblationConfig | None = None  # of a multirun; the runs themselves have none
 
+    @property
+    def num_processes(self) -> int:
+        return self.trainer.devices * self.parallel.num_nodes
+
 
 @dataclass
 class EvaluateTrainerConfig:

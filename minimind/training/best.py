@@ -1,6 +1,7 @@
 """The best value of the metric that an objective is judged by."""
 
 import math
+from typing import Any
 
 
 class Best:
@@ -23,3 +24,9 @@ class Best:
         """Takes the value of a validation; None: it has none."""
         if value is not None and self.is_better(value, self.value):
             self.value, self.step = value, step
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.value, "best_step": self.step}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.value, self.step = state["best"], state["best_step"]

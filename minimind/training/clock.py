@@ -1,7 +1,7 @@
 """Seconds of training, without those of validations, samples and the like."""
 
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Lap(NamedTuple):
@@ -31,3 +31,9 @@ class Clock:
         self._mark, self._stall_s = now, 0.0
         self.elapsed_s += lap.span_s
         return lap
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"elapsed_s": self.elapsed_s}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.elapsed_s = state["elapsed_s"]

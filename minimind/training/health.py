@@ -62,3 +62,10 @@ class Health:
             f"{checkpoints[-1] if checkpoints else 'none'}. Look at that data, or try a lower optim.lr or "
             "trainer.gradient_clip; a larger trainer.max_bad_steps goes on from the checkpoint."
         )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"in_spike": self.in_spike, "losses": list(self.spikes.losses)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.in_spike = state["in_spike"]
+        self.spikes.losses.extend(state["losses"])

@@ -45,3 +45,9 @@ class Rows:
         except OSError as error:
             if len(self._unwritten) == 1:
                 warn(f"{self.run.metrics} cannot be written ({error}); training goes on, and it is tried again.")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"latest": self.latest}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.latest = state["latest"]

@@ -9,12 +9,14 @@ import lightning.pytorch as pl
 from torch import Tensor
 
 from minimind.data.loader import TrainLoader
+from minimind.training.best import Best
 from minimind.training.callbacks.run_callback import EachStep
+from minimind.training.clock import Clock
 from minimind.training.config import TrainerConfig, is_due
 from minimind.training.health import Health
 from minimind.training.module import TrainingModule
 from minimind.training.parts import RunParts
-from minimind.training.rows import Row
+from minimind.training.rows import Row, Rows
 from minimind.training.sums import COUNT
 
 
@@ -99,20 +101,19 @@ class Metrics(EachStep):
         self.health.stop_if_lost(trainer.global_step)
 
     def state_dict(self) -> dict[str, Any]:
-        parts, health = self.parts, self.health
-        return {
-            "tokens": self.tokens, "elapsed_s": parts.clock.elapsed_s, "best": parts.best.value,
-            "best_step": parts.best.step, "validated_step": self.validated_step, "latest": parts.rows.latest,
-            "in_spike": health.in_spike, "losses": list(health.spikes.losses),
-        }  # fmt: skip
+        """Its own, and that of the parts that outlive a start."""
+        state = {"tokens": self.tokens, "validated_step": self.validated_step}
+        for part in self._lasting():
+            state |= part.state_dict()
+        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        parts, health = self.parts, self.health
         self.tokens, self.validated_step = state["tokens"], state["validated_step"]
-        parts.clock.elapsed_s, parts.rows.latest = state["elapsed_s"], state["latest"]
-        parts.best.value, parts.best.step = state["best"], state["best_step"]
-        health.in_spike = state["in_spike"]
-        health.spikes.losses.extend(state["losses"])
+        for part in self._lasting():
+            part.load_state_dict(state)
+
+    def _lasting(self) -> tuple[Clock, Best, Rows, Health]:
+        return self.parts.clock, self.parts.best, self.parts.rows, self.health
 
 
 def ratios(sums: Mapping[str, Tensor]) -> Row:
