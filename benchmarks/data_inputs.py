@@ -42,7 +42,7 @@ class Bench:
             writer.close("hash")
         stream = TokenStream(target)
         for shard in range(len(stream.shards)):
-            stream.prove(shard)  # once a process, and timed apart: `hashing`
+            stream.verify_shard(shard)  # once a process, and timed apart: `hashing`
         return stream
 
     def loader(self, rows: int, **options: Any) -> TrainLoader:

@@ -150,7 +150,7 @@ class TokenStream:
         self._starts = np.cumsum([0, *(shard.tokens for shard in self.shards)])
         self._first_tokens: list[int] = self._starts.tolist()
         self._first_documents: list[int] = np.cumsum([0, *(shard.documents for shard in self.shards)]).tolist()
-        self._unproved = set(range(len(self.shards)))  # shards not yet read, whose hash is still to be compared
+        self._unverified = set(range(len(self.shards)))  # shards not yet read, whose hash is still to be compared
 
     def __len__(self) -> int:
         return self._first_tokens[-1]
@@ -184,7 +184,7 @@ class TokenStream:
         whole = starts + length <= self._starts[shards + 1]
         rows = zip(windows, shards.tolist(), within.tolist(), whole.tolist(), strict=True)
         for row, (window, shard, start, is_whole) in enumerate(rows):
-            if is_whole and shard not in self._unproved:
+            if is_whole and shard not in self._unverified:
                 window[:] = self._payloads[shard][start : start + length]
             else:
                 tokens = self.read(int(starts[row]), int(starts[row]) + length)
@@ -206,8 +206,8 @@ class TokenStream:
         found: list[int] = []
         shard = max(0, bisect_right(self._first_tokens, start) - 1)
         while shard < len(self.shards) and self._first_tokens[shard] < stop:
-            if shard in self._unproved:
-                self.prove(shard)
+            if shard in self._unverified:
+                self.verify_shard(shard)
             base, offsets = self._first_tokens[shard], self._offsets[shard]
             # not np.searchsorted: it would copy all offsets, which need not lie at multiples of eight bytes
             place = bisect_left(offsets, start - base)
@@ -220,8 +220,8 @@ class TokenStream:
     def bounds(self, index: int) -> tuple[int, int]:
         """Where a document begins in the stream, and where it has ended, its <|endoftext|> included."""
         shard = bisect_right(self._first_documents, index) - 1
-        if shard in self._unproved:
-            self.prove(shard)
+        if shard in self._unverified:
+            self.verify_shard(shard)
         base, offsets, place = self._first_tokens[shard], self._offsets[shard], index - self._first_documents[shard]
         is_last = place + 1 == len(offsets)
         stop = self._first_tokens[shard + 1] if is_last else base + int(offsets[place + 1])
@@ -232,7 +232,7 @@ class TokenStream:
         start, stop = self.bounds(index)
         return self.read(start, stop - 1)
 
-    def prove(self, shard: int) -> None:
+    def verify_shard(self, shard: int) -> None:
         """Compares the hash of a shard with the manifest; a file that has not changed since is not read again.
 
         Raises:
@@ -243,7 +243,7 @@ class TokenStream:
         stat = path.stat()
         if _sha256(path, stat.st_size, stat.st_mtime_ns) != info.sha256:
             raise harmed(path, f"must have the sha256 that {MANIFEST} says, but differs")
-        self._unproved.discard(shard)
+        self._unverified.discard(shard)
 
     def _within(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
         """(shard, first, last) of each shard that has some of the tokens [start, stop); verified before it is read."""
@@ -251,8 +251,8 @@ class TokenStream:
         shard = bisect_right(self._first_tokens, start) - 1
         while start < stop:
             base, end = self._first_tokens[shard], min(stop, self._first_tokens[shard + 1])
-            if shard in self._unproved:
-                self.prove(shard)
+            if shard in self._unverified:
+                self.verify_shard(shard)
             yield shard, start - base, end - base
             start, shard = end, shard + 1
 

@@ -26,5 +26,5 @@ def verify(data: PreparedData, tokenizer: BPE, how: Verify) -> None:
     sizes = [stream.folder.joinpath(stream.shards[number].name).stat().st_size for stream, number in shards]
     with progress_bar("Verifying token shards", sum(sizes)) as advance:
         for (stream, number), size in zip(shards, sizes, strict=True):
-            stream.prove(number)
+            stream.verify_shard(number)
             advance(size)

@@ -1,4 +1,4 @@
-"""Prefill once, then decode a token at a time from the cache."""
+"""Prefill once, then decode token by token from the cache."""
 
 from collections.abc import Iterator, Sequence
 
@@ -28,10 +28,10 @@ def generate(
     cfg = model.config
     if not prompt:
         raise UserError("A prompt must have at least one token, but is empty; give some text.")
-    if strangers := [token for token in prompt if not 0 <= token < cfg.vocab_size]:
+    if outside := [token for token in prompt if not 0 <= token < cfg.vocab_size]:
         raise UserError(
             f"Token ids must be from 0 to {cfg.vocab_size - 1} (the model's vocabulary), but the prompt has "
-            f"{strangers[0]}; encode it with the model's own tokenizer."
+            f"{outside[0]}; encode it with the model's own tokenizer."
         )
     if max_new_tokens < 0:
         raise UserError(f"`max_new_tokens` must be at least 0, but is {max_new_tokens}.")

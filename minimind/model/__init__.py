@@ -5,5 +5,5 @@ attention → mlp → moe → losses. What they say is what is computed; ops/ ho
 
 Shape legend of the whole package:
 B batch, T time, S keys seen (cache included), D hidden, N heads, K key/value heads, H head dim,
-F ffn, E experts, A active experts a token, V vocabulary.
+F ffn, E experts, A active experts per token, V vocabulary.
 """

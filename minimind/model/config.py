@@ -110,7 +110,7 @@ class ModelConfig:
     num_experts_per_tok: int = 1
     num_shared_experts: int = 0
     moe_intermediate_size: int | None = None  # None: as intermediate_size
-    decoder_sparse_step: int = 1  # every n-th layer is a mixture …
+    decoder_sparse_step: int = 1  # every n-th layer is an MoE layer …
     mlp_only_layers: list[int] = field(default_factory=list)  # … except these
     norm_topk_prob: bool = True
     router_score: RouterScore = RouterScore.softmax

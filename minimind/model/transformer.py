@@ -1,4 +1,4 @@
-"""The whole model: embedding → N × (attention, MLP or mixture; each with norm before and residual around) → head."""
+"""The whole model: embedding → N × (attention, MLP or MoE; each with norm before and residual around) → head."""
 
 import math
 from collections.abc import Callable
@@ -23,7 +23,7 @@ from minimind.utils.errors import UserError
 
 class Output(NamedTuple):
     logits: Tensor  # (B, T, V)
-    routings: list[Routing]  # one for each mixture layer
+    routings: list[Routing]  # one per MoE layer
 
 
 class Block(nn.Module):
@@ -85,9 +85,9 @@ class Decoder(nn.Module):
             return self.embed_tokens(input_ids)
         except IndexError:
             size = self.config.vocab_size
-            stranger = input_ids[(input_ids < 0) | (input_ids >= size)][0].item()
+            outside = input_ids[(input_ids < 0) | (input_ids >= size)][0].item()
             raise UserError(
-                f"Token ids must be from 0 to {size - 1} (the model's vocabulary), but one is {stranger}; "
+                f"Token ids must be from 0 to {size - 1} (the model's vocabulary), but one is {outside}; "
                 "encode the text with the model's own tokenizer."
             ) from None
 

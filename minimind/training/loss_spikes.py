@@ -3,7 +3,7 @@
 from collections import deque
 from statistics import median
 
-REMEMBERED = 20  # losses, one a log point
+REMEMBERED = 20  # losses, one per log point
 NEEDED = 8  # before anything is called a spike
 SPREADS = 6.0  # how many standard deviations, as told from the median deviation
 LEAST = 0.1  # nats above the median below which nothing is a spike, however calm the losses were

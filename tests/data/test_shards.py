@@ -85,7 +85,7 @@ def test_a_flipped_bit_is_found_when_the_shard_is_first_read_or_at_once(folder: 
             with pytest.raises(UserError, match=rf"{path.name} must have the sha256.*delete .* and run the same"):
                 stream.read(0, len(stream))
             with pytest.raises(UserError, match=rf"{path.name} must have the sha256"):
-                stream.prove(number)
+                stream.verify_shard(number)
         path.write_bytes(content)
     assert len(TokenStream(folder).read(0, 100)) == sum(map(len, DOCUMENTS))
 

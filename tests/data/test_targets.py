@@ -197,7 +197,7 @@ BITS = HEADER.size + 20  # ten tokens of two bytes, then two bytes of bits
 
 @pytest.mark.parametrize("read", [
     lambda stream: stream.read_targets(0, 1), lambda stream: stream.targets(np.array([3]), 4),
-    lambda stream: stream.read(0, 1), lambda stream: stream.prove(0),
+    lambda stream: stream.read(0, 1), lambda stream: stream.verify_shard(0),
 ])  # fmt: skip
 @pytest.mark.parametrize("place", [BITS, BITS + 1])
 def test_a_flipped_target_bit_is_found(masked: Path, place: int, read) -> None:

@@ -1,4 +1,4 @@
-"""The experts of a mixture without a loop over them; moe.loop_dispatch is the formula.
+"""The experts of an MoE layer without a loop over them; moe.loop_dispatch is the formula.
 
 All agree with it to 1e-5 in float32.
 """

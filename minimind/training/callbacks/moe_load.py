@@ -1,4 +1,4 @@
-"""How evenly each layer of a mixture uses its experts, where the figures of `Metrics` say it for the worst one."""
+"""How evenly each MoE layer uses its experts, where the row of `Metrics` says it for the worst one."""
 
 from collections.abc import Mapping
 

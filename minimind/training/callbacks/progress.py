@@ -1,4 +1,4 @@
-"""One line: step, tokens, loss, learning rate, tokens a second, MFU, time left."""
+"""One line: step, tokens, loss, learning rate, tokens per second, MFU, time left."""
 
 import sys
 import time
