@@ -107,7 +107,7 @@ def load_cold(bench: Bench) -> Figure:
 def print_cold(bench: Bench, rows: str) -> None:
     from minimind.data import shards
 
-    shards.TokenStream.prove = lambda self, shard: self._unproved.discard(shard)  # type: ignore[method-assign]
+    shards.TokenStream.verify_shard = lambda self, shard: self._unverified.discard(shard)  # type: ignore[method-assign]
     loader, count = bench.loader(int(rows)), max(1, bench.batches(int(rows)) // 4)
     batches = iter(loader)
     print(count * int(rows) * LENGTH / seconds(lambda: take(batches, count)) / 1e6)
