@@ -42,6 +42,8 @@ def admit(planned: Plan, held: ExitStack) -> int | None:
         raise UserError(f"{folder.path} must exist with run.resume=must, but does not.")
     if (checkpoint := resume_point(folder, warn=True)) is not None:
         refuse_other_settings(planned.config, checkpoint, step_of(checkpoint))
+    if not status and named_folder(cfg.run.resume):  # its text could be any file of ours: nothing says what it was
+        raise UserError(f"{folder.path} must have a status.json to go on with it, but has none.")
     folder.claim()
     return None
 

@@ -53,7 +53,7 @@ def run(composed: "DictConfig") -> int:
         except UserError:
             raise
         except RunFailed as error:
-            if is_main_process() and planned.folder.in_place and planned.folder.status:
+            if is_main_process() and _was_begun(planned.folder):
                 planned.folder.update_status(state=RunState.FAILED, reason=str(error))
             say(error, file=sys.stderr)
             return Exit.FAILED
@@ -134,10 +134,15 @@ def _preempted(planned: "Plan", reason: str) -> None:
 def _fail(folder: RunFolder, reason: str, text: str) -> None:
     """Says what happened: its end on the terminal, all of it in the folder, where there is one."""
     say("".join(f"{line}\n" for line in text.splitlines()[-LINES_SHOWN:]), end="", file=sys.stderr)
-    if folder.in_place and folder.status:
+    if _was_begun(folder):
         folder.update_status(state=RunState.FAILED, reason=reason)
         write_text(folder.path / "traceback.txt", f"{text}\n{reason}\n")
         say(f"Failed ({reason.splitlines()[0]}); the whole is in {folder.path / 'traceback.txt'}.", file=sys.stderr)
+
+
+def _was_begun(folder: RunFolder) -> bool:
+    """Whether anything was done: a run that had ended, and could not be gone on with, has ended as it had before."""
+    return folder.in_place and folder.status.get("state") == RunState.RUNNING
 
 
 def lead(composed: "DictConfig", planned: "Plan", stop: StopRequest) -> int:

@@ -7,6 +7,7 @@ that they cannot differ by it. A job that another launcher starts, perhaps on an
 import json
 import os
 import sys
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from minimind.training.config import TrainerConfig
@@ -53,9 +54,18 @@ def of_this_machine(asked: Asked) -> dict[str, Any]:
     }
 
 
-def handed_down() -> dict[str, Any]:
+def hand_down(asked: Asked, answers: Mapping[str, Any]) -> dict[str, str]:
+    """For the environment of a job."""
+    return {HANDED_DOWN: json.dumps([asked, answers])}
+
+
+def handed_down(asked: Asked) -> dict[str, Any]:
     """The answers that the parent of a sweep found for this job; none: it is to find out for itself."""
-    return json.loads(os.environ.get(HANDED_DOWN, "{}"))
+    try:
+        of, answers = json.loads(os.environ.get(HANDED_DOWN, "[null, {}]"))
+    except (ValueError, TypeError):
+        return {}
+    return answers if of == list(asked) else {}  # else left in the environment by another job
 
 
 def main() -> None:

@@ -39,11 +39,12 @@ def resolve_auto(cfg: TrainConfig) -> dict[str, Any]:
     Raises:
         ConfigError: the device cannot do what is asked.
     """
+    asked = asked_by(cfg.trainer)
     rows = batch_examples(cfg) // cfg.num_processes
     fitting = max(1, TOKENS_A_FORWARD_PASS // cfg.data.sequence_length)
     micro_batch = max(divisor for divisor in range(1, min(rows, fitting) + 1) if rows % divisor == 0)
     return {
-        **(handed_down() or of_this_machine(asked_by(cfg.trainer))),
+        **(handed_down(asked) or of_this_machine(asked)),
         "micro_batch": cfg.trainer.micro_batch or micro_batch,
         "world_size": cfg.num_processes,
     }

@@ -52,7 +52,7 @@ def what_is_wrong(folder: Path) -> str | None:
             return f"its {name} is missing"
         if file_hash(path) != sha256:
             return f"corrupt: its {name} is not what {COMPLETE} says"
-    if CONFIG in files and _model(folder) - files.keys():  # the first version's markers have nothing but the state
+    if _model(folder) - files.keys():  # the first version, whose markers have nothing but the state, wrote none
         return f"its {MODEL} is not in {COMPLETE}"
     return None
 

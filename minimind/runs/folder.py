@@ -145,7 +145,10 @@ class RunFolder:
         """
         self.replaces = RunFolder(self.path, file_identity(self.path), unlock=unlock)
         self.path = self.staging
-        shutil.rmtree(self.path, ignore_errors=True)
+        if self.path.is_symlink():
+            self.path.unlink()
+        elif self.path.exists():
+            shutil.rmtree(self.path)
 
     def take_place(self) -> Path:
         """Renames the old folder to <name>.old-<n>, as nothing is ever deleted, and the new one to <name>.

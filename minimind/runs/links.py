@@ -1,4 +1,4 @@
-"""Symbolic links in a folder that may come from others: what is written through one is written elsewhere."""
+"""What a folder that may come from others must not hold: links, through which is written elsewhere, and pipes."""
 
 import os
 from pathlib import Path
@@ -14,13 +14,15 @@ def refuse_links(folder: Path) -> None:
     """Looks at all that is in the folder, which may be a link itself.
 
     Raises:
-        UserError: naming the first link.
+        UserError: naming the first link, or what is neither folder nor file.
     """
     for parent, folders, files in os.walk(folder):
         for name in sorted([*folders, *files]):
             path = Path(parent, name)
             if not (name in MADE_BY_WANDB and path.relative_to(folder).parts[0] in WANDB):
                 refuse_link(path)
+                if not (path.is_file() or path.is_dir()):  # a pipe would keep its reader waiting for ever
+                    raise UserError(f"{path} must be a file, but is none; take it out of the folder.")
 
 
 def refuse_link(path: Path) -> None:

@@ -1,6 +1,5 @@
 """A queue of jobs, each a process tree of its own, so many at a time; one failure ends one job."""
 
-import json
 import subprocess
 import tempfile
 import time
@@ -9,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from minimind.config.auto import HANDED_DOWN
+from minimind.config.auto import asked_by, hand_down
 from minimind.config.plan import Plan
 from minimind.runs.lock import is_held
 from minimind.runs.states import Exit, JobState
@@ -98,7 +97,7 @@ class Queue:
         settings = folder / f"{self.jobs.index(job)}.yaml"
         settings.write_text(job.frozen, encoding="utf-8")
         gpus = {"CUDA_VISIBLE_DEVICES": ",".join(place.gpus)} if place.gpus else {}
-        auto = {HANDED_DOWN: json.dumps(dict(job.auto))}  # none, too, in place of what our own environment may have
+        auto = hand_down(asked_by(job.plan.cfg.trainer), job.auto)  # none, too, in place of what our environment has
         job.place, job.process = place, self.processes.start(
             [*self.command, str(settings)], stdin=subprocess.DEVNULL, log=job.log, cores=place.cores,
             env=environment(**gpus, **auto),

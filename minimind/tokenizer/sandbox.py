@@ -16,6 +16,8 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
 from jinja2.utils import Namespace
 
+from minimind.utils.terminal import say
+
 MAX_ERROR = 1000  # characters, as a template chooses what it says
 
 
@@ -98,8 +100,15 @@ def answer(task: dict[str, Any], max_text: int) -> dict[str, Any]:
     except MemoryError:
         return {"limit": True}
     except Exception as error:  # whatever a template's own arithmetic, calls and recursion may end in
-        return {"error": str(error)[:MAX_ERROR] or type(error).__name__}
+        return {"error": _said(error)[:MAX_ERROR]}
     return {"text": "".join(pieces)}
+
+
+def _said(error: Exception) -> str:
+    try:
+        return str(error) or type(error).__name__
+    except Exception:  # what it holds may be nested too deeply to be written
+        return type(error).__name__
 
 
 def main(cpu_s: str, memory_mib: str, max_text: str) -> None:
@@ -108,7 +117,7 @@ def main(cpu_s: str, memory_mib: str, max_text: str) -> None:
         said = json.dumps(answer(json.load(sys.stdin), int(max_text)))
     except MemoryError:
         said = json.dumps({"limit": True})
-    sys.stdout.write(said)
+    say(said, end="", raw=True)
 
 
 if __name__ == "__main__":

@@ -20,8 +20,9 @@ def atomic_open(path: Path) -> Iterator[BinaryIO]:
     The folder must exist: one that was deleted or renamed meanwhile must not come back with a single file in it.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)  # left by a killed process of this number, or a link that leads elsewhere
     try:
-        with temporary.open("wb") as file:
+        with temporary.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -113,10 +113,23 @@ def test_a_good_one_is_read_and_so_is_a_copy_of_another_name(copy: Path) -> None
     assert checkpoint_of(copy / "kept") == copy / "kept"
 
 
+def as_the_first_version_wrote(checkpoint: Path) -> None:
+    write_json(checkpoint / "COMPLETE", {"step": 20, "sha256": file_hash(checkpoint / "state.pt"), "bytes": 1})
+    (checkpoint / "model.json").unlink()
+
+
+def test_a_model_that_no_marker_knows_is_refused(copy: Path) -> None:
+    """The first version wrote none, and would be told by it how to read the weights."""
+    last = copy / "checkpoints" / LAST
+    content = (last / "model.json").read_bytes()
+    as_the_first_version_wrote(last)
+    (last / "model.json").write_bytes(content)
+    assert what_is_wrong(last) == "its model.json is not in COMPLETE"
+
+
 def test_a_marker_of_the_first_version_is_read(copy: Path) -> None:
     last = copy / "checkpoints" / LAST
-    sha256 = read_json(last / "COMPLETE")["files"]["state.pt"]["sha256"]
-    write_json(last / "COMPLETE", {"step": 20, "sha256": sha256, "bytes": 1})
+    as_the_first_version_wrote(last)
     assert what_is_wrong(last) is None
     flip_bytes(last / "state.pt")
     assert "corrupt" in str(what_is_wrong(last))
@@ -130,7 +143,7 @@ def test_what_the_first_version_did_not_protect_is_held_against_the_run(
     copy: Path, damage: Callable, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     last = copy / "checkpoints" / LAST
-    write_json(last / "COMPLETE", {"step": 20, "sha256": file_hash(last / "state.pt")})
+    as_the_first_version_wrote(last)
     checkpoint_of(shutil.copytree(copy, copy.with_name("whole")))
     assert not capsys.readouterr().err
     damage(last)

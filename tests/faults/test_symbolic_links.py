@@ -1,5 +1,6 @@
 """What somebody's folder leads to elsewhere is neither written nor deleted: links below a run folder are refused."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -85,3 +86,32 @@ def test_a_traceback_takes_the_place_of_a_link(tmp_path: Path) -> None:
     assert (tmp_path / "mine").read_text() == "mine"
     assert (run.path / "traceback.txt").read_text() == "Traceback\nValueError: x\n"
     assert read_json(run.path / "status.json")["state"] == "failed"
+
+
+def test_a_pipe_is_no_file(small_run: Path, tmp_path: Path) -> None:
+    """Whoever opened it would wait for ever."""
+    run = Path(shutil.copytree(small_run, tmp_path / "run"))
+    (run / "samples.jsonl").unlink()
+    os.mkfifo(run / "samples.jsonl")
+    with pytest.raises(UserError, match=r"samples\.jsonl must be a file"):
+        refuse_links(run)
+
+
+def test_a_folder_without_a_status_has_nothing_read_for_it(run_here, small_run: Path, tmp_path: Path) -> None:
+    """It could name any file of ours as its text, which would come out in its samples."""
+    gift = tmp_path / "gift"
+    gift.mkdir()
+    shutil.copy(small_run / "config.yaml", gift)
+    said = run_here(train, f"run.resume={gift}")
+    assert (said.code, "must have a status.json" in said.err) == (2, True), said.err
+    assert {path.name for path in gift.iterdir()} == {"config.yaml", "lock.json.held"}
+
+
+def test_what_had_ended_before_anything_was_done_has_ended_as_it_had(small_run: Path, tmp_path: Path) -> None:
+    folder = RunFolder(Path(shutil.copytree(small_run, tmp_path / "run")))
+    processes._fail(folder, "RuntimeError: no", "where it was")
+    assert folder.status["state"] == "finished"
+    folder.update_status(state="running")
+    processes._fail(folder, "RuntimeError: no", "where it was")
+    assert folder.status["state"] == "failed"
+    assert "where it was" in (folder.path / "traceback.txt").read_text()

@@ -1,13 +1,13 @@
 """What `auto` means is found once for the jobs of a sweep, which take it as it is and keep their identity."""
 
-import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 
-from minimind.config.auto import HANDED_DOWN, asked_by, of_this_machine
+from minimind.config.auto import HANDED_DOWN, asked_by, hand_down, of_this_machine
 from minimind.config.build import stored_or_resolved
 from minimind.runs.identity import run_hash
 from minimind.sweep.auto import answers_for
@@ -44,9 +44,11 @@ def test_a_job_takes_what_it_is_handed_and_a_run_that_goes_on_keeps_its_own(
     cfg, config, folder = one.plan
     own = stored_or_resolved(cfg, {})
     handed = {"accelerator": "cpu", "precision": "bf16-true", "num_threads": 5}
-    monkeypatch.setenv(HANDED_DOWN, json.dumps(handed))
+    monkeypatch.setenv(HANDED_DOWN, hand_down(asked_by(cfg.trainer), handed)[HANDED_DOWN])
     assert stored_or_resolved(cfg, {}) == {**own, **handed}
     assert stored_or_resolved(cfg, {**own, "precision": "32-true"})["precision"] == "32-true"
     assert folder.path.name.endswith(run_hash(config))  # of `auto` as it was typed
-    monkeypatch.setenv(HANDED_DOWN, "{}")
-    assert stored_or_resolved(cfg, {}) == own
+    others = hand_down(asked_by(replace(cfg.trainer, precision="32-true")), handed)[HANDED_DOWN]
+    for left in ("{}", "{bad", "[]", others):  # what an environment may have from elsewhere
+        monkeypatch.setenv(HANDED_DOWN, left)
+        assert stored_or_resolved(cfg, {}) == own

@@ -20,6 +20,7 @@ from minimind.sweep.launch import log_names
 from minimind.sweep.places import Places, visible_gpus
 from minimind.sweep.queue import Job, Queue
 from minimind.sweep.table import Progress, judged_of, last_row, reason_of
+from minimind.training.config import TrainerConfig
 from minimind.utils.errors import ConfigError
 
 PYTHON = [sys.executable, "-c", "import sys; exec(open(sys.argv[1]).read())"]
@@ -31,7 +32,7 @@ def job(tmp_path: Path) -> Make:
     def make(name: str, script: str, devices: int = 1, accelerator: str = "auto") -> Job:
         folder = tmp_path / "runs" / name
         folder.mkdir(parents=True)
-        trainer = SimpleNamespace(devices=devices, accelerator=accelerator, max_steps=1)
+        trainer = TrainerConfig(devices=devices, accelerator=accelerator, max_steps=1)
         cfg = SimpleNamespace(trainer=trainer, objective=SimpleNamespace(primary=("val/chosen", "max")))
         plan = SimpleNamespace(cfg=cfg, folder=RunFolder(folder))
         return Job((name,), plan, script, tmp_path / "logs" / f"{name}.log")  # type: ignore[arg-type]
@@ -228,4 +229,6 @@ def test_a_job_is_handed_what_auto_means(job: Make, monkeypatch: pytest.MonkeyPa
     jobs = [job(name, f"import os; print(os.environ['{HANDED_DOWN}'])") for name in ("told", "left")]
     jobs[0].auto = {"precision": "32-true"}
     assert run(jobs, Places([], None)) == [JobState.FINISHED] * 2
-    assert [one.log.read_text() for one in jobs] == ['{"precision": "32-true"}\n', "{}\n"]
+    assert [one.log.read_text() for one in jobs] == [
+        '[["auto", "auto", null, 1], {"precision": "32-true"}]\n', '[["auto", "auto", null, 1], {}]\n'
+    ]  # fmt: skip

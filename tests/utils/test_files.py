@@ -1,6 +1,7 @@
 """Whatever is in a file, reading it gives a value or one line that names the file."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -88,3 +89,14 @@ def test_settings_that_are_none_are_named(text: str, tmp_path: Path) -> None:
 )
 def test_a_librarys_words_without_its_advice(said: str, brief: str) -> None:
     assert in_brief(ValueError(said)) == brief
+
+
+def test_a_link_in_the_way_of_what_is_written_leads_nowhere(tmp_path: Path) -> None:
+    """The name that a file has while it is written can be guessed."""
+    victim, file = tmp_path / "victim.txt", tmp_path / "status.json"
+    victim.write_text("mine")
+    (tmp_path / f".{file.name}.{os.getpid()}.tmp").symlink_to(victim)
+    write_json(file, {"step": 1})
+    assert victim.read_text() == "mine"
+    assert read_json(file) == {"step": 1}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["status.json", "victim.txt"]
