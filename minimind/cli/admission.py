@@ -9,7 +9,7 @@ from minimind.runs.folder import RunFolder, step_of
 from minimind.runs.links import refuse_links
 from minimind.runs.lock import run_lock
 from minimind.runs.states import Exit
-from minimind.utils.errors import UserError
+from minimind.utils.errors import DamagedFile, UserError
 from minimind.utils.terminal import say
 
 
@@ -62,7 +62,7 @@ def _show_finished(planned: Plan) -> int:
     from minimind.report.summary import print_summary
     from minimind.runs.metrics_file import read_rows
     from minimind.runs.source import source_hash
-    from minimind.utils.files import read_json
+    from minimind.utils.files import read_object
 
     folder = planned.folder
     if ignored := not_applied(planned.config, folder.path):
@@ -78,7 +78,10 @@ def _show_finished(planned: Plan) -> int:
         say("The source code has changed since.")
     if reason := folder.status.get("reason"):
         say(f"It was stopped early: {reason}.")
-    summary = read_json(folder.summary)
-    samples = [sample for sample in read_rows(folder.samples) if sample.get("step", summary["step"]) == summary["step"]]
-    print_summary(summary, samples, folder.path)
+    summary, rows = read_object(folder.summary), read_rows(folder.samples)
+    try:
+        samples = [sample for sample in rows if sample.get("step", summary["step"]) == summary["step"]]
+        print_summary(summary, samples, folder.path)
+    except (KeyError, ValueError, TypeError, AttributeError):
+        raise DamagedFile(f"{folder.summary} and {folder.samples.name} must be as the run wrote them.") from None
     return Exit.FINISHED

@@ -31,6 +31,11 @@ class FolderGone(RunFailed):
     """The folder of a run that goes on was renamed, deleted or replaced: nothing may be written in its place."""
 
 
+# What is acted upon of a status.json, and of what `auto` meant in it.
+STATUS = {"state": str, "step": int, "tokens": int, "auto": dict}
+OF_AUTO = {"accelerator": str, "precision": str, "num_threads": int, "micro_batch": int}
+
+
 @dataclass
 class RunFolder:
     path: Path
@@ -107,13 +112,18 @@ class RunFolder:
         Raises:
             DamagedFile: it does not say what a run writes.
         """
-        status = self.status
-        kinds = {"state": str, "step": int, "tokens": int}
-        if wrong := [name for name, kind in kinds.items() if status and type(status.get(name)) is not kind]:
+        status = {"auto": {}, **self.status}  # one that was imported has resolved nothing
+        if len(status) == 1:
+            return
+        auto = status["auto"] if isinstance(status["auto"], dict) else {}
+        known = [(name, kind, status.get(name)) for name, kind in STATUS.items()]
+        known += [(name, kind, auto[name]) for name, kind in OF_AUTO.items() if name in auto]
+        for name, kind, value in known:
+            if type(value) is kind:
+                continue
             raise DamagedFile(
-                f"{self.path / 'status.json'} must say how the run stands, but its `{wrong[0]}` is "
-                f"{status.get(wrong[0])!r}; put a whole copy in its place, or start again with run.fresh=true (this "
-                "folder is kept)."
+                f"{self.path / 'status.json'} must say how the run stands, but its `{name}` is {value!r}; put a whole "
+                "copy in its place, or start again with run.fresh=true (this folder is kept)."
             )
 
     def update_status(self, **changes: Any) -> None:

@@ -13,6 +13,7 @@ from minimind.cli import evaluate, main, train
 from minimind.runs.checkpoints import checkpoint_of, mark_complete, resume_point, what_is_wrong
 from minimind.runs.folder import RunFolder
 from minimind.training.saver import Saver
+from minimind.utils.errors import DamagedFile
 from minimind.utils.files import file_hash, read_json, write_json
 
 LAST = "step_00000020"
@@ -243,3 +244,27 @@ def test_what_else_is_lost_is_said(run_here, copy: Path) -> None:
     said = run_here(train, f"run.resume={copy}")
     assert said.code == 0, said.err
     assert read_json(copy / "summary.json")["step"] == 22
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("summary.json", '{"step": "x"}', "summary.json"),
+        ("samples.jsonl", '{"step": 20, "prompt": 1, "continuation": 2}\n', "samples.jsonl"),
+    ],
+)
+def test_what_a_finished_run_shows_may_be_damaged(
+    run_here, copy: Path, small_arguments: list[str], name: str, content: str, said: str
+) -> None:
+    (copy / name).write_text(content)
+    answer = run_here(train, f"run.resume={copy}")
+    assert (answer.code, said in answer.err) == (2, True), answer.err
+
+
+@pytest.mark.parametrize("auto", [3, {"num_threads": "many"}, {"precision": None}, {"micro_batch": 1.5}])
+def test_a_status_says_what_a_run_may_act_on(copy: Path, auto: Any) -> None:
+    run = RunFolder(copy)
+    run.check_status()
+    run.update_status(auto=auto)
+    with pytest.raises(DamagedFile, match=r"status\.json must say how the run stands, but its"):
+        run.check_status()
