@@ -18,7 +18,7 @@ from minimind.evaluation.text_loss import TextMeasure
 from minimind.report.summary import bits_table
 from minimind.runs.checkpoints import TOKENIZER
 from minimind.runs.folder import RunFolder
-from minimind.runs.links import refuse_links
+from minimind.runs.links import refuse_link, refuse_links
 from minimind.training.checkpoint import load_model
 from minimind.utils.console import VisibleConsole
 from minimind.utils.errors import UserError
@@ -32,7 +32,7 @@ SEQUENCES = 16  # of one forward pass
 
 def measure(cfg: EvaluateConfig, checkpoint: Path, cache: Path, *, all_held_out: bool) -> dict[str, Any]:
     run = RunFolder(checkpoint.parent.parent)
-    refuse_links(run.path)
+    _refuse_links(run)
     if cfg.trainer.num_threads:
         torch.set_num_threads(cfg.trainer.num_threads)
     device = pick_device(cfg.trainer.accelerator)
@@ -70,6 +70,14 @@ def measure(cfg: EvaluateConfig, checkpoint: Path, cache: Path, *, all_held_out:
     write_json(target, figures)
     say(f"Written to {target}.")
     return figures
+
+
+def _refuse_links(run: RunFolder) -> None:
+    """A checkpoint may have been copied elsewhere, where what else is around it is none of a run's."""
+    if run.config.is_file():
+        refuse_links(run.path)
+    else:
+        refuse_link(run.evaluations)
 
 
 def _show(figures: dict[str, Any]) -> None:

@@ -75,6 +75,14 @@ def test_other_verbs_write_through_no_link(run_here, small_run: Path, tmp_path: 
     assert names_and_times(tmp_path) == before
 
 
+def test_what_is_around_a_copied_checkpoint_is_not_looked_at(run_here, small_run: Path, tmp_path: Path) -> None:
+    newest = RunFolder(small_run).complete_checkpoints()[-1]
+    shutil.copytree(newest, tmp_path / "kept" / newest.name)
+    (tmp_path / "of_somebody").symlink_to("else")
+    said = run_here(evaluate, f"checkpoint={tmp_path / 'kept' / newest.name}")
+    assert said.code == 0, said.err
+
+
 def test_a_traceback_takes_the_place_of_a_link(tmp_path: Path) -> None:
     """One that was put there while the run went on."""
     run = RunFolder(tmp_path / "run")
