@@ -1,4 +1,4 @@
-"""Several sources as one sequence of examples: which source example i comes from, and the how-manieth of it that is.
+"""Several sources as one sequence of examples: which source example i comes from, and its place within that source.
 
     i ──► source 1?  count₁(i) = round(i · p₁) of the first i examples are its own
       └─► the other i - count₁(i) ──► source 2? ──► … the last source takes what is left

@@ -36,13 +36,13 @@ def evaluate(
         total: what all batches are added up in, for a caller who wants more of it than these values.
     """
     was_training = model.training
+    model.eval()
     of_all = (measure.metric(model) if total is None else total).to(model.device)
     values: dict[str, float] = {}
     with apart(0, f"evaluation/rank{global_rank()}"):
         for name, source in sources.items():
             of_source = measure.metric(model).to(model.device)
             for examples in source:
-                model.eval()  # each time, as what is measured may have written with the model, and set its mode
                 measure.measure(model, examples.to(model.device).widen(), [of_all, of_source])
             if len(sources) > 1:
                 values |= {f"val/{name}/{key}": value for key, value in _of_source(of_source).items()}

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from minimind.model.attention import Attention, Rotary, attention_mask
-from minimind.model.config import ModelConfig, Position, ResidualInit, YarnConfig
+from minimind.model.config import BalanceLoss, ModelConfig, Position, ResidualInit, YarnConfig
 from minimind.model.kv_cache import KVCache
 from minimind.model.linear import Linear
 from minimind.model.losses import updated_bias
@@ -120,12 +120,13 @@ class MiniMind(nn.Module):
             load: (layers, E) how many tokens of the step chose each expert.
             keep: () bool, True where the step was skipped.
         """
-        routers = [module for module in self.modules() if isinstance(module, Router)]
+        if self.config.balance_loss is not BalanceLoss.loss_free:
+            return
+        routers = [layer.mlp.gate for layer in self.model.layers if isinstance(layer.mlp, MoE)]
         for router, layer_load in zip(routers, load, strict=True):
             bias = router.selection_bias
-            if bias is not None:
-                updated = updated_bias(bias, layer_load, self.config.router_bias_update_rate)
-                bias.copy_(torch.where(keep, bias, updated))
+            updated = updated_bias(bias, layer_load, self.config.router_bias_update_rate)
+            bias.copy_(torch.where(keep, bias, updated))
 
     @property
     def device(self) -> torch.device:

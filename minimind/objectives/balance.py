@@ -11,8 +11,7 @@ from minimind.model.losses import (
     router_z_loss,
     sequence_balance_loss,
 )
-from minimind.model.moe import Router, Routing
-from minimind.model.transformer import MiniMind
+from minimind.model.moe import Routing
 from minimind.objectives.protocol import Sum
 
 BALANCE_LOSSES = {
@@ -22,10 +21,10 @@ BALANCE_LOSSES = {
 }
 
 
-def routing_metrics(model: MiniMind) -> dict[str, tuple[int, ...]]:
+def routing_metrics(cfg: ModelConfig) -> dict[str, tuple[int, ...]]:
     """The shapes of what `balance` adds to the metrics; none for a dense model."""
-    layers = sum(isinstance(module, Router) for module in model.modules())
-    return {"moe/balance_loss": (), "moe/load": (layers, model.config.num_experts)} if layers else {}
+    layers = sum(map(cfg.is_moe_layer, range(cfg.num_hidden_layers)))
+    return {"moe/balance_loss": (), "moe/load": (layers, cfg.num_experts)} if layers else {}
 
 
 def balance(

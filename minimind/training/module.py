@@ -40,7 +40,7 @@ class TrainingModule(pl.LightningModule):
         self.optim = optim
         self.schedule = schedule
         self.gradient_clip = gradient_clip
-        self.metric_shapes = {**dict.fromkeys(objective.cfg.metrics, ()), **routing_metrics(model)}
+        self.metric_shapes = {**dict.fromkeys(objective.cfg.metrics, ()), **routing_metrics(model.config)}
         self.step_sums = Sums()  # of this rank, in this optimizer step
         self.window_sums = Sums()  # of all ranks, since the last log point
         self.last_good_step = torch.zeros((), dtype=torch.long)  # the last whose loss and gradient were finite

@@ -10,7 +10,7 @@ def upgrade(state: dict[str, Any]) -> None:
     training = state.get("training", {})
     window = training.get("window", {})
     if "good_tokens" in window:
-        window = training["window"] = _named_anew(window)
+        window = training["window"] = _renamed(window)
     if window and "empty" not in window:
         window["empty"] = window["skipped"].clone().zero_()
     loop = state.get("loops", {}).get("fit_loop", {})
@@ -19,7 +19,7 @@ def upgrade(state: dict[str, Any]) -> None:
         _count_steps(loop, state["global_step"])
 
 
-def _named_anew(window: dict[str, Any]) -> dict[str, Any]:
+def _renamed(window: dict[str, Any]) -> dict[str, Any]:
     """Sums since the last log point, when the target tokens were all that a loss could be divided by."""
     names = {"good_tokens": "weight", "balance_loss": "moe/balance_loss", "expert_load": "moe/load"}
     window = {names.get(name, name): value for name, value in window.items()}
