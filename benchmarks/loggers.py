@@ -36,7 +36,7 @@ from minimind.tracking.tensorboard import TensorBoard
 from minimind.tracking.wandb import WandbMirror
 from minimind.training.callbacks.memory import Memory
 from minimind.training.callbacks.watch import Watch
-from minimind.training.rows import Rows
+from minimind.training.metrics_writer import MetricsWriter
 from minimind.utils.hardware import autocast, pick_precision
 from minimind.utils.paths import conf_dir
 
@@ -110,10 +110,10 @@ def source_ms(callback: Any, model: MiniMind, config: Any, rows: int) -> float:
     """Of a callback that adds metrics to a row."""
     with tempfile.TemporaryDirectory() as folder:
         run = a_run(folder, config)
-        callback.attach(SimpleNamespace(run=run, rows=Rows(run)))
+        callback.attach(SimpleNamespace(run=run, writer=MetricsWriter(run)))
         trainer = SimpleNamespace(is_global_zero=True, loggers=[], global_step=1)
         module = SimpleNamespace(model=model, device=torch.device("cpu"))
-        return median_ms(lambda step: callback.figures(trainer, module, {}), rows)
+        return median_ms(lambda step: callback.metrics(trainer, module, {}), rows)
 
 
 def main() -> None:

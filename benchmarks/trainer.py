@@ -39,9 +39,9 @@ from minimind.runs.stop import StopRequest
 from minimind.training.best import Best
 from minimind.training.callbacks.progress import Progress
 from minimind.training.config import TrainerConfig
+from minimind.training.metrics_writer import MetricsWriter
 from minimind.training.module import TrainingModule
 from minimind.training.parts import RunParts
-from minimind.training.rows import Rows
 
 LENGTH = 8
 VOCAB = 32
@@ -128,7 +128,7 @@ def ours(steps: int) -> None:
     auto = {"accelerator": "cpu", "precision": "32-true", "micro_batch": 1, "num_threads": 1}
     with tempfile.TemporaryDirectory() as folder:
         run = RunFolder(Path(folder))
-        parts = RunParts(run, Rows(run), Best(("val/loss", "min")), sampler=None)
+        parts = RunParts(run, MetricsWriter(run), Best(("val/loss", "min")), sampler=None)
         _, callbacks = build_callbacks(cfg, parts, auto, [Progress()], StopRequest())
         trainer = build_trainer(cfg, auto, callbacks, [])
         objective = Pretrain(PretrainConfig(), data=cfg.data, tokenizer=None)

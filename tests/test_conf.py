@@ -109,7 +109,7 @@ def test_identity_changes_with_what_changes_figures_only() -> None:
         (["trainer.precision=bf17"], ["`trainer.precision` must be one of", "but is bf17"]),
         (["trainer.checkpoint_every_minutes=0"], ["`trainer.checkpoint_every_minutes` must be above 0", "but is 0"]),
         (["trainer.keep_every_steps=7"], ["must be a multiple of `trainer.checkpoint_every_steps` (750)"]),
-        (["trainer.max_bad_steps=0"], ["`trainer.max_bad_steps` must be at least 1, but is 0"]),
+        (["trainer.max_nonfinite_steps=0"], ["`trainer.max_nonfinite_steps` must be at least 1, but is 0"]),
         (["optim.momentum=0.9"], ["`optim.momentum` must be null with optim=adamw, but is 0.9"]),
         (["optim=muon", "optim.momentum=1"], ["`optim.momentum` must be from 0 to below 1", "but is 1.0"]),
         (["schedule=wsd", "schedule.decay_fraction=0"], ["`schedule.decay_fraction` must be above 0", "but is 0.0"]),

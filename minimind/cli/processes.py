@@ -112,7 +112,7 @@ def train(planned: "Plan", stop: StopRequest) -> int:
             _preempted(planned, preempted.reason)
         wait_for_all()  # a launcher ends the others as soon as one has left
         leave()
-    except UserError as error:  # such as a shard that is harmed, found when it is first read
+    except UserError as error:  # such as a shard that is damaged, found when it is first read
         if is_main_process() and session.started and planned.folder.in_place:
             planned.folder.update_status(state=RunState.FAILED, reason=str(error))
         raise
@@ -194,10 +194,10 @@ def _verdict(folder: RunFolder, outcome: "Outcome", before: float | None) -> int
 
 def work(path: Path) -> NoReturn:
     """One rank of a tree of our own; see `lead`."""
-    from minimind.parallel.worker import TreeFolder, Worker
+    from minimind.parallel.worker import RankProcess, TreeFolder
 
     folder = TreeFolder(path)
-    worker, stop = Worker(folder), StopRequest(folder.since)
+    worker, stop = RankProcess(folder), StopRequest(folder.since)
     stop.listen()
     try:
         from minimind.config.plan import plan

@@ -60,10 +60,10 @@ def cells(folder: "RunFolder") -> list[str]:
 
 def last_validation(folder: "RunFolder") -> str:
     """The newest value of the metric that the run is judged by, with its name if that is not the loss."""
-    from minimind.report.figures import figure_of
+    from minimind.report.metrics import metric_of
     from minimind.runs.metrics_file import read_rows
 
-    metric = figure_of(judged_by(folder))
+    metric = metric_of(judged_by(folder))
     values = [row[metric.key] for row in read_rows(folder.metrics) if metric.key in row]
     name = "" if metric.key == "val/loss" else f"{metric.label} "
     return f"{name}{metric.show(values[-1])}" if values else ""

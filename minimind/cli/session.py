@@ -26,15 +26,15 @@ from minimind.data.datamodule import DataModule
 from minimind.data.prepare import TRAIN, VALIDATION, PreparedData, prepare
 from minimind.data.verify import verify
 from minimind.evaluation.compressors import compressors_on
-from minimind.evaluation.contexts import context_figures
-from minimind.evaluation.decoding import decoding_figures
+from minimind.evaluation.contexts import context_metrics
+from minimind.evaluation.decoding import decoding_metrics
 from minimind.evaluation.text_loss import TextMeasure
 from minimind.generation.sampler import Sampler
 from minimind.generation.sampling import SamplingConfig
 from minimind.objectives.config import ObjectiveConfig
 from minimind.parallel.collectives import from_main, main_first
-from minimind.report.figures import best_key
 from minimind.report.loss_plot import plot_loss
+from minimind.report.metrics import best_key
 from minimind.report.summary import print_summary
 from minimind.runs.checkpoints import STATE, TOKENIZER, checkpoint_of, resume_point
 from minimind.runs.folder import RunFolder, step_of
@@ -48,8 +48,8 @@ from minimind.training.assembly import assemble, build_objective
 from minimind.training.best import Best
 from minimind.training.callbacks.samples import show_samples
 from minimind.training.checkpoint import refuse_weights_only
+from minimind.training.metrics_writer import MetricsWriter
 from minimind.training.parts import RunParts
-from minimind.training.rows import Rows
 from minimind.utils.errors import UserError
 from minimind.utils.files import write_json
 from minimind.utils.hardware import autocast, describe_machine, peak_memory
@@ -171,7 +171,7 @@ class Session:
         data = build_data(cfg, self.module.objective, self.data, layout_of(cfg, self.auto))
         if is_main_process():
             self._announce(data)
-        self.parts = RunParts(self.run, Rows(self.run), Best(cfg.objective.primary), self.sampler)
+        self.parts = RunParts(self.run, MetricsWriter(self.run), Best(cfg.objective.primary), self.sampler)
         self.metrics, callbacks = build_callbacks(cfg, self.parts, self.auto, self.chosen_callbacks, self.stop)
         from_main(self._start_loggers)
         trainer = build_trainer(cfg, self.auto, callbacks, self.loggers)
@@ -183,7 +183,7 @@ class Session:
             if self.metrics.validated_step != trainer.global_step:
                 trainer.validate(self.module, data, verbose=False)
         finally:
-            self.stop.deafen()
+            self.stop.stop_listening()
 
     def finish(self) -> None:
         """Final figures beside two compressors, samples, the plot, and where to go from here."""
@@ -192,7 +192,7 @@ class Session:
         device = torch.device(self.auto["accelerator"])
         self.module.model.to(device)  # from where Lightning took it when training ended
         summary = {
-            **self.parts.rows.latest,
+            **self.parts.writer.latest,
             **peak_memory(device),
             "flops": flops_per_token * self.metrics.tokens,
             "parameters": self.cfg.model.num_parameters(),
@@ -221,12 +221,12 @@ class Session:
         figures: dict[str, float] = {}
         if cfg.evaluation.context_factors:
             with autocast(self.auto["precision"], model.device):
-                figures |= context_figures(
+                figures |= context_metrics(
                     model, self.data.streams(VALIDATION)[0], cfg.data, TextMeasure(self.tokenizer),
                     cfg.evaluation.context_factors, yarn=cfg.evaluation.yarn,
                 )  # fmt: skip
         if cfg.evaluation.decode_tokens:
-            figures |= decoding_figures(model, cfg.evaluation.decode_tokens)
+            figures |= decoding_metrics(model, cfg.evaluation.decode_tokens)
         return figures
 
     def close(self, exit_code: int) -> None:

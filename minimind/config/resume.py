@@ -15,7 +15,7 @@ from minimind.config.plan import plain
 from minimind.config.schema import TrainConfig, load_stored
 from minimind.objectives.config import ObjectiveConfig
 from minimind.runs.checkpoints import CONFIG
-from minimind.runs.identity import is_hashed, is_place, is_under, leaves, may_change
+from minimind.runs.identity import is_data_path, is_hashed, is_under, leaves, may_change
 from minimind.runs.stored_config import read_config
 from minimind.utils.errors import ConfigError
 from minimind.utils.paths import conf_dir
@@ -170,7 +170,7 @@ def not_applied(config: dict[str, Any], folder: Path) -> list[str]:
         f"{key}={asked.get(key)} (not {stored.get(key)})"
         for key in sorted(stored.keys() | asked.keys())
         if stored.get(key) != asked.get(key) and (everywhere or is_under(key, keys))
-        and not (is_under(key, NO_MATTER) or is_place(key))
+        and not (is_under(key, NO_MATTER) or is_data_path(key))
     ]  # fmt: skip
 
 

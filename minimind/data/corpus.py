@@ -34,7 +34,7 @@ class Document:
         return sum(len(text.encode()) for text in texts)
 
 
-class Block(NamedTuple):
+class RawBlock(NamedTuple):
     """Records that follow each other in one file, as raw as they are there."""
 
     file: str
@@ -58,11 +58,11 @@ class Corpus(Protocol):
         """What tells one version of the text from another, as JSON."""
         ...
 
-    def blocks(self) -> Iterator[Block]:
+    def blocks(self) -> Iterator[RawBlock]:
         """Raises: UserError, if a file cannot be read."""
         ...
 
-    def documents(self, block: Block) -> Iterator[Document]:
+    def documents(self, block: RawBlock) -> Iterator[Document]:
         """Raises: UserError, if a record is not what it should be."""
         ...
 

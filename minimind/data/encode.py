@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
-from minimind.data.corpus import Block, Corpus
-from minimind.data.worker import Encoder, Tokens, Worker
+from minimind.data.corpus import Corpus, RawBlock
+from minimind.data.worker import Encoder, EncodingProcess, Tokens
 
 BATCH_BYTES = 1 << 20  # raw text encoded at a time: enough to make the way to a worker and back cheap
 AHEAD = 3  # batches on their way, for each worker
@@ -17,7 +17,7 @@ PARALLELISM = "TOKENIZERS_PARALLELISM"
 
 
 class Batch(NamedTuple):
-    blocks: list[Block]
+    blocks: list[RawBlock]
     chunk: int  # which chunk of the corpus it belongs to …
     ends_chunk: bool  # … and whether it is the last of it
 
@@ -28,7 +28,7 @@ class Batch(NamedTuple):
 
 def batches(corpus: Corpus, chunk_bytes: int) -> Iterator[Batch]:
     """The corpus in batches, and those in chunks; where one ends depends on the raw text alone."""
-    blocks: list[Block] = []
+    blocks: list[RawBlock] = []
     batch_size = chunk_size = chunk = 0
     for block in corpus.blocks():
         size = sum(map(len, block.records))
@@ -69,15 +69,15 @@ def _encoded_by_workers(
     encoder: Encoder, work: Iterator[Batch], processes: int
 ) -> Iterator[tuple[Batch, tuple[Tokens, Tokens]]]:
     """A thread for each worker hands it batches and waits for the tokens; the main one reads and writes meanwhile."""
-    workers = queue.SimpleQueue[Worker]()
+    workers = queue.SimpleQueue[EncodingProcess]()
     pending: deque[tuple[Batch, Future[tuple[Tokens, Tokens]]]] = deque()
     with contextlib.ExitStack() as stack:
         for _ in range(processes):
-            workers.put(stack.enter_context(Worker(encoder)))
+            workers.put(stack.enter_context(EncodingProcess(encoder)))
         threads = stack.enter_context(ThreadPoolExecutor(processes))
         stack.callback(threads.shutdown, cancel_futures=True)
 
-        def ask(blocks: list[Block]) -> tuple[Tokens, Tokens]:
+        def ask(blocks: list[RawBlock]) -> tuple[Tokens, Tokens]:
             worker = workers.get()
             try:
                 return worker.ask(blocks)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from minimind.data.config import JsonlConfig
-from minimind.data.corpus import BLOCK_BYTES, Block, Document, document_of
+from minimind.data.corpus import BLOCK_BYTES, Document, RawBlock, document_of
 from minimind.data.named_files import named_files
 from minimind.utils.errors import UserError
 from minimind.utils.extras import missing_extra
@@ -27,16 +27,16 @@ class JsonlCorpus:
     def made_of(self) -> Any:
         return self.files.made_of()
 
-    def blocks(self) -> Iterator[Block]:
+    def blocks(self) -> Iterator[RawBlock]:
         for file in self.files.names:
             with file.open("rb") as raw, _decompressed(file, raw) as lines:
                 number, place = 1, 0
                 while records := lines.readlines(BLOCK_BYTES):
                     before, place = place, raw.tell()
-                    yield Block(str(file), number, records, place - before)
+                    yield RawBlock(str(file), number, records, place - before)
                     number += len(records)
 
-    def documents(self, block: Block) -> Iterator[Document]:
+    def documents(self, block: RawBlock) -> Iterator[Document]:
         by_file = self.files.held_out(block.file)
         for number, line in enumerate(block.records, start=block.first):
             if not line.isspace():

@@ -88,10 +88,10 @@ class TrainLoader:
         first = np.arange(step, step + ahead) * self.batch_examples
         self._sources, self._numbers = self.mixture.at(first[:, None, None] + self.share)
 
-    def figures(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """What has been taken from each source of a mixture, over all ranks."""
         taken = self.step * self.batch_examples
-        return self.mixture.figures(taken) if len(self.mixture.sources) > 1 else {}
+        return self.mixture.metrics(taken) if len(self.mixture.sources) > 1 else {}
 
     def state_dict(self) -> dict[str, int]:
         return {"step": self.step}

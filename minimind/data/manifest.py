@@ -62,15 +62,15 @@ def read_manifest(folder: Path) -> dict:
         manifest = read_json(path)
         unchanged = manifest.pop("sha256") == _content_hash(manifest)
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise harmed(path, "must be a manifest of token shards, but cannot be read as one") from None
+        raise damaged(path, "must be a manifest of token shards, but cannot be read as one") from None
     if not unchanged:
-        raise harmed(path, "must be as it was written, but was edited")
+        raise damaged(path, "must be as it was written, but was edited")
     if manifest["version"] not in (VERSION, VERSION_WITH_TARGETS):
-        raise harmed(path, f"must be of version {VERSION} or {VERSION_WITH_TARGETS}, but is of {manifest['version']}")
+        raise damaged(path, f"must be of version {VERSION} or {VERSION_WITH_TARGETS}, but is of {manifest['version']}")
     return manifest
 
 
-def harmed(path: Path, what: str) -> UserError:
+def damaged(path: Path, what: str) -> UserError:
     return UserError(f"{path} {what}; delete {path.parent.parent} and run the same command to prepare the data again.")
 
 

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from minimind.data.examples import Examples, ExampleSource
-from minimind.data.order import rows_at
+from minimind.data.order import examples_at
 from minimind.utils.seeding import stream_seed
 
 PARTS = 2**30  # a share is a whole number of these, so that all products stay below 2⁶³
@@ -96,7 +96,7 @@ class Mixture:
         for source in np.unique(sources).tolist():
             chosen = sources == source
             count = self.sources[source].examples.num_examples
-            numbers[chosen] = rows_at(numbers[chosen], count, self.seeds[source])
+            numbers[chosen] = examples_at(numbers[chosen], count, self.seeds[source])
         return sources, numbers
 
     def read(self, sources: NDArray[np.int64], numbers: NDArray[np.int64]) -> Examples:
@@ -110,7 +110,7 @@ class Mixture:
             return first
         return first.join(others, torch.from_numpy(np.argsort(np.concatenate(chosen))))
 
-    def figures(self, index: int) -> dict[str, float]:
+    def metrics(self, index: int) -> dict[str, float]:
         """Of the first `index` examples the fraction from each source, and how often it has been gone through."""
         figures: dict[str, float] = {}
         for source, count in zip(self.sources, self.interleave.counts(index), strict=True):

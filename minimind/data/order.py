@@ -19,14 +19,14 @@ THIRTY, TWENTY_SEVEN, THIRTY_ONE = np.uint64(30), np.uint64(27), np.uint64(31)
 FACTORS = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
 
-def rows_at(indices: ArrayLike, num_rows: int, seed: int) -> NDArray[np.int64]:
+def examples_at(indices: ArrayLike, num_examples: int, seed: int) -> NDArray[np.int64]:
     """The rows at these places of the endless sequence, each epoch a new permutation of all rows."""
     index = np.asarray(indices, dtype=np.int64)
-    epochs, places = np.divmod(index, num_rows)
+    epochs, places = np.divmod(index, num_examples)
     rows = np.empty_like(places)
     for epoch in np.unique(epochs).tolist():
         chosen = epochs == epoch
-        rows[chosen] = permute(places[chosen], num_rows, stream_seed(seed, f"order/epoch{epoch}"))
+        rows[chosen] = permute(places[chosen], num_examples, stream_seed(seed, f"order/epoch{epoch}"))
     return rows
 
 

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from minimind.data.manifest import MANIFEST, ShardInfo, harmed, read_manifest, write_manifest
+from minimind.data.manifest import MANIFEST, ShardInfo, damaged, read_manifest, write_manifest
 from minimind.utils.files import atomic_open
 
 MAGIC = b"MINIMIND"
@@ -242,7 +242,7 @@ class TokenStream:
         path = self.folder / info.name
         stat = path.stat()
         if _sha256(path, stat.st_size, stat.st_mtime_ns) != info.sha256:
-            raise harmed(path, f"must have the sha256 that {MANIFEST} says, but differs")
+            raise damaged(path, f"must have the sha256 that {MANIFEST} says, but differs")
         self._unverified.discard(shard)
 
     def _within(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
@@ -266,17 +266,17 @@ class TokenStream:
     def _map(self, shard: ShardInfo) -> _Mapped:
         path = self.folder / shard.name
         if not path.is_file():
-            raise harmed(path, f"must exist, as {MANIFEST} names it, but does not")
+            raise damaged(path, f"must exist, as {MANIFEST} names it, but does not")
         with path.open("rb") as file:
             header = file.read(HEADER.size)
         if len(header) < HEADER.size or header[:8] != MAGIC:
-            raise harmed(path, f"must begin with {MAGIC.decode()}, but does not")
+            raise damaged(path, f"must begin with {MAGIC.decode()}, but does not")
         _, version, itemsize, tokens, documents = HEADER.unpack(header)
         end_of_payload = HEADER.size + tokens * itemsize
         end_of_bits = end_of_payload + (0 if shard.targets is None else (tokens + 7) // 8)
         as_said = (version, tokens, documents) == (shard.version, shard.tokens, shard.documents)
         if not as_said or path.stat().st_size != end_of_bits + documents * 8:
-            raise harmed(path, f"must be as {MANIFEST} says, but its header or size differs")
+            raise damaged(path, f"must be as {MANIFEST} says, but its header or size differs")
         # plain arrays on the map: slicing an np.memmap costs more than copying a row
         whole = np.memmap(path, dtype=np.uint8, mode="r").view(np.ndarray)
         bits = None if shard.targets is None else whole[end_of_payload:end_of_bits]

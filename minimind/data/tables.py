@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minimind.data.config import HuggingFaceConfig, ParquetConfig
-from minimind.data.corpus import Block, Document, document_of
+from minimind.data.corpus import Document, RawBlock, document_of
 from minimind.data.named_files import files_made_of, named_files
 from minimind.utils.errors import UserError, in_brief
 from minimind.utils.extras import missing_extra
@@ -37,14 +37,14 @@ class ParquetCorpus:
     def made_of(self) -> Any:
         return self.files.made_of()
 
-    def blocks(self) -> Iterator[Block]:
+    def blocks(self) -> Iterator[RawBlock]:
         for file in self.files.names:
             yield from self._blocks_of(file)
 
-    def documents(self, block: Block) -> Iterator[Document]:
+    def documents(self, block: RawBlock) -> Iterator[Document]:
         return _documents(block, self.cfg, self.files.held_out(block.file))
 
-    def _blocks_of(self, file: Path) -> Iterator[Block]:
+    def _blocks_of(self, file: Path) -> Iterator[RawBlock]:
         import pyarrow
         import pyarrow.parquet
 
@@ -55,7 +55,7 @@ class ParquetCorpus:
                 first = 0
                 for rows in table.iter_batches(ROWS, columns=list(_columns(self.cfg).values())):
                     records = _records(rows, self.cfg, str(file), first)
-                    yield Block(str(file), first, records, round(rows.num_rows * bytes_a_row))
+                    yield RawBlock(str(file), first, records, round(rows.num_rows * bytes_a_row))
                     first += rows.num_rows
         except (pyarrow.ArrowException, OSError) as error:
             raise UserError(f"{file} must be a whole Parquet file, but: {in_brief(error)}.") from None
@@ -80,17 +80,17 @@ class HuggingFaceCorpus:
             return self.revision
         return files_made_of(sorted(path for path in self.folder.rglob("*") if path.is_file()))
 
-    def blocks(self) -> Iterator[Block]:
+    def blocks(self) -> Iterator[RawBlock]:
         where = f"{self.cfg.dataset}, split {self.cfg.split}"
         first = 0
         for rows in self._rows():
             if first == 0:
                 _check_columns(rows.schema, self.cfg, where)
             records = _records(rows, self.cfg, where, first)
-            yield Block(where, first, records, sum(map(len, records)))
+            yield RawBlock(where, first, records, sum(map(len, records)))
             first += rows.num_rows
 
-    def documents(self, block: Block) -> Iterator[Document]:
+    def documents(self, block: RawBlock) -> Iterator[Document]:
         return _documents(block, self.cfg, None)
 
     def _rows(self) -> Iterator[Any]:
@@ -182,7 +182,7 @@ def _utf8(column: "pyarrow.Array | pyarrow.ChunkedArray", name: str, where: str,
     return column.cast(pyarrow.large_string()).cast(pyarrow.large_binary()).to_pylist()
 
 
-def _documents(block: Block, cfg: TableConfig, held_out: bool | None) -> Iterator[Document]:
+def _documents(block: RawBlock, cfg: TableConfig, held_out: bool | None) -> Iterator[Document]:
     texts = [raw.decode("utf-8") for raw in block.records]
     has_prompts = cfg.prompt_field is not None
     prompts = texts[::2] if has_prompts else [None] * len(texts)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from minimind.data.config import StdlibConfig, TextConfig
-from minimind.data.corpus import BLOCK_BYTES, Block, Document, is_held_out
+from minimind.data.corpus import BLOCK_BYTES, Document, RawBlock, is_held_out
 from minimind.data.named_files import files_made_of, find_files, named_files
 from minimind.utils.errors import UserError
 from minimind.utils.terminal import say
@@ -43,12 +43,12 @@ class StdlibCorpus:
     def made_of(self) -> Any:
         return files_made_of(self.files)
 
-    def blocks(self) -> Iterator[Block]:
+    def blocks(self) -> Iterator[RawBlock]:
         for file in self.files:
             raw = file.read_bytes()
-            yield Block(str(file), 0, [raw], len(raw))
+            yield RawBlock(str(file), 0, [raw], len(raw))
 
-    def documents(self, block: Block) -> Iterator[Document]:
+    def documents(self, block: RawBlock) -> Iterator[Document]:
         file = Path(block.file)
         held_out = is_held_out(file.relative_to(self.root).as_posix())
         if self.validation_files:
@@ -76,17 +76,17 @@ class TextCorpus:
     def made_of(self) -> Any:
         return [(*facts, name) for facts, name in zip(self.files.made_of(), self.files.names.values(), strict=True)]
 
-    def blocks(self) -> Iterator[Block]:
+    def blocks(self) -> Iterator[RawBlock]:
         for path in self.files.names:
             with path.open("rb") as file:
                 place = 0
                 cut = self._at_lines(file) if self.separator is None else _at_separators(file, self.separator)
                 for records in cut:
                     size = sum(map(len, records))
-                    yield Block(str(path), place, records, size)
+                    yield RawBlock(str(path), place, records, size)
                     place += size
 
-    def documents(self, block: Block) -> Iterator[Document]:
+    def documents(self, block: RawBlock) -> Iterator[Document]:
         place = block.first
         for raw in block.records:
             try:

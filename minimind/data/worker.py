@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from minimind.data.corpus import Block, Corpus, Document
+from minimind.data.corpus import Corpus, Document, RawBlock
 from minimind.tokenizer.bpe import BPE
 from minimind.utils.child import environment, python_module, start
 from minimind.utils.errors import UserError
@@ -37,7 +37,7 @@ class Encoder:
     dtype: np.dtype
     all_held_out: bool
 
-    def encode(self, blocks: list[Block]) -> tuple[Tokens, Tokens]:
+    def encode(self, blocks: list[RawBlock]) -> tuple[Tokens, Tokens]:
         documents: tuple[list[Document], list[Document]] = ([], [])
         for block in blocks:
             for document in self.corpus.documents(block):
@@ -55,7 +55,7 @@ class Encoder:
         return Tokens(ids, lengths, text_bytes, None if targets.all() else targets)
 
 
-class Worker:
+class EncodingProcess:
     """The parent's side. The worker ends with its pipe: when this block does, and when the parent is killed."""
 
     def __init__(self, encoder: Encoder) -> None:
@@ -67,7 +67,7 @@ class Worker:
         theirs.close()
         self.pipe.send(encoder)
 
-    def ask(self, blocks: list[Block]) -> tuple[Tokens, Tokens]:
+    def ask(self, blocks: list[RawBlock]) -> tuple[Tokens, Tokens]:
         """Raises:
         UserError: a record is not what it should be.
         RuntimeError: the worker was killed.
@@ -84,7 +84,7 @@ class Worker:
             raise answer
         return answer
 
-    def __enter__(self) -> "Worker":
+    def __enter__(self) -> "EncodingProcess":
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -15,7 +15,7 @@ from minimind.model.transformer import MiniMind
 SEQUENCES = 16  # of training's length, in one forward pass
 
 
-def context_figures(
+def context_metrics(
     model: MiniMind, stream: TokenStream, cfg: DataConfig, measure: TextMeasure, factors: Sequence[int], *, yarn: bool
 ) -> dict[str, float]:
     """`context_<n>x/perplexity` for windows n times as long as in training; the model is left as it was.

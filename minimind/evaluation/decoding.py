@@ -7,7 +7,7 @@ from minimind.generation.sampling import SamplingConfig
 from minimind.model.transformer import MiniMind
 
 
-def decoding_figures(model: MiniMind, num_tokens: int) -> dict[str, float]:
+def decoding_metrics(model: MiniMind, num_tokens: int) -> dict[str, float]:
     """Greedy decoding of one sequence from one token, the first writing left out; the model is left in evaluation."""
     greedy = SamplingConfig(temperature=0.0)
     num_tokens = min(num_tokens, model.config.context_length - 1)

@@ -9,7 +9,7 @@ from minimind.model.config import ModelConfig
 class KVCache:
     """Preallocated keys and values of all layers, (layers, B, K, capacity, H), with a length for each row.
 
-    Rows may have different lengths: a key's place is its position, so a query at position p sees the places
+    MetricsWriter may have different lengths: a key's place is its position, so a query at position p sees the places
     0 … p and whatever padding left behind lies beyond p until it is overwritten.
 
     The host's `max_length` bounds every row's length without asking the device for it.

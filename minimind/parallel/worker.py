@@ -71,7 +71,7 @@ class TreeFolder:
         return False
 
 
-class Worker:
+class RankProcess:
     """Takes its place in the tree, and from then on watches parent and peers."""
 
     def __init__(self, folder: TreeFolder) -> None:

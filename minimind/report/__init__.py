@@ -1,1 +1,1 @@
-"""Run folders → figures, tables, plots."""
+"""Run folders → metrics, tables, plots."""

@@ -1,4 +1,4 @@
-"""A sweep's run folders → its arms: figures, differences to the baseline, verdicts."""
+"""A sweep's run folders → its arms: metrics, differences to the baseline, verdicts."""
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from minimind.objectives.config import primary_of
 from minimind.report.comparable import caveats, refuse_unequal
-from minimind.report.figures import Figure, figure_of
+from minimind.report.metrics import Metric, metric_of
 from minimind.report.number_arms import numbers_of
 from minimind.report.run_record import RunRecord, read_run
 from minimind.report.statistics import Difference, Spread, paired_difference, spread
@@ -21,13 +21,13 @@ from minimind.utils.paths import default_root
 class Arm:
     name: str
     runs: list[RunRecord]
-    spreads: dict[str, Spread]  # of the figures of its finished runs
+    spreads: dict[str, Spread]  # of the metrics of its finished runs
     difference: Difference | None  # None: the baseline, or no pair with it
     verdict: Verdict | None  # likewise
 
     def counted(self, key: str) -> dict[int, float]:
-        """Replicate → the figure, of the runs that have it."""
-        values = {run.job.replicate: run.figure(key) for run in self.runs}
+        """Replicate → the metric, of the runs that have it."""
+        values = {run.job.replicate: run.metric(key) for run in self.runs}
         return {replicate: value for replicate, value in values.items() if value is not None}
 
 
@@ -39,15 +39,15 @@ class Report:
     caveats: list[str]
 
     @property
-    def metric(self) -> Figure:
-        return figure_of(self.sweep.metric)
+    def metric(self) -> Metric:
+        return metric_of(self.sweep.metric)
 
     @property
-    def primary(self) -> Figure:
+    def primary(self) -> Metric:
         """What the objective of the baseline's runs is judged by."""
         started = (run for run in [*self.baseline.runs, *self.runs] if run.settings)
         kind = next((run.settings.get("objective.kind") for run in started), None)
-        return figure_of(primary_of(kind)[0])
+        return metric_of(primary_of(kind)[0])
 
     @property
     def margin(self) -> float | None:
@@ -101,7 +101,7 @@ def run_path(run: str, sweep_folder: Path) -> Path:
 
 
 def reframed(sweep: Sweep, baseline: str | None, metric: str | None) -> Sweep:
-    """The same runs, compared with another arm or by another figure, for which the margin is not meant.
+    """The same runs, compared with another arm or by another metric, for which the margin is not meant.
 
     Raises:
         UserError: the baseline is no arm.
@@ -118,8 +118,8 @@ def reframed(sweep: Sweep, baseline: str | None, metric: str | None) -> Sweep:
 
 
 def _arm(name: str, runs: list[RunRecord]) -> Arm:
-    keys = dict.fromkeys(key for run in runs for key in run.figures)
-    values = {key: [value for run in runs if (value := run.figure(key)) is not None] for key in keys}
+    keys = dict.fromkeys(key for run in runs for key in run.metrics)
+    values = {key: [value for run in runs if (value := run.metric(key)) is not None] for key in keys}
     return Arm(name, runs, {key: spread(found) for key, found in values.items() if found}, None, None)
 
 
@@ -129,7 +129,7 @@ def _compared(arm: Arm, baseline: Arm, sweep: Sweep) -> Arm:
     if not common:
         return arm
     difference = paired_difference([mine[seed] for seed in common], [its[seed] for seed in common], len(sweep.arms) - 1)
-    verdict = judge(difference, figure_of(sweep.metric), margin_of(sweep, its.values()), sweep.unit)
+    verdict = judge(difference, metric_of(sweep.metric), margin_of(sweep, its.values()), sweep.unit)
     if sweep.kind == "cost" and difference.relative is not None:  # what carries over to another machine, if anything
         verdict = replace(verdict, words=f"{verdict.words} ({difference.relative:+.1%})")
     planned = len(sweep.replicates())
@@ -147,10 +147,10 @@ def margin_of(sweep: Sweep, baseline: Collection[float]) -> float | None:
 
 def _check_metric(metric: str, runs: Iterable[RunRecord]) -> None:
     finished = [run for run in runs if run.state == RunState.FINISHED]
-    known = sorted({key for run in finished for key in run.figures})
+    known = sorted({key for run in finished for key in run.metrics})
     if finished and metric not in known:
         raise UserError(
-            f"The metric must be a figure of the runs' summary.json, but none of {len(finished)} has {metric}; "
+            f"The metric must be one in the runs' summary.json, but none of {len(finished)} has {metric}; "
             + suggestion(metric, known)
         )
 
@@ -162,7 +162,7 @@ def survivors(arms: Iterable[Arm], metric: str) -> list[str]:
         lost = [run for run in arm.runs if run.state == RunState.FAILED or (run.finished and run.trouble(metric))]
         if lost:
             found.append(
-                f"`{arm.name}` lost {len(lost)} of {len(arm.runs)} runs (failed or diverged): its figures are of "
+                f"`{arm.name}` lost {len(lost)} of {len(arm.runs)} runs (failed or diverged): its metrics are of "
                 "those that survived, and may flatter it."
             )
     return found

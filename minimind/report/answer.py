@@ -1,7 +1,7 @@
 """One sentence for a reader in a hurry, made of the verdicts."""
 
 from minimind.report.analysis import Arm, Report
-from minimind.report.figures import Better, several
+from minimind.report.metrics import Better, several
 from minimind.report.number_arms import numbers_of
 from minimind.report.verdict import Finding, Verdict
 
@@ -48,7 +48,7 @@ def _verdicts(report: Report) -> list[str]:
 def _clause(name: str, verdict: Verdict) -> str:
     if verdict.finding in SHOWN:
         return f"`{name}` is {verdict.words}"
-    told = verdict.words.removeprefix(verdict.finding.value)  # the figures
+    told = verdict.words.removeprefix(verdict.finding.value)  # the metrics
     return CLAUSES[verdict.finding].format(f"`{name}`") + told
 
 
@@ -61,9 +61,9 @@ def _alone(arm: Arm, report: Report) -> str:
     found = arm.spreads.get(report.sweep.metric)
     if found is None:
         return f"`{arm.name}` has no run with a {report.metric.label}."
-    figures = f"{report.metric.show(found.mean)} ± {report.metric.show(found.sd)}"
+    metrics = f"{report.metric.show(found.mean)} ± {report.metric.show(found.sd)}"
     runs = several(found.count, report.unit)
-    return f"`{arm.name}` has a {report.metric.label} of {figures} over {runs}; there is no other arm."
+    return f"`{arm.name}` has a {report.metric.label} of {metrics} over {runs}; there is no other arm."
 
 
 def _best(report: Report) -> str:

@@ -31,7 +31,7 @@ def _arm(arm: Arm, report: Report) -> dict[str, Any]:
         "runs": [
             {
                 "replicate": run.job.replicate, "run": run.job.run, "state": run.state, "reason": run.reason,
-                "figures": dict(run.figures),
+                "figures": dict(run.metrics),
                 **{key: run.status.get(key) for key in
                    ("auto", "machine", "versions", "git_commit", "source_hash", "data_fingerprint")},
             }

@@ -53,7 +53,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells; columns whose number is in `wordy` are read as text, the others as figures."""
+    """MetricsWriter of cells; columns whose number is in `wordy` are read as text, the others as metrics."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[Cell]]

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from minimind.report.figures import several
+from minimind.report.metrics import several
 from minimind.report.run_record import RunRecord
 from minimind.report.sweep_file import Sweep
 from minimind.utils.errors import UserError
@@ -117,7 +117,7 @@ def _not_held_equal(what: str, values: list[str]) -> str:
 
 def _unequal_budget(sweep: Sweep, runs: list[RunRecord]) -> list[str]:
     key = BUDGETS.get(sweep.budget or "", "")
-    values = sorted((run.figures[key], run.job.arm) for run in runs if key in run.figures)
+    values = sorted((run.metrics[key], run.job.arm) for run in runs if key in run.metrics)
     if not values or values[-1][0] <= (1 + BUDGET_TOLERANCE) * values[0][0]:
         return []
     (least, scant), (most, ample) = values[0], values[-1]

@@ -32,7 +32,7 @@ class AblationConfig:
     seeds: list[int] = field(default_factory=lambda: [1, 2, 3])
     repeats: int = 5  # of each arm of `kind: cost`, in place of seeds
     metric: str | None = None  # of summary.json, which the verdict is on; None: what the arms' objective is judged by
-    columns: list[str] = field(default_factory=list)  # further figures of summary.json worth a column
+    columns: list[str] = field(default_factory=list)  # further metrics of summary.json worth a column
     margin: float = MISSING  # the smallest effect worth naming, in units of the metric
     budget: Budget = Budget.steps
 

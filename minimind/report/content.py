@@ -8,7 +8,7 @@ from minimind.report.analysis import Report
 from minimind.report.answer import answer_of
 from minimind.report.blocks import Block, Bullets, Code, Heading, Paragraph, Picture
 from minimind.report.comparable import ACCELERATOR, FINGERPRINT, OF_EACH_RUN, PRECISION, held_equal
-from minimind.report.figures import figure_of
+from minimind.report.metrics import metric_of
 from minimind.report.statistics import CONFIDENCE
 
 PICTURE = "report.png"
@@ -57,14 +57,14 @@ def how_to_read(report: Report) -> str:
 def _figures(report: Report) -> list[Block]:
     if not any(run.finished for run in report.runs):
         return []
-    blocks: list[Block] = [Heading("Figures"), tables.figures(report)]
+    blocks: list[Block] = [Heading("Figures"), tables.metrics(report)]
     if report.sweep.kind == "cost":
         blocks += [
             Paragraph("The same as median (quartiles), which one disturbed repeat does not move:"),
-            tables.figures(report, tables.median_and_quartiles),
+            tables.metrics(report, tables.median_and_quartiles),
         ]
-    if constant := tables.constant_figures(report):
-        same = ", ".join(f"{figure_of(key).label} {figure_of(key).show(value)}" for key, value in constant.items())
+    if constant := tables.constant_metrics(report):
+        same = ", ".join(f"{metric_of(key).label} {metric_of(key).show(value)}" for key, value in constant.items())
         blocks.append(Paragraph(f"The same in every run: {same}."))
     blocks.append(
         Paragraph(
@@ -91,7 +91,7 @@ def _comparison(report: Report) -> list[Block]:
     return [
         *blocks,
         Paragraph(
-            f"Compared over {len(started)} runs and found equal: the {equal} settings that can change a figure and are "
+            f"Compared over {len(started)} runs and found equal: the {equal} settings that can change a metric and are "
             f"not named above, {', '.join(same)}.{budget}"
         ),
     ]

@@ -8,7 +8,7 @@ from typing import Any
 
 from minimind.objectives.config import primary_of
 from minimind.report.run_record import hashed_settings
-from minimind.report.sweep_file import Job, Sweep
+from minimind.report.sweep_file import Sweep, SweepJob
 from minimind.runs.folder import RunFolder
 from minimind.utils.errors import UserError
 
@@ -34,7 +34,9 @@ def sweep_of(folders: Sequence[Path], root: Path) -> Sweep:
     differing = [key for key in _all_keys(arms) if any(arm.get(key) != arms[0].get(key) for arm in arms)]
     names = arm_names(arms, differing)
     jobs = [
-        Job(names[arm], of_run["seed"], str(folder.relative_to(root) if folder.is_relative_to(root) else folder), [])
+        SweepJob(
+            names[arm], of_run["seed"], str(folder.relative_to(root) if folder.is_relative_to(root) else folder), []
+        )
         for arm, of_run, folder in zip(members, settings, folders, strict=True)
     ]
     _refuse_twice(jobs)
@@ -85,8 +87,8 @@ def _shortest(key: str, others: list[str]) -> str:
     return next((end for end in ends if sum(f".{other}".endswith(f".{end}") for other in others) == 1), key)
 
 
-def _refuse_twice(jobs: list[Job]) -> None:
-    seen: dict[tuple[str, int], Job] = {}
+def _refuse_twice(jobs: list[SweepJob]) -> None:
+    seen: dict[tuple[str, int], SweepJob] = {}
     for job in jobs:
         if other := seen.get((job.arm, job.replicate)):
             raise UserError(
@@ -96,5 +98,5 @@ def _refuse_twice(jobs: list[Job]) -> None:
         seen[job.arm, job.replicate] = job
 
 
-def _digest(jobs: list[Job]) -> str:
+def _digest(jobs: list[SweepJob]) -> str:
     return hashlib.sha256("\n".join(sorted(job.run for job in jobs)).encode()).hexdigest()[:8]

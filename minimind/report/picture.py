@@ -8,7 +8,7 @@ from minimind.report.analysis import Report
 from minimind.report.arms_panel import draw_arms, shortened
 from minimind.report.canvas import canvas
 from minimind.report.curves import FEWEST_VALIDATIONS, Curve, curve_of, usual_window, visible_range
-from minimind.report.figures import Better, figure_of
+from minimind.report.metrics import Better, metric_of
 from minimind.report.styles import Style, styles_of
 from minimind.utils.terminal import one_line
 
@@ -41,12 +41,12 @@ def draw(report: Report, target: Path) -> None:
 
 def _capitalised(key: str) -> str:
     """The label of a metric as a title; a metric without a label keeps its key."""
-    label = one_line(figure_of(key).label)
+    label = one_line(metric_of(key).label)
     return label if label == key else label[:1].upper() + label[1:]
 
 
 def _unit(key: str) -> str:
-    return "nats per token" if key in ("val/loss", "train/loss") else one_line(figure_of(key).label)
+    return "nats per token" if key in ("val/loss", "train/loss") else one_line(metric_of(key).label)
 
 
 def _legend(figure: Any, styles: dict[str, Style], baseline: str) -> None:
@@ -74,7 +74,7 @@ def _curves(axes: Any, report: Report, styles: dict[str, Style], x_key: str, y_k
     axes.set_xlabel(
         "tokens (millions); bands: lowest to highest run" if x_key == "tokens" else "training seconds, mean"
     )
-    rises = figure_of(y_key).better is Better.higher  # then its steep beginning is below
+    rises = metric_of(y_key).better is Better.higher  # then its steep beginning is below
     if not rises and (limits := visible_range(curves)):
         axes.set_ylim(*limits)
     if not curves:

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from minimind.report.sweep_file import Job
+from minimind.report.sweep_file import SweepJob
 from minimind.runs.folder import RunFolder
 from minimind.runs.identity import is_hashed, leaves
 from minimind.runs.lock import state_seen
@@ -24,11 +24,11 @@ MEDIANS = ("train/tokens_per_second", "train/mfu", "train/data_wait_fraction", "
 
 @dataclass(frozen=True)
 class RunRecord:
-    job: Job
+    job: SweepJob
     path: Path
     state: str  # a RunState
     reason: str | None
-    figures: Mapping[str, float]  # of a finished run
+    metrics: Mapping[str, float]  # of a finished run
     rows: list[Row]  # of a finished run
     settings: Mapping[str, Any]  # hashed ones; none: not started
     status: Mapping[str, Any]
@@ -37,21 +37,21 @@ class RunRecord:
     def finished(self) -> bool:
         return self.state == RunState.FINISHED
 
-    def figure(self, key: str) -> float | None:
+    def metric(self, key: str) -> float | None:
         """Of a finished run, if it is finite."""
-        value = self.figures.get(key)
+        value = self.metrics.get(key)
         return value if value is not None and math.isfinite(value) else None
 
     def trouble(self, metric: str) -> str | None:
         """Why it is not counted; None: it is."""
         if not self.finished:
             return self.state + (f": {self.reason}" if self.reason else "")
-        if metric not in self.figures:
+        if metric not in self.metrics:
             return f"finished without {metric}"
-        return None if self.figure(metric) is not None else f"diverged: {metric} is {self.figures[metric]}"
+        return None if self.metric(metric) is not None else f"diverged: {metric} is {self.metrics[metric]}"
 
 
-def read_run(job: Job, path: Path, failure: str | None = None) -> RunRecord:
+def read_run(job: SweepJob, path: Path, failure: str | None = None) -> RunRecord:
     """`failure`: why its job failed, for a run that could not say so itself. One that is damaged is not counted."""
     try:
         return _read_run(job, path, failure)
@@ -59,7 +59,7 @@ def read_run(job: Job, path: Path, failure: str | None = None) -> RunRecord:
         return RunRecord(job, path, RunState.FAILED, str(error), {}, [], {}, {})
 
 
-def _read_run(job: Job, path: Path, failure: str | None) -> RunRecord:
+def _read_run(job: SweepJob, path: Path, failure: str | None) -> RunRecord:
     folder = RunFolder(path)
     status = folder.status
     state, reason = state_seen(status.get("state", RunState.NOT_STARTED), folder.lock), status.get("reason")
@@ -68,8 +68,8 @@ def _read_run(job: Job, path: Path, failure: str | None) -> RunRecord:
     if state == RunState.FINISHED and not folder.summary.is_file():
         state, reason = RunState.FAILED, f"no {folder.summary.name}"
     rows = read_rows(folder.metrics) if state == RunState.FINISHED else []
-    figures = {**numbers(read_object(folder.summary)), **usual_speed(rows)} if state == RunState.FINISHED else {}
-    return RunRecord(job, path, state, reason, figures, rows, hashed_settings(folder.config), status)
+    metrics = {**numbers(read_object(folder.summary)), **usual_speed(rows)} if state == RunState.FINISHED else {}
+    return RunRecord(job, path, state, reason, metrics, rows, hashed_settings(folder.config), status)
 
 
 def hashed_settings(config: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a few runs can say: the spread of a figure, and paired differences with intervals that hold all at once."""
+"""What a few runs can say: the spread of a metric, and paired differences with intervals that hold all at once."""
 
 import math
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ FEWEST_PAIRS = 3  # below, an interval would say nothing
 
 @dataclass(frozen=True)
 class Spread:
-    """Of one figure over the runs of an arm."""
+    """Of one metric over the runs of an arm."""
 
     count: int
     mean: float

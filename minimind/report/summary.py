@@ -1,4 +1,4 @@
-"""The last thing a run prints: its figures beside two compressors, its samples, and how to go on."""
+"""The last thing a run prints: its metrics beside two compressors, its samples, and how to go on."""
 
 import shlex
 from pathlib import Path
@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from minimind.objectives.config import primaries
-from minimind.report.figures import figure_of
+from minimind.report.metrics import metric_of
 from minimind.utils.console import VisibleConsole
 from minimind.utils.terminal import say
 
@@ -27,14 +27,14 @@ ROWS = (
 
 def print_summary(summary: dict[str, Any], samples: list[dict[str, str]], folder: Path) -> None:
     console = VisibleConsole()
-    figures = Table(title="Final figures", show_header=False)
+    metrics = Table(title="Final figures", show_header=False)
     for label, key, form in ROWS:
         if key in summary:
-            figures.add_row(label, form.format(summary[key]))
-    for judged in map(figure_of, primaries()):
+            metrics.add_row(label, form.format(summary[key]))
+    for judged in map(metric_of, primaries()):
         if judged.key in summary and judged.key not in [key for _, key, _ in ROWS]:
-            figures.add_row(judged.label, judged.show(summary[judged.key]))
-    console.print(figures)
+            metrics.add_row(judged.label, judged.show(summary[judged.key]))
+    console.print(metrics)
     if "val/bits_per_byte" in summary:
         console.print(bits_table(summary))
     for number, sample in enumerate(samples, start=1):
@@ -46,12 +46,12 @@ def print_summary(summary: dict[str, Any], samples: list[dict[str, str]], folder
     print_next_steps(folder)
 
 
-def bits_table(figures: dict[str, Any]) -> Table:
+def bits_table(metrics: dict[str, Any]) -> Table:
     """The model among the compressors, best first, with the distance to `xz -9`."""
     table = Table()
     for column in ("held-out text", "bits per byte", "against xz -9"):
         table.add_column(column, justify="left" if column == "held-out text" else "right")
-    entries = {"this model": figures["val/bits_per_byte"], **figures.get("compressors", {})}
+    entries = {"this model": metrics["val/bits_per_byte"], **metrics.get("compressors", {})}
     for name, bits in sorted(entries.items(), key=lambda entry: entry[1]):
         relative = f"{bits / entries['xz -9'] - 1:+.1%}" if "xz -9" in entries else ""
         table.add_row(name, f"{bits:.4f}", relative, style="bold" if name == "this model" else "")

@@ -11,7 +11,7 @@ OUTCOMES_FILE = "outcomes.json"
 
 
 @dataclass(frozen=True)
-class Job:
+class SweepJob:
     """One run, as one arm's answer. Two arms of the same settings share a run."""
 
     arm: str
@@ -28,7 +28,7 @@ class Sweep:
     baseline: str
     metric: str
     arms: dict[str, list[str]]  # name → overrides that make it what it is; the baseline among them
-    jobs: list[Job]
+    jobs: list[SweepJob]
     question: str | None = None  # none: a sweep that is no ablation
     claim: str | None = None
     margin: float | None = None
@@ -56,7 +56,7 @@ def load_sweep(folder: Path) -> Sweep:
         raise UserError(f"{folder} must be a sweep folder, but has no {SWEEP_FILE}.")
     content = read_object(folder / SWEEP_FILE)
     try:
-        jobs = [Job(**job) for job in content["jobs"]]
+        jobs = [SweepJob(**job) for job in content["jobs"]]
         arms = {arm: content["arms"][arm] for arm in dict.fromkeys(job.arm for job in jobs)}  # JSON's are sorted
         return Sweep(**{**content, "jobs": jobs, "arms": arms})
     except (KeyError, TypeError):

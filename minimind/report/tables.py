@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 from minimind.report.analysis import Arm, Report
 from minimind.report.blocks import Cell, Link, Table
-from minimind.report.figures import Figure, figure_of
+from minimind.report.metrics import Metric, metric_of
 from minimind.report.statistics import Spread
 
 USUAL = (
@@ -42,40 +42,40 @@ def _name(arm: Arm, report: Report) -> str:
     return f"`{arm.name}` (baseline)" if arm is report.baseline else f"`{arm.name}`"
 
 
-def mean_and_sd(figure: Figure, found: Spread | None) -> str:
+def mean_and_sd(metric: Metric, found: Spread | None) -> str:
     if found is None:
         return NOTHING
-    return figure.show(found.mean) + (f" ± {figure.show(found.sd)}" if found.sd else "")
+    return metric.show(found.mean) + (f" ± {metric.show(found.sd)}" if found.sd else "")
 
 
-def median_and_quartiles(figure: Figure, found: Spread | None) -> str:
+def median_and_quartiles(metric: Metric, found: Spread | None) -> str:
     if found is None:
         return NOTHING
-    low, high = map(figure.show, found.quartiles)
-    return figure.show(found.median) + (f" ({low} to {high})" if found.sd else "")
+    low, high = map(metric.show, found.quartiles)
+    return metric.show(found.median) + (f" ({low} to {high})" if found.sd else "")
 
 
 def shown_keys(report: Report) -> list[str]:
     """Figures that some arm has: the metric, those the sweep asks for, the objective's own, the usual ones."""
     keys = dict.fromkeys((report.sweep.metric, *report.sweep.columns, report.primary.key, *USUAL))
-    if all(run.figures.get("active_parameters") == run.figures.get("parameters") for run in report.runs):
+    if all(run.metrics.get("active_parameters") == run.metrics.get("parameters") for run in report.runs):
         keys.pop("active_parameters", None)
     return [key for key in keys if any(key in arm.spreads for arm in report.arms)]
 
 
-def constant_figures(report: Report) -> dict[str, float]:
+def constant_metrics(report: Report) -> dict[str, float]:
     """Those that are the same in every finished run: said once, not in a column."""
     found = {}
     for key in shown_keys(report):
-        values = {run.figures.get(key) for run in report.runs if run.finished}
+        values = {run.metrics.get(key) for run in report.runs if run.finished}
         if len(values) == 1 and key != report.sweep.metric and (value := values.pop()) is not None:
             found[key] = value
     return found
 
 
-def figures(report: Report, show: Callable[[Figure, Spread | None], str] = mean_and_sd) -> Table:
-    keys = [key for key in shown_keys(report) if key not in constant_figures(report)]
-    shown = [figure_of(key) for key in keys]
+def metrics(report: Report, show: Callable[[Metric, Spread | None], str] = mean_and_sd) -> Table:
+    keys = [key for key in shown_keys(report) if key not in constant_metrics(report)]
+    shown = [metric_of(key) for key in keys]
     rows = [[_name(arm, report), *(show(item, arm.spreads.get(item.key)) for item in shown)] for arm in report.arms]
     return Table(("arm", *(item.label for item in shown)), rows)
 
@@ -106,7 +106,7 @@ def runs(report: Report) -> Table:
     metric = report.metric
     rows: list[list[Cell]] = []
     for run in report.runs:
-        value = run.figure(metric.key)
+        value = run.metric(metric.key)
         trouble = run.trouble(metric.key)
         state = trouble or run.state + (f" ({run.reason})" if run.reason else "")
         target = os.path.relpath(run.path, report.folder.resolve())

@@ -3,14 +3,14 @@
 from dataclasses import dataclass
 from enum import Enum
 
-from minimind.report.figures import Better, Figure, several
+from minimind.report.metrics import Better, Metric, several
 from minimind.report.statistics import FEWEST_PAIRS, Difference
 
 
 class Finding(Enum):
     better = "better"
     worse = "worse"
-    higher = "higher"  # of a figure without a good and a bad end
+    higher = "higher"  # of a metric without a good and a bad end
     lower = "lower"
     equal = "equal"  # the whole interval lies within the margin
     not_shown = "no difference shown"
@@ -23,7 +23,7 @@ class Verdict:
     words: str
 
 
-def judge(difference: Difference, figure: Figure, margin: float | None, unit: str) -> Verdict:
+def judge(difference: Difference, metric: Metric, margin: float | None, unit: str) -> Verdict:
     """Says only what holds for every value in the interval; `margin`: the smallest effect worth naming.
 
     Equality is claimed where all of the interval lies within ±margin, even if 0 does not lie in it: there is a
@@ -31,15 +31,15 @@ def judge(difference: Difference, figure: Figure, margin: float | None, unit: st
     """
     if difference.interval is None:
         few = f"{several(difference.pairs, unit)} in common with the baseline, {FEWEST_PAIRS} are needed"
-        return Verdict(Finding.undecided, f"no verdict ({figure.show_signed(difference.mean)}; {few})")
+        return Verdict(Finding.undecided, f"no verdict ({metric.show_signed(difference.mean)}; {few})")
     low, high = difference.interval
     if low == high == 0:
         return Verdict(Finding.equal, f"identical in every {unit}")
-    signed = f"{figure.show_signed(difference.mean)} [{figure.show_signed(low)}, {figure.show_signed(high)}]"
+    signed = f"{metric.show_signed(difference.mean)} [{metric.show_signed(low)}, {metric.show_signed(high)}]"
     excludes_zero = low > 0 or high < 0
-    finding = _direction(difference.mean, figure) if excludes_zero else Finding.not_shown
+    finding = _direction(difference.mean, metric) if excludes_zero else Finding.not_shown
     nearest, farthest = sorted((abs(low), abs(high)))
-    by = f"{finding.value} by {figure.show(abs(difference.mean))} [{figure.show(nearest)}, {figure.show(farthest)}]"
+    by = f"{finding.value} by {metric.show(abs(difference.mean))} [{metric.show(nearest)}, {metric.show(farthest)}]"
     if margin and farthest <= margin:
         return Verdict(Finding.equal, f"equal within ±{margin:.3g} ({by if excludes_zero else signed})")
     if not excludes_zero:
@@ -49,7 +49,7 @@ def judge(difference: Difference, figure: Figure, margin: float | None, unit: st
     return Verdict(finding, by)
 
 
-def _direction(mean: float, figure: Figure) -> Finding:
-    if figure.better is None:
+def _direction(mean: float, metric: Metric) -> Finding:
+    if metric.better is None:
         return Finding.higher if mean > 0 else Finding.lower
-    return Finding.better if (mean > 0) == (figure.better is Better.higher) else Finding.worse
+    return Finding.better if (mean > 0) == (metric.better is Better.higher) else Finding.worse

@@ -48,7 +48,7 @@ NOT_HASHED = (
     "trainer.checkpoint_every_minutes",
     "trainer.keep_checkpoints",
     "trainer.keep_every_steps",
-    "trainer.max_bad_steps",  # where a run gives up; no figure before that depends on it
+    "trainer.max_nonfinite_steps",  # where a run gives up; no figure before that depends on it
     "parallel",
     "paths",
     "callbacks",
@@ -83,10 +83,10 @@ def is_hashed(leaf: str) -> bool:
 
 def may_change(leaf: str) -> bool:
     """Whether a run may be resumed with another value of it."""
-    return is_under(leaf, LENGTH) or is_place(leaf)
+    return is_under(leaf, LENGTH) or is_data_path(leaf)
 
 
-def is_place(leaf: str) -> bool:
+def is_data_path(leaf: str) -> bool:
     """Whether it says where data lie."""
     of_a_source = leaf.startswith("data.sources.") and leaf.rpartition(".")[2] in ("files", "validation_files")
     return of_a_source or is_under(leaf, PLACES)

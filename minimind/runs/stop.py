@@ -25,7 +25,7 @@ class StopRequest:
         for number in SIGNALS:
             signal.signal(number, self._receive)
 
-    def deafen(self) -> None:
+    def stop_listening(self) -> None:
         for number in SIGNALS:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 

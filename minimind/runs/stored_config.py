@@ -15,6 +15,8 @@ from omegaconf._utils import get_omega_conf_dumper, get_yaml_loader
 from minimind.utils.errors import DamagedFile, UserError, in_brief
 from minimind.utils.files import write_text
 
+RENAMED = {"trainer": {"max_bad_steps": "max_nonfinite_steps"}}  # group → what earlier versions called a setting
+
 
 def read_config(path: Path) -> dict[str, Any]:
     """In plain types, `${…}` as it stands.
@@ -33,6 +35,9 @@ def read_config(path: Path) -> dict[str, Any]:
         raise DamagedFile(f"{path} must be a configuration as it was stored, but: {reason}.") from None
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise DamagedFile(f"{path} must be a configuration as it was stored, but has no settings by name.")
+    for group, names in RENAMED.items():
+        if isinstance(settings := content.get(group), dict):
+            content[group] = {names.get(name, name): value for name, value in settings.items()}
     return content
 
 

@@ -8,9 +8,9 @@ from minimind.report.sweep_file import SWEEP_FILE, load_sweep, save_outcomes
 from minimind.runs.states import Exit, JobState
 from minimind.sweep.auto import answers_for
 from minimind.sweep.compose import Compose, Composed
-from minimind.sweep.places import Places, visible_gpus
 from minimind.sweep.queue import Job, Queue
-from minimind.sweep.table import Progress, reason_of
+from minimind.sweep.slots import Slots, visible_gpus
+from minimind.sweep.table import SweepProgress, reason_of
 
 LOGS = "logs"
 LONGEST_NAME = 100  # bytes
@@ -34,13 +34,13 @@ def run_queue(
     logs = [folder / LOGS / name for name in log_names(labels)]
     trainers = [one.plan.cfg.trainer for one in composed]
     cpu_only = all(trainer.accelerator == "cpu" for trainer in trainers)
-    places = Places([] if cpu_only else visible_gpus(), num_parallel)
+    places = Slots([] if cpu_only else visible_gpus(), num_parallel)
     autos = answers_for(trainers, places.fewest_cores())
     jobs = [
         Job(label, one.plan, one.frozen, log, auto)
         for label, one, log, auto in zip(labels, composed, logs, autos, strict=True)
     ]
-    progress = Progress(jobs, columns)
+    progress = SweepProgress(jobs, columns)
     queue = Queue(jobs, places, command, progress.change)
     with progress.showing():
         queue.run(progress.glance)

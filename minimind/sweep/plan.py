@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from minimind.report.config import AblationConfig, Budget, Kind
-from minimind.report.sweep_file import Job, Sweep
+from minimind.report.sweep_file import Sweep, SweepJob
 from minimind.runs.identity import is_hashed, leaves
 from minimind.sweep.budget import max_steps
 from minimind.sweep.compose import Compose, Composed
@@ -36,7 +36,7 @@ def plan_sweep(
     hashes = sorted(one.plan.folder.path.name[-8:] for one in unique.values())
     identity = hashlib.sha256("\n".join(hashes).encode()).hexdigest()[:8]
     jobs = [
-        Job(trial.arm, trial.replicate, _relative(one.plan.folder.path, paths.root), list(trial.overrides))
+        SweepJob(trial.arm, trial.replicate, _relative(one.plan.folder.path, paths.root), list(trial.overrides))
         for trial, one in composed.items()
     ]
     asked = question_of(ablation, composed) if ablation is not None else question_of_grid(trials, composed)

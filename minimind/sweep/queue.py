@@ -12,7 +12,7 @@ from minimind.config.auto import asked_by, hand_down
 from minimind.config.plan import Plan
 from minimind.runs.lock import is_held
 from minimind.runs.states import Exit, JobState
-from minimind.sweep.places import Place, Places
+from minimind.sweep.slots import Slot, Slots
 from minimind.utils.child import SIGNALS, Children, environment, signals_to
 
 GLANCE_S = 0.2  # between two looks at the processes
@@ -28,7 +28,7 @@ class Job:
     auto: Mapping[str, Any] = field(default_factory=dict)  # what that means; none: the job finds out for itself
     state: JobState = JobState.QUEUED
     code: int | None = None
-    place: Place | None = None
+    place: Slot | None = None
     process: subprocess.Popen[bytes] | None = None
     seen_held: float = -LOOK_AT_LOCK_S
 
@@ -44,7 +44,7 @@ class Queue:
     """
 
     def __init__(
-        self, jobs: Sequence[Job], places: Places, command: list[str], on_change: Callable[[Job], None]
+        self, jobs: Sequence[Job], places: Slots, command: list[str], on_change: Callable[[Job], None]
     ) -> None:
         self.jobs, self.places, self.command, self.on_change = list(jobs), places, command, on_change
         self.processes = Children()  # once asked to stop, no further one is started
@@ -93,7 +93,7 @@ class Queue:
             self._set(job, JobState.WAITING, None)
         return True
 
-    def _start(self, job: Job, place: Place, folder: Path) -> None:
+    def _start(self, job: Job, place: Slot, folder: Path) -> None:
         settings = folder / f"{self.jobs.index(job)}.yaml"
         settings.write_text(job.frozen, encoding="utf-8")
         gpus = {"CUDA_VISIBLE_DEVICES": ",".join(place.gpus)} if place.gpus else {}

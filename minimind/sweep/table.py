@@ -11,7 +11,7 @@ from typing import Any
 from rich.live import Live
 from rich.table import Table
 
-from minimind.report.figures import figure_of
+from minimind.report.metrics import metric_of
 from minimind.runs.folder import RunFolder
 from minimind.runs.states import JobState, RunState
 from minimind.sweep.queue import Job
@@ -26,7 +26,7 @@ TAIL_BYTES = 65536
 STYLES = {JobState.FINISHED: "green", JobState.RUNNING: "bold", JobState.FAILED: "red", JobState.STOPPED: "yellow"}
 
 
-class Progress:
+class SweepProgress:
     def __init__(self, jobs: Sequence[Job], columns: Sequence[str]) -> None:
         self.jobs, self.columns = jobs, columns
         self.console = VisibleConsole(stderr=True)
@@ -95,7 +95,7 @@ def row_of(job: Job) -> dict[str, str]:
 def judged_of(job: Job) -> list[str]:
     """Name and figure of what the run is judged by, or else of its training loss, in its newest row."""
     row, (primary, _) = last_row(job.plan.folder.metrics), job.plan.cfg.objective.primary
-    figure = next((figure_of(key) for key in (primary, "train/loss") if key in row), None)
+    figure = next((metric_of(key) for key in (primary, "train/loss") if key in row), None)
     if job.state == JobState.QUEUED or figure is None:
         return []
     return ["loss" if figure.key.endswith("/loss") else figure.label, figure.show(row[figure.key])]

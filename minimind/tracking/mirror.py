@@ -72,7 +72,7 @@ def quiet_settings(finish_timeout_s: float) -> Any:
 def _as_logged(point: Point) -> dict[str, Any]:
     import wandb
 
-    told: dict[str, Any] = {"step": point.step, **point.figures}  # else W&B repeats the step before
+    told: dict[str, Any] = {"step": point.step, **point.metrics}  # else W&B repeats the step before
     for name, histogram in point.histograms.items():
         edges = np.linspace(histogram["low"], histogram["high"], len(histogram["counts"]) + 1)
         told[name] = wandb.Histogram(np_histogram=(np.asarray(histogram["counts"]), edges))

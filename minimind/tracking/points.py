@@ -11,7 +11,7 @@ from minimind.runs.metrics_file import parse_rows
 @dataclass
 class Point:
     step: int
-    figures: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
     samples: list[dict[str, Any]] = field(default_factory=list)
     histograms: dict[str, Any] = field(default_factory=dict)
 
@@ -49,7 +49,7 @@ class Points:
             return points.setdefault(step, Point(step))
 
         for row in self.rows.read():
-            at(row["step"]).figures.update(row)
+            at(row["step"]).metrics.update(row)
         for sample in self.samples.read():
             at(sample["step"]).samples.append(sample)
         for row in self.histograms.read():

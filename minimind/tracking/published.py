@@ -15,15 +15,15 @@ def published_config(run: RunFolder) -> dict[str, Any]:
     config = read_config(run.config)
     status = {**run.status, "command": config["run"].get("command")}
     record = {"folder": run.path.name, **{name: status[name] for name in RECORDED if status.get(name) is not None}}
-    return without_places({**config, "record": record}, Path(config["paths"]["root"]))
+    return without_paths({**config, "record": record}, Path(config["paths"]["root"]))
 
 
-def without_places(value: Any, root: Path) -> Any:
+def without_paths(value: Any, root: Path) -> Any:
     """The root's path becomes `.` and the home's `~`, in every text."""
     if isinstance(value, dict):
-        return {key: without_places(inner, root) for key, inner in value.items()}
+        return {key: without_paths(inner, root) for key, inner in value.items()}
     if isinstance(value, list):
-        return [without_places(inner, root) for inner in value]
+        return [without_paths(inner, root) for inner in value]
     if isinstance(value, str):
         for place, sign in ((root, "."), (Path.home(), "~")):
             if place != Path(place.anchor):

@@ -43,7 +43,7 @@ class TrainerConfig:
     checkpoint_every_minutes: float | None = None  # besides
     keep_checkpoints: int = 2  # newest; the best by the primary metric is kept besides
     keep_every_steps: int | None = None  # checkpoints of these steps are kept for good
-    max_bad_steps: int = 20  # in a row whose loss or gradient is not finite, before the run stops
+    max_nonfinite_steps: int = 20  # in a row whose loss or gradient is not finite, before the run stops
 
     def __post_init__(self) -> None:
         if found := problems(self):
@@ -62,7 +62,7 @@ def problems(cfg: TrainerConfig) -> list[str]:
     if cfg.max_steps is not None and cfg.max_steps < 1:
         found.append(f"`trainer.max_steps` must be at least 1, but is {cfg.max_steps}.")
     for name in ("batch_tokens", "devices", "log_every_steps", "validate_every_steps",
-                 "checkpoint_every_steps", "keep_checkpoints", "max_bad_steps"):  # fmt: skip
+                 "checkpoint_every_steps", "keep_checkpoints", "max_nonfinite_steps"):  # fmt: skip
         if getattr(cfg, name) < 1:
             found.append(f"`trainer.{name}` must be at least 1, but is {getattr(cfg, name)}.")
     for name in ("micro_batch", "num_threads"):

@@ -13,12 +13,12 @@ from minimind.utils.terminal import warn
 
 class Health:
     """Args:
-    max_bad_steps: steps in a row, not finite, after which the run stops.
+    max_nonfinite_steps: steps in a row, not finite, after which the run stops.
     """
 
-    def __init__(self, run: RunFolder, max_bad_steps: int, batch_examples: int) -> None:
+    def __init__(self, run: RunFolder, max_nonfinite_steps: int, batch_examples: int) -> None:
         self.run = run
-        self.max_bad_steps = max_bad_steps
+        self.max_nonfinite_steps = max_nonfinite_steps
         self.batch_examples = batch_examples
         self.spikes = LossSpikes()
         self.in_spike = False
@@ -51,16 +51,16 @@ class Health:
     def stop_if_lost(self, step: int) -> None:
         """Raises: RunFailed, when nothing but bad steps came for too long."""
         bad = self.bad_in_a_row
-        if bad < self.max_bad_steps:
+        if bad < self.max_nonfinite_steps:
             return
         checkpoints = [folder.name for folder in self.run.complete_checkpoints()]
         first = step - bad
         raise RunFailed(
             f"Stopped at step {step}: loss or gradient was not finite in {bad} steps in a row "
-            f"(trainer.max_bad_steps is {self.max_bad_steps}), from step {first + 1} on, "
+            f"(trainer.max_nonfinite_steps is {self.max_nonfinite_steps}), from step {first + 1} on, "
             f"which is example {first * self.batch_examples} of the data order. The last good checkpoint is "
             f"{checkpoints[-1] if checkpoints else 'none'}. Look at that data, or try a lower optim.lr or "
-            "trainer.gradient_clip; a larger trainer.max_bad_steps goes on from the checkpoint."
+            "trainer.gradient_clip; a larger trainer.max_nonfinite_steps goes on from the checkpoint."
         )
 
     def state_dict(self) -> dict[str, Any]:

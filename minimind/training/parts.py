@@ -9,13 +9,13 @@ from minimind.generation.sampler import Sampler
 from minimind.runs.folder import RunFolder
 from minimind.training.best import Best
 from minimind.training.clock import Clock
-from minimind.training.rows import Rows
+from minimind.training.metrics_writer import MetricsWriter
 
 
 @dataclass
 class RunParts:
     run: RunFolder
-    rows: Rows
+    writer: MetricsWriter
     best: Best
     sampler: Sampler
     clock: Clock = field(default_factory=Clock)

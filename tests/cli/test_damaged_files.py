@@ -12,7 +12,7 @@ from minimind.cli import evaluate, main
 from minimind.data.prepare import _finished_chunks
 from minimind.data.shards import ShardWriter, token_dtype
 from minimind.report.run_record import read_run
-from minimind.report.sweep_file import Job, Sweep, load_outcomes, load_sweep
+from minimind.report.sweep_file import Sweep, SweepJob, load_outcomes, load_sweep
 from minimind.runs.checkpoints import mark_complete
 from minimind.runs.folder import COMPLETE, RunFolder, step_of
 from minimind.runs.metrics_file import read_rows, truncate_after
@@ -99,7 +99,7 @@ def test_a_verb_for_one_run_names_the_damaged_file(file: str, verb: Verb, small_
 
 
 def test_a_report_counts_a_damaged_run_as_failed(tmp_path: Path) -> None:
-    job = Job("arm", 1, "runs/a", [])
+    job = SweepJob("arm", 1, "runs/a", [])
     for name, content in {
         "config.yaml": b"a: [1", "metrics.jsonl": b'{"step": 5}\n[1]\n', "summary.json": b"[]", "status.json": b"\xff",
     }.items():  # fmt: skip
@@ -123,7 +123,7 @@ def test_a_damaged_sweep_is_named(content: str, verb: Verb, tmp_path: Path) -> N
 
 
 def test_damaged_outcomes_are_named_and_whole_sweeps_are_read(tmp_path: Path) -> None:
-    sweep = Sweep("s", "c", "quality", "a", "val/loss", {"a": []}, [Job("a", 1, "runs/a", [])])
+    sweep = Sweep("s", "c", "quality", "a", "val/loss", {"a": []}, [SweepJob("a", 1, "runs/a", [])])
     sweep.save(tmp_path)
     assert load_sweep(tmp_path) == sweep
     (tmp_path / "outcomes.json").write_text("{")

@@ -26,8 +26,8 @@ from minimind.training.assembly import assemble, build_objective
 from minimind.training.best import Best
 from minimind.training.callbacks.early_stopping import EarlyStopping
 from minimind.training.config import TrainerConfig
+from minimind.training.metrics_writer import MetricsWriter
 from minimind.training.parts import RunParts
-from minimind.training.rows import Rows
 from minimind.utils.errors import ConfigError, UserError
 
 AUTO = {"accelerator": "cpu", "precision": "32-true", "micro_batch": 2, "num_threads": 1}
@@ -68,7 +68,7 @@ def rows_of(cfg: TrainConfig, data: PreparedData, folder: Path, *chosen: pl.Call
     write_config(run.config, {"model": cfg.model.to_dict()})
     data.tokenizer.save(folder / "tokenizer.json")
     module = assemble(cfg, build_objective(cfg.objective, data=cfg.data, tokenizer=data.tokenizer))
-    parts = RunParts(run, Rows(run), Best(cfg.objective.primary), sampler=cast(Any, None))
+    parts = RunParts(run, MetricsWriter(run), Best(cfg.objective.primary), sampler=cast(Any, None))
     _, callbacks = build_callbacks(cfg, parts, AUTO, list(chosen), StopRequest())
     build_trainer(cfg, AUTO, callbacks, []).fit(module, build_data(cfg, module.objective, data, layout_of(cfg, AUTO)))
     return read_rows(run.metrics)
@@ -78,11 +78,11 @@ def rows_of(cfg: TrainConfig, data: PreparedData, folder: Path, *chosen: pl.Call
 def test_a_mixture_says_what_it_is_made_of(options: dict[str, Any], data: PreparedData, tmp_path: Path) -> None:
     rows = rows_of(config(**options), data, tmp_path / "run")
     assert [row["step"] for row in rows] == [2, 4, 6, 8]
-    num_rows = 12 if "packing" in options else 11
+    num_examples = 12 if "packing" in options else 11
     for row in rows:
         assert row["data/code/fraction"] == 0.75
         assert row["data/prose/fraction"] == 0.25
-        assert row["data/code/epoch"] == 0.75 * 4 * row["step"] / num_rows
+        assert row["data/code/epoch"] == 0.75 * 4 * row["step"] / num_examples
     for row in (rows[1], rows[3]):
         one, other = row["val/code/loss"], row["val/prose/loss"]
         assert one != other

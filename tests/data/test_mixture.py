@@ -47,7 +47,7 @@ def test_each_source_has_epochs_of_its_own(sources: list[Source]) -> None:
     for first, epochs in ((0, 1), (1000, 2), (2000, 1)):
         own = sorted(target for target in targets if first <= target < first + 1000)
         assert own == sorted(list(range(first + 1, first + 81)) * epochs)
-    assert mixture.figures(40) == {
+    assert mixture.metrics(40) == {
         "data/a/fraction": 0.25, "data/a/epoch": 1.0, "data/b/fraction": 0.5, "data/b/epoch": 2.0,
         "data/c/fraction": 0.25, "data/c/epoch": 1.0,
     }  # fmt: skip
@@ -69,11 +69,11 @@ def test_sources_are_shuffled_each_its_own_way(sources: list[Source]) -> None:
 
 
 def test_a_mixture_of_one_is_that_one(sources: list[Source]) -> None:
-    from minimind.data.order import rows_at
+    from minimind.data.order import examples_at
 
     numbers, rows = Mixture(sources[:1], seed=5).at(np.arange(50))
     assert not numbers.any()
-    assert rows.tolist() == rows_at(np.arange(50), 10, 5).tolist()
+    assert rows.tolist() == examples_at(np.arange(50), 10, 5).tolist()
 
 
 def test_the_mixture_of_today_is_the_mixture_of_tomorrow(sources: list[Source]) -> None:

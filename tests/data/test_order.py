@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minimind.data.order import permute, rows_at
+from minimind.data.order import examples_at, permute
 
 
 @given(size=st.integers(1, 3000), key=st.integers(0, 2**63 - 1))
@@ -16,19 +16,19 @@ def test_permutation_is_a_bijection(size: int, key: int) -> None:
 @given(size=st.integers(1, 500), seed=st.integers(0, 2**31), epochs=st.integers(1, 3))
 @settings(max_examples=25, deadline=None)
 def test_every_epoch_shows_every_window_once(size: int, seed: int, epochs: int) -> None:
-    windows = rows_at(np.arange(size * epochs), size, seed).reshape(epochs, size)
+    windows = examples_at(np.arange(size * epochs), size, seed).reshape(epochs, size)
     assert all(sorted(epoch) == list(range(size)) for epoch in windows)
 
 
 def test_epochs_and_seeds_differ() -> None:
-    first, second = rows_at(np.arange(2000), 1000, seed=1).reshape(2, 1000)
+    first, second = examples_at(np.arange(2000), 1000, seed=1).reshape(2, 1000)
     assert (first == second).mean() < 0.02
-    assert (first == rows_at(np.arange(1000), 1000, seed=2)).mean() < 0.02
+    assert (first == examples_at(np.arange(1000), 1000, seed=2)).mean() < 0.02
 
 
 def test_asking_for_one_gives_what_asking_for_all_gives() -> None:
-    everything = rows_at(np.arange(300), 77, seed=5)
-    assert [int(rows_at([i], 77, seed=5)[0]) for i in (0, 76, 77, 154, 299)] == [
+    everything = examples_at(np.arange(300), 77, seed=5)
+    assert [int(examples_at([i], 77, seed=5)[0]) for i in (0, 76, 77, 154, 299)] == [
         int(everything[i]) for i in (0, 76, 77, 154, 299)
     ]
 
@@ -42,4 +42,4 @@ def test_order_looks_random() -> None:
 
 def test_the_order_of_today_is_the_order_of_tomorrow() -> None:
     """A change here would silently reshuffle every run that is resumed."""
-    assert rows_at(np.arange(12), 10, seed=1).tolist() == [7, 2, 9, 6, 0, 8, 3, 5, 4, 1, 0, 5]
+    assert examples_at(np.arange(12), 10, seed=1).tolist() == [7, 2, 9, 6, 0, 8, 3, 5, 4, 1, 0, 5]

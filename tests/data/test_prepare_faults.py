@@ -16,7 +16,7 @@ import pytest
 from minimind.data import prepare as module
 from minimind.data.config import DataConfig, JsonlConfig
 from minimind.data.prepare import VALIDATION, PreparedData, prepare_with
-from minimind.data.worker import Encoder, Worker
+from minimind.data.worker import Encoder, EncodingProcess
 from minimind.tokenizer.bpe import BPE
 from minimind.utils.errors import UserError
 
@@ -192,13 +192,13 @@ def test_bad_input_leaves_nothing(lines: Path, tokenizer: Path, tmp_path: Path, 
 def test_a_killed_worker_ends_it_with_a_reason(
     lines: Path, tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = Worker.__init__
+    real = EncodingProcess.__init__
 
-    def killed(self: Worker, encoder: Encoder) -> None:
+    def killed(self: EncodingProcess, encoder: Encoder) -> None:
         real(self, encoder)
         os.kill(self.process.pid, signal.SIGKILL)
 
-    monkeypatch.setattr(Worker, "__init__", killed)
+    monkeypatch.setattr(EncodingProcess, "__init__", killed)
     data: DataConfig = JsonlConfig(files=[str(lines)], prepare_processes=2)
     with pytest.raises(RuntimeError, match=r"ended with code -9; .* data\.prepare_processes"):
         prepare_with(data, tokenizer, tmp_path)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from minimind.data.corpus import Block, Document, Piece
+from minimind.data.corpus import Document, Piece, RawBlock
 from minimind.data.manifest import MANIFEST, VERSION, VERSION_WITH_TARGETS
 from minimind.data.shards import HEADER, ShardWriter, TokenStream, token_dtype
 from minimind.data.worker import Encoder, Tokens
@@ -36,10 +36,10 @@ class MadeCorpus:
     def made_of(self) -> Any:
         return None
 
-    def blocks(self) -> Iterator[Block]:
-        yield Block("", 0, [b"x"] * len(self.made), 0)
+    def blocks(self) -> Iterator[RawBlock]:
+        yield RawBlock("", 0, [b"x"] * len(self.made), 0)
 
-    def documents(self, block: Block) -> Iterator[Document]:
+    def documents(self, block: RawBlock) -> Iterator[Document]:
         yield from self.made[block.first : block.first + len(block.records)]
 
 

@@ -79,7 +79,7 @@ class Victim:
             assert time.monotonic() < deadline, self.said
             time.sleep(0.01)
 
-    def figures(self) -> list[dict[str, Any]]:
+    def metrics(self) -> list[dict[str, Any]]:
         rows = read_rows(self.folder.metrics)
         return [{key: value for key, value in row.items() if key not in TIMES} for row in rows]
 
@@ -105,7 +105,7 @@ def differences(one: Any, other: Any, path: str = "") -> list[str]:
 
 def same_run(victim: Victim, whole: Victim) -> None:
     """Every logged figure, every weight and moment, every generator: equal bit for bit."""
-    assert victim.figures() == whole.figures()
+    assert victim.metrics() == whole.metrics()
     ours, theirs = victim.state(), whole.state()
     for part in ("state_dict", "optimizer_states", "random_states", "training"):
         assert differences(ours[part], theirs[part]) == [], part

@@ -43,7 +43,7 @@ def folder_of(root: Path, name: str) -> RunFolder:
 
 def test_a_run_that_blows_up_stops_and_says_where(run_train: Train, root: Path) -> None:
     """A rate beyond float32 makes the weights infinite; they must not replace the good ones of before."""
-    arguments = ["run.name=blown", "trainer.max_steps=40", "trainer.precision=32-true", "trainer.max_bad_steps=6",
+    arguments = ["run.name=blown", "trainer.max_steps=40", "trainer.precision=32-true", "trainer.max_nonfinite_steps=6",
                  "trainer.checkpoint_every_steps=1", "trainer.keep_checkpoints=1",
                  "schedule.warmup_steps=0", "optim.lr=1e38", "trainer.validate_every_steps=40"]  # fmt: skip
     code, said = run_train(*arguments)
@@ -51,7 +51,12 @@ def test_a_run_that_blows_up_stops_and_says_where(run_train: Train, root: Path) 
     run = folder_of(root, "blown")
     status = run.status
     assert status["state"] == "failed"
-    for part in ("not finite in", "trainer.max_bad_steps is 6", "of the data order", "The last good checkpoint is"):
+    for part in (
+        "not finite in",
+        "trainer.max_nonfinite_steps is 6",
+        "of the data order",
+        "The last good checkpoint is",
+    ):
         assert part in status["reason"]
         assert part in said
     skipped = [row for row in read_rows(run.metrics) if "train/skipped_steps" in row]

@@ -30,9 +30,9 @@ from minimind.training.best import Best
 from minimind.training.callbacks.metrics import Metrics
 from minimind.training.callbacks.preemption import without_lightnings_signals
 from minimind.training.config import TrainerConfig
+from minimind.training.metrics_writer import MetricsWriter
 from minimind.training.module import TrainingModule
 from minimind.training.parts import RunParts
-from minimind.training.rows import Rows
 from minimind.utils.ranks import global_rank, world_size
 
 ROWS, LENGTH, VOCAB = 8, 16, 61
@@ -105,7 +105,7 @@ def train(config: dict[str, Any], steps: int, micro_batch: int, folder: Path) ->
     held_out = EachOnce(Made(), batch=1, rank=rank, world_size=ranks)
     cfg = TrainerConfig(max_steps=steps, batch_tokens=ROWS * LENGTH, log_every_steps=1, validate_every_steps=steps)
     run = RunFolder(folder)
-    parts = RunParts(run, Rows(run), Best(("val/loss", "min")), sampler=cast(Any, None))
+    parts = RunParts(run, MetricsWriter(run), Best(("val/loss", "min")), sampler=cast(Any, None))
     metrics = Metrics(parts, cfg, flops_per_token=1.0, peak_flops=None, batch_examples=ROWS)
     watch = Watch()
     trainer = pl.Trainer(

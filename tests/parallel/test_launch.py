@@ -17,10 +17,10 @@ from minimind.utils.child import environment
 RANK = """
 import os, signal, sys, time
 from pathlib import Path
-from minimind.parallel.worker import TreeFolder, Worker
+from minimind.parallel.worker import TreeFolder, RankProcess
 from minimind.utils.ranks import global_rank
 folder = TreeFolder(Path(sys.argv[1]))
-worker = Worker(folder)
+worker = RankProcess(folder)
 rank = global_rank()
 (folder.path / f"up{rank}").touch()
 while len(list(folder.path.glob("up*"))) < 2:

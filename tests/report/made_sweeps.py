@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from omegaconf import OmegaConf
 
-from minimind.report.sweep_file import Job, Sweep
+from minimind.report.sweep_file import Sweep, SweepJob
 from minimind.runs.folder import RunFolder
 from minimind.runs.metrics_file import append_rows
 from minimind.runs.states import RunState
@@ -29,11 +29,11 @@ class Maker:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.jobs: list[Job] = []
+        self.jobs: list[SweepJob] = []
 
     def run(
         self, arm: str, seed: int, loss: float, *, state: str = RunState.FINISHED,
-        settings: dict[str, Any] | None = None, figures: dict[str, float] | None = None,
+        settings: dict[str, Any] | None = None, metrics: dict[str, float] | None = None,
         rows: list[dict[str, Any]] | None = None, **status: Any,
     ) -> Path:  # fmt: skip
         """Its curves fall to `loss`; `status`: in place of STATUS."""
@@ -50,14 +50,14 @@ class Maker:
             last = {key: value for row in rows for key, value in row.items()}
             bits = {"val/bits_per_byte": loss / 2, "parameters": 1000, "flops": 1e9, "memory/host_peak_mib": 500.0}
             write_json(
-                folder.summary, {**last, **bits, "val/loss": loss, "compressors": {"xz -9": 1.7}, **(figures or {})}
+                folder.summary, {**last, **bits, "val/loss": loss, "compressors": {"xz -9": 1.7}, **(metrics or {})}
             )
         self.add(arm, seed, folder.path)
         return folder.path
 
     def add(self, arm: str, seed: int, path: Path) -> None:
         """A job whose run is that of another, or not there yet."""
-        self.jobs.append(Job(arm, seed, str(path.relative_to(self.root)), []))
+        self.jobs.append(SweepJob(arm, seed, str(path.relative_to(self.root)), []))
 
     def sweep(self, baseline: str, **changes: Any) -> Path:
         """The sweep folder; every arm but the baseline may differ in model.norm."""

@@ -12,7 +12,7 @@ from minimind.report.analysis import Arm, Report, analyse, reframed
 from minimind.report.answer import answer_of
 from minimind.report.statistics import paired_difference
 from minimind.report.sweep_file import load_sweep
-from minimind.report.tables import constant_figures, figures, runs, verdicts
+from minimind.report.tables import constant_metrics, metrics, runs, verdicts
 from minimind.report.verdict import Finding
 from minimind.runs.folder import RunFolder
 from minimind.runs.lock import run_lock
@@ -39,17 +39,17 @@ def test_figures_of_an_arm_and_the_difference(two_arms: Make) -> None:
     assert layer.verdict.finding is Finding.worse
     assert "`layer` is worse by 0.0500 [0.0" in answer_of(report)
     assert (report.baseline.name, report.baseline.verdict) == ("rms", None)
-    assert constant_figures(report) == {"parameters": 1000, "flops": 1e9, "memory/host_peak_mib": 500.0,
+    assert constant_metrics(report) == {"parameters": 1000, "flops": 1e9, "memory/host_peak_mib": 500.0,
                                         "step": 100, "tokens": 25600, "elapsed_s": 5.0, "train/mfu": 0.1,
                                         "train/tokens_per_second": 5006}  # fmt: skip
-    assert figures(report).header == ("arm", "validation loss", "bits per byte")
+    assert metrics(report).header == ("arm", "validation loss", "bits per byte")
 
 
 def test_speed_is_the_median_of_log_points_without_the_first(maker: Maker) -> None:
     maker.run("rms", 1, 2.0)  # 100 tokens a second in the first row, then 5002 … 5010
     maker.run("rms", 2, 2.0, rows=curve(2.0, 2, points=1))
     report = read(maker.sweep("rms"))
-    assert [run.figures["train/tokens_per_second"] for run in report.runs] == [5006, 100]
+    assert [run.metrics["train/tokens_per_second"] for run in report.runs] == [5006, 100]
 
 
 @pytest.mark.parametrize("state", ["running", "preempted", "failed", "interrupted", "not started"])

@@ -124,7 +124,7 @@ def test_nothing_is_said_of_equal_runs(two_arms: Make) -> None:
 
 def test_an_unequal_budget_is_said(maker: Maker) -> None:
     for number, (arm, flops) in enumerate({"base": 1e9, "near": 1.009e9, "far": 2e9}.items()):
-        maker.run(arm, 1, 2.0, settings={"optim.lr": number}, figures={"flops": flops})
+        maker.run(arm, 1, 2.0, settings={"optim.lr": number}, metrics={"flops": flops})
     differs = {"near": ["optim.lr"], "far": ["optim.lr"]}
     said = "not held equal: the budget. `far` had 2e+09 flops, `base` 1e+09."
     assert read(maker.sweep("base", budget="flops", differs=differs)).caveats == [said]

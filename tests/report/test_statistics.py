@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from minimind.report.figures import figure_of
+from minimind.report.metrics import metric_of
 from minimind.report.statistics import CONFIDENCE, paired_difference, spread
 from minimind.report.verdict import Finding, judge
 
@@ -60,7 +60,7 @@ def test_verdicts_err_no_more_often_than_one_in_twenty(effect: float, wrong: set
     for _ in range(SWEEPS):
         baseline = random.normal(2.0, 0.2, runs)
         difference = paired_difference(baseline + effect + random.normal(0, 0.01, runs), baseline, 1)
-        findings.append(judge(difference, figure_of("val/loss"), margin, "seed").finding)
+        findings.append(judge(difference, metric_of("val/loss"), margin, "seed").finding)
     assert sum(finding in wrong for finding in findings) / SWEEPS < 0.05 + 3 * math.sqrt(0.05 * 0.95 / SWEEPS)
     assert Finding.equal in findings or effect > 0
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from minimind.report.figures import Better, best_key, figure_of
+from minimind.report.metrics import Better, best_key, metric_of
 from minimind.report.statistics import Difference
 from minimind.report.verdict import Finding, judge
 
@@ -32,12 +32,12 @@ def interval(low: float, high: float, pairs: int = 3) -> Difference:
     ],
 )
 def test_words(key: str, low: float, high: float, margin: float | None, finding: Finding, words: str) -> None:
-    found = judge(interval(low, high), figure_of(key), margin, "seed")
+    found = judge(interval(low, high), metric_of(key), margin, "seed")
     assert (found.finding, found.words) == (finding, words)
 
 
 def test_too_few_pairs_get_no_verdict() -> None:
-    found = judge(Difference(2, -5.0, None, 0.0, None, 0.95), figure_of(LOSS), 0.01, "seed")
+    found = judge(Difference(2, -5.0, None, 0.0, None, 0.95), metric_of(LOSS), 0.01, "seed")
     assert found.finding is Finding.undecided
     assert found.words == "no verdict (-5.0000; 2 seeds in common with the baseline, 3 are needed)"
 
@@ -51,13 +51,13 @@ def test_too_few_pairs_get_no_verdict() -> None:
     ],
 )  # fmt: skip
 def test_which_way_is_better(key: str, better: str | None) -> None:
-    found = figure_of(key).better
+    found = metric_of(key).better
     assert (found and found.value) == better
 
 
 def test_an_objective_says_which_way_its_own_metric_is_better(preference: str) -> None:
     for key in ("val/chosen", best_key("val/chosen")):
-        assert figure_of(key).better is Better.higher
-    assert judge(interval(0.1, 0.2), figure_of("val/chosen"), 0.01, "seed").finding is Finding.better
+        assert metric_of(key).better is Better.higher
+    assert judge(interval(0.1, 0.2), metric_of("val/chosen"), 0.01, "seed").finding is Finding.better
     assert best_key("val/loss") == "best_val_loss"
-    assert figure_of("val/loss").better is Better.lower
+    assert metric_of("val/loss").better is Better.lower

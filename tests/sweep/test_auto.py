@@ -11,8 +11,8 @@ from minimind.config.auto import HANDED_DOWN, asked_by, hand_down, of_this_machi
 from minimind.config.build import stored_or_resolved
 from minimind.runs.identity import run_hash
 from minimind.sweep.auto import answers_for
-from minimind.sweep.places import Places
 from minimind.sweep.plan import SweepPlan
+from minimind.sweep.slots import Slots
 from minimind.training.config import TrainerConfig
 
 Prepare = Callable[..., SweepPlan]
@@ -31,10 +31,10 @@ def test_one_process_finds_it_for_all_jobs() -> None:
 
 def test_jobs_have_as_many_threads_as_the_one_with_the_fewest_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(5)), raising=False)
-    assert Places([], 2).fewest_cores() == {0, 1}
-    assert len(Places([], 8).fewest_cores()) == 1
-    assert Places([], None).fewest_cores() == frozenset()
-    assert Places(["0", "1"], 4).fewest_cores() == frozenset()
+    assert Slots([], 2).fewest_cores() == {0, 1}
+    assert len(Slots([], 8).fewest_cores()) == 1
+    assert Slots([], None).fewest_cores() == frozenset()
+    assert Slots(["0", "1"], 4).fewest_cores() == frozenset()
 
 
 def test_a_job_takes_what_it_is_handed_and_a_run_that_goes_on_keeps_its_own(

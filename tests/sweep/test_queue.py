@@ -17,9 +17,9 @@ from minimind.runs.lock import run_lock
 from minimind.runs.metrics_file import append_rows
 from minimind.runs.states import JobState
 from minimind.sweep.launch import log_names
-from minimind.sweep.places import Places, visible_gpus
 from minimind.sweep.queue import Job, Queue
-from minimind.sweep.table import Progress, judged_of, last_row, reason_of
+from minimind.sweep.slots import Slots, visible_gpus
+from minimind.sweep.table import SweepProgress, judged_of, last_row, reason_of
 from minimind.training.config import TrainerConfig
 from minimind.utils.errors import ConfigError
 
@@ -40,7 +40,7 @@ def job(tmp_path: Path) -> Make:
     return make
 
 
-def run(jobs: list[Job], places: Places, on_glance: Callable[[], None] = lambda: None) -> list[str]:
+def run(jobs: list[Job], places: Slots, on_glance: Callable[[], None] = lambda: None) -> list[str]:
     Queue(jobs, places, PYTHON, lambda job: None).run(on_glance)
     return [job.state for job in jobs]
 
@@ -48,7 +48,7 @@ def run(jobs: list[Job], places: Places, on_glance: Callable[[], None] = lambda:
 def test_one_failure_ends_one_job(job: Make, tmp_path: Path) -> None:
     jobs = [job("good", "print('fine')"), job("bad", "raise SystemExit('the reason')"), job("late", "print('fine')"),
             job("shot", "import os; os.kill(os.getpid(), 9)"), job("stopped", "raise SystemExit(75)")]  # fmt: skip
-    assert run(jobs, Places([], None)) == ["finished", "failed", "finished", "failed", "stopped"]
+    assert run(jobs, Slots([], None)) == ["finished", "failed", "finished", "failed", "stopped"]
     assert reason_of(jobs[1]) == "the reason"
     assert reason_of(jobs[3]) == "killed by signal 9"
     assert jobs[0].log.read_text() == "fine\n"
@@ -60,7 +60,7 @@ def test_so_many_at_a_time_each_on_its_gpu(job: Make, tmp_path: Path) -> None:
         "os.close(os.open(path, os.O_CREAT | os.O_EXCL)); time.sleep(0.3); os.unlink(path); print(gpus)"
     )
     jobs = [job(f"job{i}", script) for i in range(4)] + [job("wide", script, devices=2)]
-    assert run(jobs, Places(["2", "5"], None)) == [JobState.FINISHED] * 5
+    assert run(jobs, Slots(["2", "5"], None)) == [JobState.FINISHED] * 5
     assert sorted(one.log.read_text().strip() for one in jobs[:4]) == ["2", "2", "5", "5"]
     assert set(jobs[4].log.read_text().strip().split(",")) == {"2", "5"}
 
@@ -69,7 +69,7 @@ def test_so_many_at_a_time_each_on_its_gpu(job: Make, tmp_path: Path) -> None:
 def test_jobs_on_a_cpu_share_its_cores(job: Make) -> None:
     script = "import os, time; time.sleep(0.1); print(sorted(os.sched_getaffinity(0)))"
     jobs = [job("a", script), job("b", script)]
-    assert run(jobs, Places([], 2)) == [JobState.FINISHED] * 2
+    assert run(jobs, Slots([], 2)) == [JobState.FINISHED] * 2
     if len(os.sched_getaffinity(0)) > 1:
         first, second = (set(eval(one.log.read_text())) for one in jobs)
         assert not first & second
@@ -79,20 +79,20 @@ def test_jobs_on_a_cpu_share_its_cores(job: Make) -> None:
 def test_places(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, 7")
     assert visible_gpus() == ["3", "7"]
-    wide = Places(["3", "7"], 1)  # one job at a time, with both GPUs
+    wide = Slots(["3", "7"], 1)  # one job at a time, with both GPUs
     place = wide.take(2)
     assert place is not None
     assert sorted(place.gpus) == ["3", "7"]
     assert wide.take(1) is None
     wide.give_back(place)
     assert wide.take(1) is not None
-    shared = Places(["3", "7"], 4)  # two jobs a GPU, the idle one first
+    shared = Slots(["3", "7"], 4)  # two jobs a GPU, the idle one first
     taken = [shared.take(1) for _ in range(5)]
     assert sorted(place.gpus[0] for place in taken if place) == ["3", "3", "7", "7"]
     assert taken[4] is None
     with pytest.raises(ConfigError, match="must be at most the GPUs there are"):
         shared.take(3)
-    crowded = Places([], 5)
+    crowded = Slots([], 5)
     seats = [crowded.take(1) for _ in range(5)]
     assert all(seat is not None and seat.cores for seat in seats) or not hasattr(os, "sched_getaffinity")
 
@@ -103,7 +103,7 @@ def test_as_many_at_a_time_as_may(job: Make, tmp_path: Path) -> None:
         f"for _ in range(200):\n    if len(list(pathlib.Path({str(tmp_path)!r}).glob('at*'))) > 1: break\n"
         "    time.sleep(0.05)\nelse: raise SystemExit('alone')"
     )
-    assert run([job("a", script), job("b", script)], Places([], 2)) == [JobState.FINISHED] * 2
+    assert run([job("a", script), job("b", script)], Slots([], 2)) == [JobState.FINISHED] * 2
 
 
 def test_a_signal_before_a_job_can_listen_is_no_failure(job: Make) -> None:
@@ -116,7 +116,7 @@ def test_a_signal_before_a_job_can_listen_is_no_failure(job: Make) -> None:
             asked.set()
             os.kill(os.getpid(), signal.SIGTERM)
 
-    assert run([deaf], Places([], None), ask) == [JobState.STOPPED]
+    assert run([deaf], Slots([], None), ask) == [JobState.STOPPED]
 
 
 def test_a_job_that_another_sweep_was_faster_to_start_is_waited_for(job: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,7 +138,7 @@ def test_a_job_that_another_sweep_was_faster_to_start_is_waited_for(job: Make, m
         if late.state == JobState.WAITING and lock.is_file():
             held.__exit__(None, None, None)
 
-    assert run([late], Places([], None), release) == [JobState.FINISHED]
+    assert run([late], Slots([], None), release) == [JobState.FINISHED]
     assert JobState.WAITING in glances
 
 
@@ -157,7 +157,7 @@ def test_ctrl_c_lets_each_job_end_well_and_begins_no_other(job: Make, tmp_path: 
             os.kill(os.getpid(), signal.SIGINT)
 
     before = time.monotonic()
-    assert run(jobs, Places([], 2), ask) == [JobState.STOPPED] * 3
+    assert run(jobs, Slots([], 2), ask) == [JobState.STOPPED] * 3
     assert time.monotonic() - before < 30
     assert not jobs[2].log.exists()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -178,7 +178,7 @@ def test_a_run_that_someone_else_works_on_is_waited_for(
             states.extend([""] * 1000)
             lock.__exit__(None, None, None)
 
-    assert run([held, free], Places([], None), release_when_the_other_is_done) == [JobState.FINISHED, JobState.FINISHED]
+    assert run([held, free], Slots([], None), release_when_the_other_is_done) == [JobState.FINISHED, JobState.FINISHED]
     assert JobState.WAITING in states
 
 
@@ -193,8 +193,8 @@ def test_the_table_shows_what_was_typed(job: Make, capsys: pytest.CaptureFixture
     """Also what rich would take for its own markup."""
     bad = job("bad", "raise SystemExit('[/why]')")
     bad.label = ("data.files=[/a.txt]", "1")
-    progress = Progress([bad], ["arm", "seed"])
-    assert run([bad], Places([], None)) == [JobState.FAILED]
+    progress = SweepProgress([bad], ["arm", "seed"])
+    assert run([bad], Slots([], None)) == [JobState.FAILED]
     progress.console.print(progress.table())
     progress.print_failures()
     said = capsys.readouterr().err
@@ -228,7 +228,7 @@ def test_a_job_is_handed_what_auto_means(job: Make, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv(HANDED_DOWN, '{"precision": "of a sweep about this one"}')
     jobs = [job(name, f"import os; print(os.environ['{HANDED_DOWN}'])") for name in ("told", "left")]
     jobs[0].auto = {"precision": "32-true"}
-    assert run(jobs, Places([], None)) == [JobState.FINISHED] * 2
+    assert run(jobs, Slots([], None)) == [JobState.FINISHED] * 2
     assert [one.log.read_text() for one in jobs] == [
         '[["auto", "auto", null, 1], {"precision": "32-true"}]\n', '[["auto", "auto", null, 1], {}]\n'
     ]  # fmt: skip

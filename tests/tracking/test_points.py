@@ -6,7 +6,7 @@ from minimind.runs.folder import RunFolder
 from minimind.runs.metrics_file import append_row
 from minimind.tracking.mirror import wandb_id
 from minimind.tracking.points import Points, Tail
-from minimind.tracking.published import without_places
+from minimind.tracking.published import without_paths
 
 
 def test_a_line_half_written_is_read_when_it_is_whole(tmp_path: Path) -> None:
@@ -36,9 +36,7 @@ def test_points_come_by_step_whatever_the_file(tmp_path: Path) -> None:
 
 def test_places_are_told_from_the_root_on() -> None:
     root, home = Path("/data/me"), Path.home()
-    told = without_places(
-        {"a": ["/data/me/runs", "/data/me", f"x={home}/b c={root}/d"], "n": 3, "z": "/data/met"}, root
-    )
+    told = without_paths({"a": ["/data/me/runs", "/data/me", f"x={home}/b c={root}/d"], "n": 3, "z": "/data/met"}, root)
     assert told == {"a": ["./runs", ".", "x=~/b c=./d"], "n": 3, "z": "/data/met"}
 
 

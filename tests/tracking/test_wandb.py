@@ -145,10 +145,10 @@ def test_an_unwritable_folder_stops_nothing(story, stories) -> None:
     """Nor do samples on the way and watching change a figure: the other run has both, this one neither."""
     assert story.codes == [0], story.messages
     assert story.messages[0].count("W&B: the mirror has stopped") == 1
-    assert same_figures(story.folder, stories["bereft"].result().folder)
+    assert same_metrics(story.folder, stories["bereft"].result().folder)
 
 
-def same_figures(one: Path, other: Path) -> bool:
+def same_metrics(one: Path, other: Path) -> bool:
     rows = [
         [{n: row.get(n) for n in ("step", *FIGURES)} for row in read_rows(f / "metrics.jsonl")] for f in (one, other)
     ]

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 
 def grouped_linear(rows: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
-    """Rows ends[g-1] … ends[g]-1 through matrix g: (R, I), (G, O, I), ends (G,) int32 → (R, O).
+    """MetricsWriter ends[g-1] … ends[g]-1 through matrix g: (R, I), (G, O, I), ends (G,) int32 → (R, O).
 
     Runs may be empty; rows after the last run come out as garbage. I and O must fill whole 16 bytes (torch's kernel).
     """

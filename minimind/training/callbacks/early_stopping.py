@@ -27,7 +27,7 @@ class EarlyStopping(RunCallback):
         if trainer.global_step % self.every_steps:
             return
         judge = self.parts.best
-        value = self.parts.rows.latest.get(judge.metric, math.nan)
+        value = self.parts.writer.latest.get(judge.metric, math.nan)
         if judge.is_better(value, self.best, self.min_delta):
             self.best, self.worse = value, 0
         else:

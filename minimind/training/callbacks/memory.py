@@ -6,8 +6,8 @@ import lightning.pytorch as pl
 from torch import Tensor
 
 from minimind.training.callbacks.run_callback import RunCallback
+from minimind.training.metrics_writer import Row
 from minimind.training.parts import RunParts
-from minimind.training.rows import Row
 from minimind.utils.hardware import peak_memory
 
 
@@ -15,7 +15,7 @@ class Memory(RunCallback):
     """Peaks since the process started: of the main process on the host, of torch's tensors on the device."""
 
     def attach(self, parts: RunParts) -> None:
-        parts.rows.sources.append(self.figures)
+        parts.writer.sources.append(self.metrics)
 
-    def figures(self, trainer: pl.Trainer, module: pl.LightningModule, sums: Mapping[str, Tensor]) -> Row:
+    def metrics(self, trainer: pl.Trainer, module: pl.LightningModule, sums: Mapping[str, Tensor]) -> Row:
         return dict(peak_memory(module.device))

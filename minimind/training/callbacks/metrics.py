@@ -14,9 +14,9 @@ from minimind.training.callbacks.run_callback import EachStep
 from minimind.training.clock import Clock
 from minimind.training.config import TrainerConfig, is_due
 from minimind.training.health import Health
+from minimind.training.metrics_writer import MetricsWriter, Row
 from minimind.training.module import TrainingModule
 from minimind.training.parts import RunParts
-from minimind.training.rows import Row, Rows
 from minimind.training.sums import COUNT
 
 
@@ -29,7 +29,7 @@ class Metrics(EachStep):
     ) -> None:  # fmt: skip
         self.attach(parts)
         self.cfg = cfg
-        self.health = Health(parts.run, cfg.max_bad_steps, batch_examples)
+        self.health = Health(parts.run, cfg.max_nonfinite_steps, batch_examples)
         self.flops_per_token = flops_per_token
         self.peak_flops = peak_flops
         self.tokens = 0
@@ -86,8 +86,8 @@ class Metrics(EachStep):
         if "train/loss" in row:
             row.update(ratios(sums))
         if isinstance(loader := trainer.train_dataloader, TrainLoader):
-            row.update(loader.figures())
-        for source in self.parts.rows.sources:
+            row.update(loader.metrics())
+        for source in self.parts.writer.sources:
             row.update(source(trainer, module, sums))
         self.health.see(trainer.global_step, int(module.last_good_step.item()))
         return row
@@ -97,7 +97,7 @@ class Metrics(EachStep):
 
     def _write(self, trainer: pl.Trainer) -> None:
         row, self.pending = self.pending, {}
-        self.parts.rows.write(row, trainer)
+        self.parts.writer.write(row, trainer)
         self.health.stop_if_lost(trainer.global_step)
 
     def state_dict(self) -> dict[str, Any]:
@@ -112,8 +112,8 @@ class Metrics(EachStep):
         for part in self._lasting():
             part.load_state_dict(state)
 
-    def _lasting(self) -> tuple[Clock, Best, Rows, Health]:
-        return self.parts.clock, self.parts.best, self.parts.rows, self.health
+    def _lasting(self) -> tuple[Clock, Best, MetricsWriter, Health]:
+        return self.parts.clock, self.parts.best, self.parts.writer, self.health
 
 
 def ratios(sums: Mapping[str, Tensor]) -> Row:

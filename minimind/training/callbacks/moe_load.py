@@ -6,15 +6,15 @@ import lightning.pytorch as pl
 from torch import Tensor
 
 from minimind.training.callbacks.run_callback import RunCallback
+from minimind.training.metrics_writer import Row
 from minimind.training.parts import RunParts
-from minimind.training.rows import Row
 
 
 class MoeLoad(RunCallback):
     def attach(self, parts: RunParts) -> None:
-        parts.rows.sources.append(self.figures)
+        parts.writer.sources.append(self.metrics)
 
-    def figures(self, trainer: pl.Trainer, module: pl.LightningModule, sums: Mapping[str, Tensor]) -> Row:
+    def metrics(self, trainer: pl.Trainer, module: pl.LightningModule, sums: Mapping[str, Tensor]) -> Row:
         load = sums["moe/load"]  # (layers, E) tokens since the last log point
         busiest = (load.amax(dim=1) / load.mean(dim=1).clamp(min=1)).tolist()
         unused = (load == 0).sum(dim=1).tolist()

@@ -7,7 +7,7 @@ import lightning.pytorch as pl
 
 from minimind.objectives.config import primaries
 from minimind.training.callbacks.run_callback import RunCallback
-from minimind.training.rows import Row
+from minimind.training.metrics_writer import Row
 from minimind.utils.terminal import is_terminal, say
 
 CLEAR_LINE = "\r\x1b[K"
@@ -23,7 +23,7 @@ class Progress(RunCallback):
         self.max_steps = trainer.max_steps
         self.start, self.first_step = time.perf_counter(), trainer.global_step
         if trainer.is_global_zero:
-            self.parts.rows.listeners.append(self.show)
+            self.parts.writer.listeners.append(self.show)
 
     def show(self, row: Row) -> None:
         has_validation = any(name.startswith("val/") for name in row)

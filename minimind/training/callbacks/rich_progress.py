@@ -5,7 +5,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from minimind.objectives.config import primaries
 from minimind.training.callbacks.run_callback import RunCallback
-from minimind.training.rows import Row
+from minimind.training.metrics_writer import Row
 from minimind.utils.console import VisibleConsole
 
 SHOWN = (("train/loss", "loss {:.3f}"), ("val/loss", "val loss {:.3f}"), ("train/tokens_per_second", "{:,.0f} tok/s"))
@@ -22,7 +22,7 @@ class RichProgress(RunCallback):
         if trainer.is_global_zero and self.bar.console.is_terminal:
             self.task = self.bar.add_task("", total=trainer.max_steps, completed=trainer.global_step)
             self.bar.start()
-            self.parts.rows.listeners.append(self.show)
+            self.parts.writer.listeners.append(self.show)
 
     def show(self, row: Row) -> None:
         self.latest |= row

@@ -9,9 +9,9 @@ from torch import Tensor
 from minimind.runs.metrics_file import append_row
 from minimind.tracking.run_logger import Histogram, RunLogger
 from minimind.training.callbacks.run_callback import RunCallback
+from minimind.training.metrics_writer import Row
 from minimind.training.module import TrainingModule
 from minimind.training.parts import RunParts
-from minimind.training.rows import Row
 
 BINS = 64
 
@@ -24,9 +24,9 @@ class Watch(RunCallback):
 
     def attach(self, parts: RunParts) -> None:
         super().attach(parts)
-        parts.rows.sources.append(self.figures)
+        parts.writer.sources.append(self.metrics)
 
-    def figures(self, trainer: pl.Trainer, module: TrainingModule, sums: Mapping[str, Tensor]) -> Row:
+    def metrics(self, trainer: pl.Trainer, module: TrainingModule, sums: Mapping[str, Tensor]) -> Row:
         row: Row = {}
         histograms: dict[str, Histogram] = {}
         for name, tensor in self._tensors(module):

@@ -9,14 +9,14 @@ from minimind.utils.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class Place:
+class Slot:
     name: str
     gpus: tuple[str, ...] = ()  # as CUDA_VISIBLE_DEVICES names them; none: a CPU
     cores: frozenset[int] = frozenset()  # of the CPU; none: all
     seat: int = 0  # which of the jobs that may run at a time
 
 
-class Places:
+class Slots:
     """What there is, and what of it is taken.
 
     Args:
@@ -30,7 +30,7 @@ class Places:
         self.use: Counter[str] = Counter(dict.fromkeys(gpus, 0))
         self.seats = list(range(self.limit))
 
-    def take(self, num_gpus: int) -> Place | None:
+    def take(self, num_gpus: int) -> Slot | None:
         """A place for a job, or None until another is given back.
 
         Raises:
@@ -44,15 +44,15 @@ class Places:
             return None
         if not self.use:
             seat = self.seats.pop(0)
-            return Place("CPU") if self.limit == 1 else Place(f"CPU {seat}", cores=self._cores(seat), seat=seat)
+            return Slot("CPU") if self.limit == 1 else Slot(f"CPU {seat}", cores=self._cores(seat), seat=seat)
         free = sorted((gpu for gpu, jobs in self.use.items() if jobs < self.share), key=self.use.__getitem__)
         if len(free) < num_gpus:
             return None
         taken = tuple(free[:num_gpus])
         self.use.update(taken)
-        return Place(f"GPU {','.join(taken)}", taken, seat=self.seats.pop(0))
+        return Slot(f"GPU {','.join(taken)}", taken, seat=self.seats.pop(0))
 
-    def give_back(self, place: Place) -> None:
+    def give_back(self, place: Slot) -> None:
         self.seats.append(place.seat)
         self.use.subtract(place.gpus)
 

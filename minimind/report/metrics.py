@@ -1,4 +1,4 @@
-"""How a figure is called and written, and which way is better."""
+"""How a metric is called and written, and which way is better."""
 
 from dataclasses import dataclass
 from enum import Enum
@@ -12,7 +12,7 @@ class Better(Enum):
 
 
 @dataclass(frozen=True)
-class Figure:
+class Metric:
     """One key of summary.json."""
 
     key: str
@@ -53,11 +53,11 @@ LOWER = ("loss", "perplexity", "bits_per_byte", "_s", "_mib", "_bytes", "max_loa
 HIGHER = ("per_second", "mfu", "real_token_fraction", "accuracy")
 
 
-def figure_of(key: str) -> Figure:
+def metric_of(key: str) -> Metric:
     """What an objective declares of the metric it is judged by goes before what names suggest."""
     label, spec = KNOWN.get(key, (key, ".4g"))
     better = Better.lower if key.endswith(LOWER) else Better.higher if key.endswith(HIGHER) else None
-    return Figure(key, label, spec, _declared().get(key, better))
+    return Metric(key, label, spec, _declared().get(key, better))
 
 
 def _declared() -> dict[str, Better]:

@@ -15,7 +15,7 @@ Row = dict[str, Any]
 MetricSource = Callable[[pl.Trainer, TrainingModule, Mapping[str, Tensor]], Row]
 
 
-class Rows:
+class MetricsWriter:
     """To metrics.jsonl always, to the loggers and to the listeners."""
 
     def __init__(self, run: RunFolder) -> None:
