@@ -85,7 +85,9 @@ def max_steps(budget: Budget, baseline: TrainConfig, arm: TrainConfig) -> int:
         ConfigError: the baseline's number of steps depends on its data.
     """
     if baseline.trainer.max_steps is None:
-        raise ConfigError(["`trainer.max_steps` must be set for the baseline of a budget, but trainer.epochs is."])
+        raise ConfigError([
+            f"`trainer.max_steps` must be set for `ablation.budget: {budget.value}`, but trainer.epochs is."
+        ])  # fmt: skip
     return max(1, round(baseline.trainer.max_steps * _per_step(budget, baseline) / _per_step(budget, arm)))
 
 

@@ -71,8 +71,8 @@ def run_sweep(planned: SweepPlan, launch: Launch) -> int:
     refuse_links(folder)
     sweep.save(folder)
     say(
-        f"{folder.name}: {len(sweep.arms)} arms, {len(planned.jobs)} runs, of which "
-        f"{len(planned.jobs) - len(pending)} have already finished.",
+        f"{folder.name}: {len(sweep.arms)} arms, {len(planned.jobs)} runs, "
+        f"{len(planned.jobs) - len(pending)} of them already finished.",
         file=sys.stderr,
     )
     jobs = [_with_wandb_group(overrides, one.plan.config, folder) for overrides, one in pending]

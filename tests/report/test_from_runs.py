@@ -50,7 +50,7 @@ def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     return main.main()
 
 
-def test_the_command(maker: Maker, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_the_report_command(maker: Maker, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     folders = [str(maker.run(f"lr{rate}", seed, 2.0 + rate + seed**2 / 100, settings={"optim.lr": rate}))
                for rate in (0.1, 0.2) for seed in (1, 2, 3)]  # fmt: skip
     assert call(monkeypatch, *folders, "--baseline", "lr=0.2") == 0

@@ -48,7 +48,7 @@ def test_simultaneous_coverage_is_nominal(num_arms: int, runs: int) -> None:
     )
     error = math.sqrt(CONFIDENCE * (1 - CONFIDENCE) / SWEEPS)
     assert covered / SWEEPS > CONFIDENCE - 3 * error
-    if num_arms == 1:  # with a shared baseline, Bonferroni is conservative
+    if num_arms == 1:  # several arms share a baseline, for which Bonferroni is conservative
         assert covered / SWEEPS < CONFIDENCE + 3 * error
 
 

@@ -44,8 +44,8 @@ def arms_of(name: str) -> list[Trial]:
     arm_keys = {key_of(o) for overrides in ablation.arms.values() for o in parse(overrides)}
     if "data.sequence_length" in arm_keys:
         arm_keys.add("trainer.batch_tokens")  # must be a multiple of each
-    typed = [override for override in TINY if override.split("=")[0] not in arm_keys]
-    trials = trials_of_ablation(ablation, typed)
+    overrides = [override for override in TINY if override.split("=")[0] not in arm_keys]
+    trials = trials_of_ablation(ablation, overrides)
     return [trial for trial in trials if trial.replicate == trials[0].replicate]
 
 
@@ -71,8 +71,8 @@ def test_every_arm_trains_for_two_steps(
     monkeypatch.setenv("MINIMIND_ROOT", str(root))
     for trial in arms_of(name):
         label = f"ablation_{name}_{trial.arm}"
-        typed = [*trial.overrides, "data=text", f"data.files=[{text_file}]", f"run.name={label}", "data.block_kb=1"]
-        monkeypatch.setattr("sys.argv", ["train.py", *typed])
+        overrides = [*trial.overrides, "data=text", f"data.files=[{text_file}]", f"run.name={label}", "data.block_kb=1"]
+        monkeypatch.setattr("sys.argv", ["train.py", *overrides])
         code = train.main()
         assert code == 0, (trial, capsys.readouterr().err)
         (folder,) = (root / "runs").glob(f"{label}-????????")

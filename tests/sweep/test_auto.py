@@ -49,6 +49,6 @@ def test_a_job_takes_what_it_is_handed_and_a_resumed_run_keeps_its_own(
     assert stored_or_resolved(cfg, {**own, "precision": "32-true"})["precision"] == "32-true"
     assert folder.path.name.endswith(run_hash(config))  # of `auto` itself, not what it resolves to
     others = hand_down(asked_by(replace(cfg.trainer, precision="32-true")), handed)[HANDED_DOWN]
-    for left in ("{}", "{bad", "[]", others):  # which the environment may have inherited
-        monkeypatch.setenv(HANDED_DOWN, left)
+    for stale in ("{}", "{bad", "[]", others):  # which the environment may have inherited
+        monkeypatch.setenv(HANDED_DOWN, stale)
         assert stored_or_resolved(cfg, {}) == own

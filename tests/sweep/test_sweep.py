@@ -77,7 +77,7 @@ def test_a_killed_sweep_resumes_and_a_failing_arm_stops_no_other(small_arguments
 
     code, output = TrainProcess(tmp_path, [*arguments, "hydra.launcher.num_parallel=2"]).wait()
     assert code == 1, output
-    assert "6 runs, of which 1 have already finished" in output
+    assert "6 runs, 1 of them already finished" in output
     assert "init_from must exist, but /nowhere" in output
     assert "logs/broken-1.log" in output
     for arm in ("rmsnorm", "layernorm"):
