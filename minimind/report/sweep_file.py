@@ -62,8 +62,8 @@ def load_sweep(folder: Path) -> Sweep:
         return Sweep(**{**content, "jobs": jobs, "arms": arms})
     except (KeyError, TypeError):
         raise DamagedFile(
-            f"{folder / SWEEP_FILE} is incomplete or has unknown fields; run the sweep's command again, which rewrites "
-            "it and keeps the runs."
+            f"{folder / SWEEP_FILE} must describe a sweep, but has missing or unknown fields; run the sweep's command "
+            "again, which rewrites it and keeps the runs."
         ) from None
 
 
