@@ -33,8 +33,8 @@ from minimind.generation.sampler import Sampler
 from minimind.generation.sampling import SamplingConfig
 from minimind.objectives.config import ObjectiveConfig
 from minimind.parallel.collectives import from_main, main_first
-from minimind.report.loss_plot import plot_loss
 from minimind.report.metrics import best_key
+from minimind.report.plotting import plot_loss
 from minimind.report.summary import print_summary
 from minimind.runs.checkpoints import STATE, TOKENIZER, checkpoint_of, resume_point
 from minimind.runs.folder import RunFolder, step_of
