@@ -10,7 +10,7 @@ from make_fixture import FIXTURE, digest, labels, rendered
 from tokenizers import AddedToken
 
 from minimind.tokenizer.bpe import BPE
-from minimind.tokenizer.chat import END, END_THINK, MARKERS, START, THINK, ChatRenderer, Part, parts_of
+from minimind.tokenizer.chat import END, END_THINK, MARKERS, START, THINK, ChatRenderer, Part, render_parts
 from minimind.utils.errors import UserError
 
 RECORDED = json.loads(FIXTURE.read_text(encoding="utf-8"))
@@ -39,7 +39,7 @@ def bytes_of(ids: list[int]) -> bytes:
 def test_every_conversation_of_the_grid_is_rendered_as_transformers_renders_it() -> None:
     found: dict[str, list[str]] = {}
     for case in CASES:
-        text = text_of(parts_of(case.messages, case.tools, generation_prompt=case.prompt))
+        text = text_of(render_parts(case.messages, case.tools, generation_prompt=case.prompt))
         found.setdefault(case.name.partition(" turns=")[0], []).append(digest(text))
     assert found == RECORDED["digests"]
     assert len(CASES) == 960
@@ -49,7 +49,7 @@ def test_every_conversation_of_the_grid_is_rendered_as_transformers_renders_it()
 def test_recorded_ids_and_labels_of_clean_conversations_are_those_of_our_parts(name: str) -> None:
     """Without MiniMind-3's vocabulary: its tokens, put between the same markers, spell the same parts."""
     recorded, case = RECORDED["clean"][name], CLEAN[name]
-    parts = parts_of(case.messages, case.tools, mask_generation_prompt=False)
+    parts = render_parts(case.messages, case.tools, mask_generation_prompt=False)
     tokens = [RECORDED["tokens"][str(index)] for index in recorded["ids"]]
     assert digest(text_of(parts)) == recorded["sha256"]
     assert "".join(tokens) == text_of(parts)
@@ -61,7 +61,7 @@ def test_recorded_ids_and_labels_of_clean_conversations_are_those_of_our_parts(n
 @pytest.mark.parametrize("case", LONGEST[::7], ids=lambda case: case.name)
 def test_the_ids_are_the_bytes_of_the_text(case: Case) -> None:
     ids, targets = CHAT.render(case.messages, case.tools)
-    assert bytes_of(ids) == text_of(parts_of(case.messages, case.tools)).encode()
+    assert bytes_of(ids) == text_of(render_parts(case.messages, case.tools)).encode()
     assert len(ids) == len(targets)
 
 
@@ -94,7 +94,7 @@ def test_an_answer_begins_with_the_ids_of_its_generation_prompt(messages: Messag
 @given(CONVERSATION, SOME_TOOLS)
 @settings(max_examples=30, deadline=None)
 def test_each_marker_is_one_that_we_placed_and_the_bytes_are_kept(messages: Messages, tools: Any) -> None:
-    parts = parts_of(messages, tools)
+    parts = render_parts(messages, tools)
     ids, _ = CHAT.encode(parts)
     assert [index for index in ids if index in ID.values()] == [ID[part.text] for part in parts if part.is_token]
     assert bytes_of(ids) == text_of(parts).encode()
@@ -119,7 +119,7 @@ def test_what_the_prompt_supplies_is_a_target_only_for_parity() -> None:
 
 def test_reasoning_is_a_target_and_so_is_its_end() -> None:
     messages = [{"role": "assistant", "reasoning_content": "why", "content": "b"}]
-    targets = [part.text for part in parts_of(messages) if part.is_target]
+    targets = [part.text for part in render_parts(messages) if part.is_target]
     assert targets == ["why\n", END_THINK, "\n\nb", END]
 
 
@@ -159,16 +159,16 @@ def calling(**call: Any) -> dict[str, Any]:
 )  # fmt: skip
 def test_a_message_that_is_wrong_is_named_by_its_number(message: Any, said: str) -> None:
     with pytest.raises(UserError, match=f"^Message 2,? {said}"):
-        parts_of([{"role": "user", "content": "a"}, message])
+        render_parts([{"role": "user", "content": "a"}, message])
 
 
 def test_no_messages_wrong_tools_and_unknown_prompts_are_refused() -> None:
     with pytest.raises(UserError, match="at least one message"):
-        parts_of([])
+        render_parts([])
     with pytest.raises(UserError, match="Tool 2 must be a JSON object, but is a str"):
-        parts_of(CASES[0].messages, [{}, "weigh"])
+        render_parts(CASES[0].messages, [{}, "weigh"])
     with pytest.raises(UserError, match='must be "closed", "open" or None'):
-        parts_of(CASES[0].messages, generation_prompt=True)
+        render_parts(CASES[0].messages, generation_prompt=True)
 
 
 def test_tokens_that_are_missing_are_named_only_when_they_are_needed() -> None:
@@ -187,7 +187,7 @@ def test_live_text_ids_and_labels_equal_transformers() -> None:
     chat = ChatRenderer(BPE.load(MINIMIND3 / "tokenizer.json"))
     begun = [case._replace(messages=case.messages[:end]) for case in LONGEST for end in range(1, len(case.messages))]
     for case in CASES + begun:
-        ours = text_of(parts_of(case.messages, case.tools, generation_prompt=case.prompt))
+        ours = text_of(render_parts(case.messages, case.tools, generation_prompt=case.prompt))
         assert ours == rendered(theirs, case), case.name
     for case in CLEAN.values():
         ids, targets = chat.render(case.messages, case.tools, mask_generation_prompt=False)

@@ -14,7 +14,7 @@ from tokenizers import AddedToken
 from minimind.interop.tokenizer_files import read_chat_template, tokenizer_config
 from minimind.tokenizer import imported_template
 from minimind.tokenizer.bpe import BPE
-from minimind.tokenizer.chat import MARKERS, parts_of
+from minimind.tokenizer.chat import MARKERS, render_parts
 from minimind.tokenizer.chat_template import CHATML, WITH_THINKING
 from minimind.tokenizer.imported_template import ChatTemplate
 from minimind.tokenizer.sandbox import answer, environment
@@ -103,7 +103,7 @@ def test_the_process_gets_no_variables_of_ours(monkeypatch: pytest.MonkeyPatch) 
         imported_template.subprocess, "run", lambda command, **options: given.update(options) or run(command, **options)
     )
     assert ChatTemplate("{{ messages[0].content }}").render(HELLO) == "hi <&> 梨"
-    assert set(given["env"]) <= {"PYTHONPATH", *imported_template.WHERE_PYTHON_IS}
+    assert set(given["env"]) <= {"PYTHONPATH", *imported_template.PYTHON_VARIABLES}
 
 
 def test_what_is_wrong_is_said() -> None:
@@ -156,7 +156,7 @@ def test_live_the_template_of_minimind_3_renders_what_our_own_renderer_does() ->
     assert theirs is not None
     for case in LONGEST[::9]:
         text = theirs.render(case.messages, case.tools, add_generation_prompt=True, open_thinking=True)
-        parts = parts_of(case.messages, case.tools, generation_prompt="open")
+        parts = render_parts(case.messages, case.tools, generation_prompt="open")
         assert text == "".join(part.text for part in parts)
 
 
@@ -175,7 +175,7 @@ def test_the_template_that_we_export_renders_what_our_own_renderer_does() -> Non
 @given(CONVERSATION, SOME_TOOLS)
 @settings(max_examples=50, deadline=None)
 def test_so_it_does_for_any_conversation(messages: Messages, tools: Any) -> None:
-    text = "".join(part.text for part in parts_of(messages, tools))
+    text = "".join(part.text for part in render_parts(messages, tools))
     assert OURS.render(messages=messages, tools=tools) == text
 
 

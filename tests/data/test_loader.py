@@ -7,7 +7,7 @@ import torch
 from streams import real_targets, same, write_stream
 
 from minimind.data.config import TextConfig
-from minimind.data.loader import EachOnce, TrainLoader
+from minimind.data.loader import SequentialLoader, TrainLoader
 from minimind.data.mixture import Mixture, Source
 from minimind.data.packing import DocumentPacking, WindowPacking, validation_packing
 from minimind.model.config import IGNORED
@@ -114,7 +114,7 @@ def test_validation_shows_every_target_once_with_half_a_window_before_it(
     cfg = TextConfig(files=["a"], sequence_length=8, document_mask=document_mask)
     overlapping = validation_packing(stream, cfg)
     assert overlapping.document_mask == document_mask
-    loaders = [EachOnce(overlapping, batch=5, rank=rank, world_size=world_size) for rank in range(world_size)]
+    loaders = [SequentialLoader(overlapping, batch=5, rank=rank, world_size=world_size) for rank in range(world_size)]
     targets = [target for one in loaders for rows in one for target in real_targets(rows)]
     assert sorted(targets) == list(range(1, len(stream)))
     assert all(len(list(one)) == len(one) for one in loaders)

@@ -222,10 +222,10 @@ def test_prompts_are_no_targets_whatever_the_number_of_processes(
 
 
 def test_an_option_that_was_added_later_prepares_nothing_again(lines: Path, tmp_path: Path) -> None:
-    """`made_of` as it was before there was `data.prompt_field`, for a source alone and in a mixture."""
+    """`cache_key` as it was before there was `data.prompt_field`, for a source alone and in a mixture."""
     (alone,) = module._sources(JsonlConfig(files=[str(lines)]))
     mixed = {"kind": "jsonl", "files": [str(lines)]}
     for source in [alone, *module._sources(MixtureConfig(sources={"a": mixed, "b": mixed | {"prompt_field": None}}))]:
-        assert source.made_of["options"] == {"kind": "jsonl", "validation_files": [], "text_field": "text"}
+        assert source.cache_key["options"] == {"kind": "jsonl", "validation_files": [], "text_field": "text"}
     (other,) = module._sources(JsonlConfig(files=[str(lines)], prompt_field="id"))
-    assert other.made_of["options"] == {**alone.made_of["options"], "prompt_field": "id"}
+    assert other.cache_key["options"] == {**alone.cache_key["options"], "prompt_field": "id"}

@@ -60,12 +60,12 @@ def whole_folders(cache: Path) -> list[Path]:
 def counted_batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The chunk of each batch that is encoded from here on."""
     seen: list[int] = []
-    real = module.encoded
+    real = module.encode_batches
 
     def counting(encoder, work, processes):
         return real(encoder, (seen.append(batch.chunk) or batch for batch in work), processes)
 
-    monkeypatch.setattr(module, "encoded", counting)
+    monkeypatch.setattr(module, "encode_batches", counting)
     return seen
 
 

@@ -33,7 +33,7 @@ class MadeCorpus:
     made: list[Document]
     size = None
 
-    def made_of(self) -> Any:
+    def cache_key(self) -> Any:
         return None
 
     def blocks(self) -> Iterator[RawBlock]:
@@ -55,7 +55,7 @@ def random_documents(rng: np.random.Generator) -> list[Document]:
     for _ in range(int(rng.integers(1, 12))):
         texts = ["".join(rng.choice(WORDS, rng.integers(0, 6))) for _ in range(rng.integers(1, 6))]
         pieces = [Piece(text, bool(rng.integers(2))) for text in texts]
-        documents.append(Document.of_pieces(pieces, False) if rng.integers(3) else Document("".join(texts), False))
+        documents.append(Document.from_pieces(pieces, False) if rng.integers(3) else Document("".join(texts), False))
     return [document for document in documents if document.text] or [Document("a", False)]
 
 
@@ -138,7 +138,7 @@ def test_a_plain_shard_is_byte_for_byte_what_it_was_without_targets(bpe: BPE, tm
     text = "the cat sat"
     plain = encoded(bpe, [Document(text, False)] * 3)
     assert plain.targets is None
-    assert encoded(bpe, [Document.of_pieces([Piece(text, True)], False)] * 3).targets is None
+    assert encoded(bpe, [Document.from_pieces([Piece(text, True)], False)] * 3).targets is None
     for name, targets in [("none", None), ("all", np.ones(len(plain.ids), dtype=bool))]:
         writer = ShardWriter(tmp_path / name, token_dtype(300))
         writer.add(plain.ids, plain.text_bytes, plain.lengths, targets)
