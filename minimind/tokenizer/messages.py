@@ -116,7 +116,7 @@ def _check_object(text: str, where: str) -> None:
     try:
         value = parse_json(text.encode())
     except ValueError as error:
-        raise UserError(f"{where} must have a JSON object as `arguments`, but cannot be parsed: {error}.") from None
+        raise UserError(f"{where} must have a JSON object as `arguments`, but parsing failed: {error}.") from None
     if not isinstance(value, dict):
         raise UserError(f"{where} must have a JSON object as `arguments`, but has {_shown(text)}.")
 
