@@ -186,7 +186,7 @@ def source_settings(config: type[DataConfig]) -> list[str]:
 def _weighted_source(name: str, options: Any) -> tuple[float, DataConfig]:
     where = f"data.sources.{name}"
     if not re.fullmatch(r"[A-Za-z0-9_-]+", str(name)):
-        raise ConfigError([f"`{where}`: the name may only contain letters, digits, - and _, as metrics use it."])
+        raise ConfigError([f"`{where}`: names may contain only letters, digits, - and _, as metrics use them."])
     kinds = [kind for kind in CORPUS_CONFIGS if kind != "mixture"]
     if not isinstance(options, Mapping) or options.get("kind") not in kinds:
         kind = options.get("kind") if isinstance(options, Mapping) else options

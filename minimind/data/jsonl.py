@@ -68,8 +68,10 @@ def _text(parsed: Any, field: str, option: str, where: str, has_escapes: bool) -
         try:
             text.encode()
         except UnicodeEncodeError as error:
-            surrogate = text[error.start]
-            raise UserError(f"{where}: must be valid Unicode, but has the unpaired surrogate {surrogate!r}.") from None
+            half = text[error.start]
+            raise UserError(
+                f"{where}: must be valid Unicode, but has the unpaired surrogate {half!r}; fix it."
+            ) from None
     return text
 
 

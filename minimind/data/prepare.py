@@ -101,13 +101,13 @@ def prepare(data: DataConfig, tokenizer: TokenizerConfig, cache: Path) -> Prepar
     if tokenizer.path is not None:
         tokenizer_path = find_existing(tokenizer.path, "tokenizer.path")
     else:
-        tokenizer_path = _trained_tokenizer(sources, tokenizer, cache / "tokenizers")
-    return _prepared(sources, tokenizer_path, cache, data.prepare_processes, all_held_out=False)
+        tokenizer_path = _train_tokenizer(sources, tokenizer, cache / "tokenizers")
+    return _prepare_sources(sources, tokenizer_path, cache, data.prepare_processes, all_held_out=False)
 
 
 def prepare_with(data: DataConfig, tokenizer_path: Path, cache: Path, *, all_held_out: bool = False) -> PreparedData:
     """Prepare data with an existing tokenizer; `all_held_out` is for a corpus that is used only for evaluation."""
-    return _prepared(_sources(data), tokenizer_path, cache, data.prepare_processes, all_held_out)
+    return _prepare_sources(_sources(data), tokenizer_path, cache, data.prepare_processes, all_held_out)
 
 
 def _sources(data: DataConfig) -> list[_Source]:
@@ -116,7 +116,7 @@ def _sources(data: DataConfig) -> list[_Source]:
     return [_Source(name, weight, cfg, build_corpus(cfg)) for name, (weight, cfg) in data.weighted_sources().items()]
 
 
-def _trained_tokenizer(sources: list[_Source], cfg: TokenizerConfig, parent: Path) -> Path:
+def _train_tokenizer(sources: list[_Source], cfg: TokenizerConfig, parent: Path) -> Path:
     """Train one tokenizer for all sources, on a sample in proportion to their weights."""
     shares = {source.name: source.weight / sum(s.weight for s in sources) for source in sources}
     cache_key = {
@@ -149,21 +149,21 @@ def _sample(source: _Source, max_bytes: int) -> Iterator[str]:
                 return
 
 
-def _prepared(
+def _prepare_sources(
     sources: list[_Source], tokenizer_path: Path, cache: Path, processes: int | None, all_held_out: bool
 ) -> PreparedData:
     bpe = BPE.load(tokenizer_path)
     prepared = []
     for source in sources:
         try:
-            folder = _prepared_folder(source, bpe, cache / "shards", processes, all_held_out)
+            folder = _prepare_source(source, bpe, cache / "shards", processes, all_held_out)
         except UserError as error:
             raise error if len(sources) == 1 else UserError(f"Source {source.name}: {error}") from None
         prepared.append(PreparedSource(source.name, source.weight, folder))
     return PreparedData(prepared, prepared[0].folder / "tokenizer.json")
 
 
-def _prepared_folder(source: _Source, bpe: BPE, parent: Path, processes: int | None, all_held_out: bool) -> Path:
+def _prepare_source(source: _Source, bpe: BPE, parent: Path, processes: int | None, all_held_out: bool) -> Path:
     cache_key = {"source": source.cache_key, "tokenizer": bpe.hash, "all_held_out": all_held_out,
                "chunk_bytes": CHUNK_BYTES, "version": VERSION}  # fmt: skip
     with build_folder(parent, cache_key) as folder:

@@ -100,7 +100,7 @@ class TextCorpus:
             position += len(raw)
 
     def _split_at_lines(self, file: BinaryIO) -> Iterator[list[bytes]]:
-        """Yield documents of at least `block_kb` that end at a line break."""
+        """Yield lists of documents: blocks of `block_kb`, each extended to the next line break."""
         records: list[bytes] = []
         while record := file.read(self.block_bytes):
             if not record.endswith(b"\n"):

@@ -143,7 +143,7 @@ def _lost_token(bpe: Codec) -> str | None:
         if byte in UTF8_BYTES and tokens.model.token_to_id(symbol) is None:
             return f"must have a token for every byte of UTF-8, but has none for 0x{byte:02x}."
     for index, token in tokens.get_added_tokens_decoder().items():
-        # In any context, BPE produces a token with the same merges as from its text alone.
+        # In any context, BPE builds a token with the same merges as from that token's text alone.
         if token.special and [part.id for part in tokens.model.tokenize(token.content)] == [index]:
             remedy = "set its `ignore_merges` to false" if tokens.model.ignore_merges else "remove it from there"
             return (

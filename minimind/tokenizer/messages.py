@@ -58,7 +58,7 @@ def _message(message: Mapping[str, Any], where: str) -> Message:
         raise UserError(f"{where} must be an object with `role` and `content`, but is a {type(message).__name__}.")
     role = message.get("role")
     if role not in ROLES:
-        raise UserError(f"{where} must have one of the roles {', '.join(ROLES)}, but has {_shown(role)}.")
+        raise UserError(f"{where} must have one of the roles {', '.join(ROLES)}, but has {_describe(role)}.")
     for name, remedy in UNSUPPORTED.items():
         if message.get(name):
             raise UserError(f"{where} must not have `{name}`: {remedy}.")
@@ -100,7 +100,7 @@ def _tool_call(call: Any, where: str) -> ToolCall:
         raise UserError(f"{where} must be an object with `name` and `arguments`, but is a {type(call).__name__}.")
     name = call.get("name")
     if not isinstance(name, str) or not name:
-        raise UserError(f"{where} must have a `name`, but has {_shown(name)}.")
+        raise UserError(f"{where} must have a `name`, but has {_describe(name)}.")
     if _to_json(name, where) != f'"{name}"':  # the format puts it between quotes without escaping
         raise UserError(f"{where} must have a `name` without quotes, backslashes or line breaks, but has {name!r}.")
     arguments = call.get("arguments")
@@ -108,7 +108,7 @@ def _tool_call(call: Any, where: str) -> ToolCall:
         _check_object(_text(arguments, f"{where} must have `arguments`"), where)
         return ToolCall(name, arguments)
     if not isinstance(arguments, Mapping):
-        raise UserError(f"{where} must have a JSON object as `arguments`, but has {_shown(arguments)}.")
+        raise UserError(f"{where} must have a JSON object as `arguments`, but has {_describe(arguments)}.")
     return ToolCall(name, _to_json(arguments, where))
 
 
@@ -118,7 +118,7 @@ def _check_object(text: str, where: str) -> None:
     except ValueError as error:
         raise UserError(f"{where} must have a JSON object as `arguments`, but parsing failed: {error}.") from None
     if not isinstance(value, dict):
-        raise UserError(f"{where} must have a JSON object as `arguments`, but has {_shown(text)}.")
+        raise UserError(f"{where} must have a JSON object as `arguments`, but has {_describe(text)}.")
 
 
 def _to_json(value: Any, where: str) -> str:
@@ -133,7 +133,7 @@ def _to_json(value: Any, where: str) -> str:
 
 def _text(value: Any, requirement: str) -> str:
     if not isinstance(value, str):
-        raise UserError(f"{requirement}, but has {_shown(value)}.")
+        raise UserError(f"{requirement}, but has {_describe(value)}.")
     try:
         value.encode()
     except UnicodeEncodeError as error:
@@ -141,7 +141,7 @@ def _text(value: Any, requirement: str) -> str:
     return value
 
 
-def _shown(value: Any) -> str:
+def _describe(value: Any) -> str:
     """Short description of a value for an error message, which must not contain a whole conversation."""
     if value is None:
         return "none"

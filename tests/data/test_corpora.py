@@ -30,7 +30,7 @@ def test_stdlib_tests_can_be_included() -> None:
     assert len(StdlibCorpus(StdlibConfig(include_tests=True)).files) >= len(StdlibCorpus(StdlibConfig()).files)
 
 
-def test_stripped_stdlib_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stripped_stdlib_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "os.py").write_text("pass\n")
     monkeypatch.setattr("sysconfig.get_path", lambda _: str(tmp_path))
     with pytest.raises(UserError, match=r"at least 1 MB of source code, but has 0\.00 MB.*data=text"):

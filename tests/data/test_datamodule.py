@@ -85,9 +85,9 @@ def test_a_mixture_logs_metrics_of_each_source(options: dict[str, Any], data: Pr
         assert row["data/prose/fraction"] == 0.25
         assert row["data/code/epoch"] == 0.75 * 4 * row["step"] / num_examples
     for row in (rows[1], rows[3]):
-        one, other = row["val/code/loss"], row["val/prose/loss"]
-        assert one != other
-        assert row["val/loss"] == pytest.approx((one + other) / 2)  # both have the same number of tokens
+        code, prose = row["val/code/loss"], row["val/prose/loss"]
+        assert code != prose
+        assert row["val/loss"] == pytest.approx((code + prose) / 2)  # both have the same number of tokens
         assert {"val/code/bits_per_byte", "val/prose/bits_per_byte"} <= set(row)
 
 
