@@ -23,8 +23,7 @@ from minimind.config.resume import refuse_fewer_steps
 from minimind.config.schema import TrainConfig
 from minimind.data.corpora import STDLIB_PROMPTS
 from minimind.data.datamodule import DataModule
-from minimind.data.prepare import TRAIN, VALIDATION, PreparedData, prepare
-from minimind.data.verify import verify
+from minimind.data.prepare import TRAIN, VALIDATION, PreparedData, prepare, verify
 from minimind.evaluation.compressors import compressors_on
 from minimind.evaluation.contexts import context_metrics
 from minimind.evaluation.decoding import decoding_metrics
