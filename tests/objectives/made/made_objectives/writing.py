@@ -10,7 +10,7 @@ from made_objectives.config import WritingConfig
 from minimind.data.examples import ExampleSource, TokenBatch
 from minimind.data.packing import WindowPacking
 from minimind.data.prepare import PreparedSource
-from minimind.evaluation.text_loss import logits_of
+from minimind.evaluation.text_loss import forward_batch
 from minimind.generation.engine import generate
 from minimind.generation.sampling import SamplingConfig
 from minimind.model.config import IGNORED
@@ -51,7 +51,7 @@ class Writing(Objective[WritingConfig]):
 
     def loss(self, model: MiniMind, batch: WrittenBatch) -> Loss:
         tokens = batch.tokens
-        log_probs = token_log_probs(logits_of(model, tokens).logits, tokens.labels).sum(dim=1)
+        log_probs = token_log_probs(forward_batch(model, tokens).logits, tokens.labels).sum(dim=1)
         count = torch.tensor(len(log_probs))
         real = (tokens.labels != IGNORED).sum()
         return Loss(-(batch.advantage * log_probs).sum(), count, real, metrics={"reward": (batch.reward.sum(), count)})
