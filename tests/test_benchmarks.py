@@ -1,4 +1,4 @@
-"""The benchmarks run, at sizes that say nothing about speed, and their last line has every figure."""
+"""The benchmarks run, at sizes too small to measure anything, and print every metric in their last line."""
 
 import importlib.util
 import json
@@ -18,10 +18,10 @@ def last_line(script: str, *arguments: str) -> dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_the_model_beside_transformers() -> None:
+def test_model_benchmark() -> None:
     found = last_line("model.py", "--tiny", "--rounds", "1", "--device", "cpu")
     figures = found["figures"]
-    assert figures.pop("mfu") is None  # a GPU's
+    assert figures.pop("mfu") is None  # only measured on a GPU
     assert set(figures) == {
         "step_float32", "step_bf16", "step_as_it_comes", "gemm_fraction", "moe_over_dense", "moe_step_float32",
         "moe_step_bf16", "memory_float32", "memory_bf16", "decode",
@@ -33,7 +33,7 @@ def test_the_model_beside_transformers() -> None:
     assert {"cpu", "cpu_flags", "threads", "versions", "rounds"} <= set(found)
 
 
-def test_the_loop_beside_lightnings() -> None:
+def test_trainer_benchmark() -> None:
     found = last_line("trainer.py", "--rounds", "1", "--steps", "40")
     for name in ("plain_ms", "barebones_ms", "ours_ms"):
         low, median, high = found[name]
@@ -41,7 +41,7 @@ def test_the_loop_beside_lightnings() -> None:
     assert isinstance(found["overhead_ratio"], float)
 
 
-def test_a_checkpoint_beside_torch_save() -> None:
+def test_checkpoint_benchmark() -> None:
     found = last_line("checkpoint.py", "--tiny", "--rounds", "1", "--steps", "2")
     for name in ("stall_s", "torch_save_s", "torch_save_fsync_s", "with_s", "without_s"):
         low, median, high = found[name]
@@ -50,13 +50,13 @@ def test_a_checkpoint_beside_torch_save() -> None:
         assert isinstance(found[name], float)
 
 
-def test_the_loggers() -> None:
+def test_loggers_benchmark() -> None:
     found = last_line("loggers.py", "--rows", "20", "--steps", "1")
     assert {"metrics.jsonl", "csv", "tensorboard", "wandb", "memory", "watch=all"} <= set(found["figures"])
     assert all(figure["row_ms"] > 0 for figure in found["figures"].values())
 
 
-def test_the_data_on_their_way(tmp_path: Path) -> None:
+def test_data_benchmark(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text(
         '{"step": 1, "elapsed_s": 2.0, "train/data_wait_fraction": 0.01}\n{"step": 1, "elapsed_s": 2.0}\n'
         '{"step": 2, "elapsed_s": 8.0, "train/data_wait_fraction": 0.002}\n'

@@ -1,4 +1,4 @@
-"""A margin between a text and the same with its second half shuffled, beyond what a frozen model sees between them."""
+"""Hinge loss on the log-probability of a text over its shuffled version, relative to a frozen reference model."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -22,8 +22,8 @@ from minimind.utils.ranks import global_rank
 
 
 class PairBatch(NamedTuple):
-    tokens: TokenBatch  # of 2B sequences: the chosen ones, then the rejected ones
-    reference: Tensor | None = None  # (2B,) what the frozen model gives them
+    tokens: TokenBatch  # 2B sequences: the chosen ones, then the rejected ones
+    reference: Tensor | None = None  # (2B,) log-probabilities from the frozen model
 
 
 class Pairs(NamedTuple):
@@ -51,8 +51,8 @@ class ShuffledWindows:
         chosen = self.windows.read(numbers)
         rejected = chosen.tokens.numpy().copy()
         half = rejected.shape[1] // 2
-        for row, number in zip(rejected, numbers.tolist(), strict=True):
-            row[half:] = np.random.default_rng(number).permutation(row[half:])
+        for sequence, number in zip(rejected, numbers.tolist(), strict=True):
+            sequence[half:] = np.random.default_rng(number).permutation(sequence[half:])
         return Pairs(chosen, chosen._replace(tokens=torch.from_numpy(rejected)))
 
 

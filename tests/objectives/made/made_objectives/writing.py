@@ -1,4 +1,4 @@
-"""Writes in `enrich`, and makes likelier what got more than the mean reward of all ranks."""
+"""Policy gradient: generates text in `enrich` and reinforces what beats the mean reward over all ranks."""
 
 from typing import NamedTuple
 
@@ -41,7 +41,7 @@ class Writing(Objective[WritingConfig]):
         return [WrittenBatch(batch, reward, reward - mean) for batch, reward in zip(written, rewards, strict=True)]
 
     def _write(self, model: MiniMind, batch: TokenBatch) -> TokenBatch:
-        """The noise is torch's own stream, which a checkpoint keeps."""
+        """Samples from torch's global generator, whose state is in the checkpoint."""
         prompts, num = batch.input_ids[:, :PROMPT].tolist(), self.cfg.new_tokens
         texts = [[*p, *generate(model, p, max_new_tokens=num, sampling=SamplingConfig(1.0))] for p in prompts]
         tokens = torch.tensor(np.array(texts))
