@@ -8,5 +8,5 @@ B batch, T tokens per sequence, S key slots (cached tokens included), D hidden s
 H head dim, F feed-forward size, E experts, A active experts per token, V vocabulary size.
 
 A token's *position* is what the position embedding encodes and may restart at 0 in each document. Its *slot* is its
-index among the keys: its place in the KV cache, or in the sequence when there is no cache.
+index along S: in the KV cache, or in the sequence when there is no cache.
 """

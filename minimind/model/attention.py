@@ -74,6 +74,8 @@ def sdpa_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout
 
 
 class Attention(nn.Module):
+    """Projections, optional QK norm and rotation, attention over the cached and new keys: (B, T, D) → (B, T, D)."""
+
     def __init__(self, cfg: ModelConfig, layer: int) -> None:
         super().__init__()
         self.layer = layer

@@ -343,7 +343,5 @@ def _moe_problems(cfg: ModelConfig) -> list[str]:
         )
     for layer in cfg.mlp_only_layers:
         if not 0 <= layer < cfg.num_hidden_layers:
-            found.append(
-                f"`mlp_only_layers` must be layers from 0 to {cfg.num_hidden_layers - 1}, but has {layer}."
-            )
+            found.append(f"`mlp_only_layers` must be layers from 0 to {cfg.num_hidden_layers - 1}, but has {layer}.")
     return found

@@ -112,6 +112,8 @@ def resolve_dispatch(cfg: ModelConfig) -> Dispatch:
 
 
 class MoE(nn.Module):
+    """Router, experts and shared experts in place of a block's MLP: (B, T, D) → (B, T, D)."""
+
     def __init__(self, cfg: ModelConfig) -> None:
         super().__init__()
         self.gate = Router(cfg)

@@ -27,6 +27,8 @@ class Output(NamedTuple):
 
 
 class Block(nn.Module):
+    """Attention, then MLP or MoE, each with a norm before it and a residual connection around it."""
+
     def __init__(self, cfg: ModelConfig, layer: int) -> None:
         super().__init__()
         self.input_layernorm = build_norm(cfg.norm, cfg.hidden_size, cfg.rms_norm_eps)

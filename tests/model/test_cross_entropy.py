@@ -34,9 +34,7 @@ def log_probs_reference(logits: torch.Tensor, labels: torch.Tensor) -> torch.Ten
 
 @pytest.mark.parametrize("chunk_values", [1, 100, 2**20])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_value_and_gradient_match_torch(
-    chunk_values: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_value_and_gradient_match_torch(chunk_values: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cross_entropy, "CPU_CHUNK_VALUES", chunk_values)
     torch.manual_seed(0)
     logits = (5 * torch.randn(3, 7, 11)).to(dtype)
@@ -74,9 +72,7 @@ def test_inference_mode() -> None:
 
 @pytest.mark.parametrize("chunk_values", [1, 30, 2**20])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_log_probs_match_log_softmax(
-    chunk_values: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_log_probs_match_log_softmax(chunk_values: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cross_entropy, "CPU_CHUNK_VALUES", chunk_values)
     logits, labels = example(dtype)
     ours, theirs = logits.clone().requires_grad_(), logits.clone().requires_grad_()

@@ -84,7 +84,7 @@ class Run:
 
 
 @pytest.fixture(scope="module")
-def made(small_run: Path, small_arguments: list[str]) -> dict[str, list[str]]:
+def objective_arguments(small_run: Path, small_arguments: list[str]) -> dict[str, list[str]]:
     """Command-line arguments of each objective; the frozen model was pre-trained on the same text."""
     common = [*small_arguments, *TRAINER]
     return {
@@ -94,8 +94,8 @@ def made(small_run: Path, small_arguments: list[str]) -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize("objective", ["pairwise", "writing"])
-def test_killed_run_resumes_bit_for_bit(objective: str, made: dict[str, list[str]], root: Path) -> None:
-    arguments = [*made[objective], *ALONE]
+def test_killed_run_resumes_bit_for_bit(objective: str, objective_arguments: dict[str, list[str]], root: Path) -> None:
+    arguments = [*objective_arguments[objective], *ALONE]
     whole, killed = (Run(root, f"{objective}-{name}", arguments) for name in ("whole", "killed"))
     process = whole.start()
     killed.kill_after(6)
@@ -133,8 +133,8 @@ BEST = {"pairwise": "accuracy", "writing": "reward"}
 
 
 @pytest.mark.parametrize("objective", ["pairwise", "writing"])
-def test_two_ranks_split_a_step(objective: str, made: dict[str, list[str]], root: Path) -> None:
-    run = Run(root, f"{objective}-ranks", [*made[objective], *TWO_RANKS]).finish()
+def test_two_ranks_split_a_step(objective: str, objective_arguments: dict[str, list[str]], root: Path) -> None:
+    run = Run(root, f"{objective}-ranks", [*objective_arguments[objective], *TWO_RANKS]).finish()
     rows = run.rows()
     assert [row["step"] for row in rows] == list(range(2, STEPS + 1, 2))
     if objective == "pairwise":
@@ -173,9 +173,9 @@ def test_invalid_settings_are_reported_before_the_run_starts(
     arguments: list[str], words: str, known_objectives: None, run_here: Any, small_arguments: list[str], root: Path
 ) -> None:
     before = set(root.glob("runs/*"))
-    said = run_here(train, *small_arguments, *arguments)
-    assert said.code == 2
-    assert words in said.err
+    result = run_here(train, *small_arguments, *arguments)
+    assert result.code == 2
+    assert words in result.err
     assert set(root.glob("runs/*")) == before
 
 
@@ -203,8 +203,8 @@ def test_frozen_model_may_be_moved(known_objectives: None, tmp_path: Path, small
 
     with hydra():
         old, new, other = (
-            container_of((*small_arguments, "objective=pairwise", f"objective.reference={place}", *more))
-            for place, more in (("old", ()), ("new", ()), ("new", ("objective.margin=2",)))
+            container_of((*small_arguments, "objective=pairwise", f"objective.reference={path}", *more))
+            for path, more in (("old", ()), ("new", ()), ("new", ("objective.margin=2",)))
         )
     write_config(tmp_path / "config.yaml", old)
     refuse_other_settings(new, tmp_path, step=0)

@@ -36,7 +36,7 @@ def cross_entropy_sum_in_chunks(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 class _TokenLogProbs(torch.autograd.Function):
-    """The gradient, (one-hot - softmax) · upstream, needs upstream's rows, so backward recomputes the softmax."""
+    """Recomputes the softmax in the backward pass, where upstream scales each row of one-hot - softmax."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, labels: Tensor) -> Tensor:

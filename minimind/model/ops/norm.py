@@ -32,20 +32,20 @@ class _FusedRMSNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        wide = x.float()
-        scale = (wide.square().mean(dim=-1, keepdim=True) + eps).rsqrt()  # (…, 1)
+        x_float = x.float()
+        scale = (x_float.square().mean(dim=-1, keepdim=True) + eps).rsqrt()  # (…, 1)
         ctx.save_for_backward(x, weight, scale)
-        return (wide * scale).to(x.dtype).mul_(weight.to(x.dtype))
+        return (x_float * scale).to(x.dtype).mul_(weight.to(x.dtype))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         x, weight, scale = ctx.saved_tensors
-        grad, wide, weight = grad.float(), x.float(), weight.float()
-        product = grad * wide
+        grad, x_float, weight = grad.float(), x.float(), weight.float()
+        product = grad * x_float
         with torch.autocast("cpu", enabled=False):
             weight_grad = product.flatten(0, -2).t().mv(scale.flatten())
             # d scale / dx = - scale³ x / D
             through_scale = (product @ weight)[..., None] * scale.pow(3) / -x.shape[-1]  # (…, 1)
-        x_grad = (grad * weight).mul_(scale).addcmul_(wide, through_scale)
+        x_grad = (grad * weight).mul_(scale).addcmul_(x_float, through_scale)
         return x_grad.to(x.dtype), weight_grad, None
