@@ -34,7 +34,7 @@ from data_inputs import LENGTH, Bench, tree_mb
 from spread import extremes
 
 Result = dict[str, Any] | None
-BATCHES = (4, 64)  # sequences per batch
+BATCH_SIZES = (4, 64)
 TARGETS = {  # from issue 4
     "load_warm": ">= 25 Mtok/s", "load_cold": ">= 5 Mtok/s", "seek": "< 1 ms", "data_wait": "< 0.005",
     "beside_litdata": ">= 3", "prepare_over_tokenizers": ">= 0.9", "prepare_two_over_one": ">= 1.7",
@@ -53,23 +53,26 @@ def read(batches: Iterator[Any], count: int) -> None:
         next(batches)
 
 
-def rates(bench: Bench, rows: int, *, widened: bool = False, **options: Any) -> list[float]:
+def rates(bench: Bench, batch_size: int, *, widened: bool = False, **options: Any) -> list[float]:
     """Million tokens per second in each round, with the shards mapped and in the page cache."""
-    loader, count = bench.loader(rows, **options), bench.batches(rows)
+    loader, count = bench.loader(batch_size, **options), bench.batches(batch_size)
     compact = (examples for (examples,) in loader)
     batches = (examples.widen() for examples in compact) if widened else compact
     read(batches, count)  # warm-up: maps the pages
-    return [count * rows * LENGTH / seconds(lambda: read(batches, count)) / 1e6 for _ in range(bench.rounds)]
+    return [count * batch_size * LENGTH / seconds(lambda: read(batches, count)) / 1e6 for _ in range(bench.rounds)]
 
 
 def load_warm(bench: Bench) -> Result:
     result: dict[str, Any] = {}
-    for rows in BATCHES:
-        result[f"rows{rows}"] = extremes(rates(bench, rows))
-        result[f"rows{rows}_widened"] = extremes(rates(bench, rows, widened=True))
-        result[f"rows{rows}_document_mask"] = extremes(rates(bench, rows, document_mask=True))
+    for batch_size in BATCH_SIZES:
+        result[f"rows{batch_size}"] = extremes(rates(bench, batch_size))
+        result[f"rows{batch_size}_widened"] = extremes(rates(bench, batch_size, widened=True))
+        result[f"rows{batch_size}_document_mask"] = extremes(rates(bench, batch_size, document_mask=True))
     result["rows64_padded"] = extremes(rates(bench, 64, pad=True))  # positions, padding included
-    return {"value": min((result[f"rows{rows}"] for rows in BATCHES), key=lambda rate: rate[1]), **result}
+    return {
+        "value": min((result[f"rows{batch_size}"] for batch_size in BATCH_SIZES), key=lambda rate: rate[1]),
+        **result,
+    }
 
 
 def drop_from_page_cache(folder: Path) -> None:
@@ -93,24 +96,27 @@ def load_cold(bench: Bench) -> Result:
         return None
     bench.stream()
     result: dict[str, Any] = {}
-    for rows in BATCHES:
+    for batch_size in BATCH_SIZES:
         values, resident = [], []
         for _ in range(bench.rounds):
             drop_from_page_cache(bench.folder / "tokens")
             resident.append(resident_fraction(bench.folder / "tokens" / "shard_00000.bin"))
-            values.append(float(run_job("cold", bench, str(rows)).split()[-1]))
-        result[f"rows{rows}"] = extremes(values)
+            values.append(float(run_job("cold", bench, str(batch_size)).split()[-1]))
+        result[f"rows{batch_size}"] = extremes(values)
         result["resident_before"] = None if None in resident else max(resident)  # type: ignore[type-var]
-    return {"value": min((result[f"rows{rows}"] for rows in BATCHES), key=lambda rate: rate[1]), **result}
+    return {
+        "value": min((result[f"rows{batch_size}"] for batch_size in BATCH_SIZES), key=lambda rate: rate[1]),
+        **result,
+    }
 
 
-def print_cold(bench: Bench, rows: str) -> None:
+def print_cold(bench: Bench, batch_size: str) -> None:
     from minimind.data import shards
 
     shards.TokenStream.verify_shard = lambda self, shard: self._unverified.discard(shard)  # type: ignore[method-assign]
-    loader, count = bench.loader(int(rows)), max(1, bench.batches(int(rows)) // 4)
+    loader, count = bench.loader(int(batch_size)), max(1, bench.batches(int(batch_size)) // 4)
     batches = iter(loader)
-    print(count * int(rows) * LENGTH / seconds(lambda: read(batches, count)) / 1e6)
+    print(count * int(batch_size) * LENGTH / seconds(lambda: read(batches, count)) / 1e6)
 
 
 def run_job(job: str, bench: Bench, *arguments: str) -> str:
@@ -133,16 +139,19 @@ def seek(bench: Bench) -> Result:
     """Milliseconds to seek to a random position within 1,000 epochs and load its batch, of 4 and 64 sequences."""
     result: dict[str, Any] = {}
     rng = random.Random(2)
-    for rows in BATCHES:
-        loader, times = bench.loader(rows), []
-        last = 1000 * loader.mixture.sources[0].examples.num_examples // rows
+    for batch_size in BATCH_SIZES:
+        loader, times = bench.loader(batch_size), []
+        last = 1000 * loader.mixture.sources[0].examples.num_examples // batch_size
         for _ in range(20 if bench.tiny else 300):
             loader.load_state_dict({"step": rng.randrange(last)})
             loader._planned = range(0)  # as after a restart
             times.append(1000 * seconds(lambda one=loader: next(iter(one))))
-        result[f"rows{rows}"] = extremes(times)
-        result[f"rows{rows}_p99"] = float(f"{sorted(times)[int(0.99 * len(times))]:.4g}")
-    return {"value": max((result[f"rows{rows}"] for rows in BATCHES), key=lambda times: times[1]), **result}
+        result[f"rows{batch_size}"] = extremes(times)
+        result[f"rows{batch_size}_p99"] = float(f"{sorted(times)[int(0.99 * len(times))]:.4g}")
+    return {
+        "value": max((result[f"rows{batch_size}"] for batch_size in BATCH_SIZES), key=lambda times: times[1]),
+        **result,
+    }
 
 
 def data_wait(bench: Bench) -> Result:
@@ -162,7 +171,7 @@ def beside_litdata(bench: Bench) -> Result:
         return None
     from torch.utils.data import DataLoader
 
-    folder, rows = bench.folder / "litdata", 64
+    folder, batch_size = bench.folder / "litdata", 64
     if not folder.is_dir():
         data_inputs.write_litdata(bench, folder)
     import litdata
@@ -170,18 +179,20 @@ def beside_litdata(bench: Bench) -> Result:
     dataset = litdata.StreamingDataset(
         str(folder), item_loader=litdata.TokensLoader(block_size=LENGTH + 1), shuffle=True, drop_last=True, seed=1
     )
-    theirs = iter(endless(DataLoader(dataset, batch_size=rows, num_workers=0)))
-    ours, count = iter(bench.loader(rows)), max(1, bench.batches(rows) // 4)
+    theirs = iter(endless(DataLoader(dataset, batch_size=batch_size, num_workers=0)))
+    ours, count = iter(bench.loader(batch_size)), max(1, bench.batches(batch_size) // 4)
     first = next(theirs)
-    if tuple(first.shape) != (rows, LENGTH + 1):
-        raise AssertionError(f"litdata must give batches of {rows} × {LENGTH + 1} tokens, but gave {first.shape}.")
+    if tuple(first.shape) != (batch_size, LENGTH + 1):
+        raise AssertionError(
+            f"litdata must give batches of {batch_size} × {LENGTH + 1} tokens, but gave {first.shape}."
+        )
     for side in (ours, theirs):
         read(side, count)
     times = []
     for _ in range(bench.rounds):
         a, b, c, d = (seconds(lambda side=side: read(side, count)) for side in (ours, theirs, theirs, ours))
         times.append(((a + d) / 2, (b + c) / 2))
-    tokens = count * rows * LENGTH / 1e6
+    tokens = count * batch_size * LENGTH / 1e6
     return {
         "value": extremes([b / a for a, b in times]),
         "ours_mtok_s": extremes([tokens / a for a, _ in times]),

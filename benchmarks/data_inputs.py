@@ -45,16 +45,16 @@ class Bench:
             stream.verify_shard(shard)  # once per process; timed separately in `hashing`
         return stream
 
-    def loader(self, rows: int, **options: Any) -> TrainLoader:
+    def loader(self, batch_size: int, **options: Any) -> TrainLoader:
         pad = options.pop("pad", False)
         stream = self.stream()
         packing = DocumentPacking(stream, LENGTH) if pad else WindowPacking(stream, LENGTH, **options)
         mixture = Mixture([Source("tokens", 1.0, packing)], seed=1)
-        return TrainLoader(mixture, batch_examples=rows, micro_batch=rows, num_steps=10**9)
+        return TrainLoader(mixture, batch_examples=batch_size, micro_batch=batch_size, num_steps=10**9)
 
-    def batches(self, rows: int) -> int:
+    def batches(self, batch_size: int) -> int:
         """Number of batches per measurement, enough for exact timing."""
-        return max(1, (2**17 if self.tiny else 2**24) // (rows * LENGTH))
+        return max(1, (2**17 if self.tiny else 2**24) // (batch_size * LENGTH))
 
     def jsonl(self, megabytes: float) -> Path:
         """Real text with variations: files of the standard library, with lines dropped at random."""
