@@ -97,7 +97,7 @@ def test_rope_defaults_are_those_of_minimind() -> None:
 
 def test_strings_are_converted_to_enums() -> None:
     cfg = ModelConfig(norm="layernorm", attention_backend="eager")  # type: ignore[arg-type]
-    assert cfg.norm is Norm.layernorm
+    assert cfg.norm == Norm.layernorm
     assert cfg.attention_backend is AttentionBackend.eager
 
 
