@@ -1,11 +1,11 @@
-"""How fast prepared tokens become batches, and text becomes tokens; ratios are of one run, interleaved.
+"""How fast prepared tokens are loaded and text is prepared. Ratios are of interleaved measurements in one run.
 
     python benchmarks/data.py [--rounds 7] [--only load_warm seek] [--run runs/<run>] [--tiny]
 
-Loading is one process without workers: batches as they travel to the device, and widened there (here: on the CPU) to
-what a model takes. "Cold" drops the shards from the page cache first. `--run` takes the data wait from that run's
-metrics.jsonl. Preparing reads JSONL made of the standard library's source. The peer needs the extra `benchmarks`
-(litdata). The last line is JSON; what this machine could not measure is null in it.
+Loading is in one process without workers: batches in the compact form sent to the device, and widened there (here: on
+the CPU) to the model's input. "Cold" drops the shards from the page cache first. `--run` reads the data wait from that
+run's metrics.jsonl. Preparing reads JSONL made from the standard library's source. The comparison with litdata needs
+the extra `benchmarks`. The last line is JSON, with null for what could not be measured on this machine.
 """
 
 import argparse
@@ -33,9 +33,9 @@ import numpy as np
 from data_inputs import LENGTH, Bench, tree_mb
 from spread import extremes
 
-Figure = dict[str, Any] | None
-BATCHES = (4, 64)  # rows
-TARGETS = {  # of issue 4
+Result = dict[str, Any] | None
+BATCH_SIZES = (4, 64)
+TARGETS = {  # from issue 4
     "load_warm": ">= 25 Mtok/s", "load_cold": ">= 5 Mtok/s", "seek": "< 1 ms", "data_wait": "< 0.005",
     "beside_litdata": ">= 3", "prepare_over_tokenizers": ">= 0.9", "prepare_two_over_one": ">= 1.7",
     "prepare_memory": "<= 600 MB",
@@ -48,28 +48,31 @@ def seconds(work: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def take(batches: Iterator[Any], count: int) -> None:
+def read(batches: Iterator[Any], count: int) -> None:
     for _ in range(count):
         next(batches)
 
 
-def rates(bench: Bench, rows: int, *, widened: bool = False, **options: Any) -> list[float]:
-    """Million tokens a second of each round, from warm maps."""
-    loader, count = bench.loader(rows, **options), bench.batches(rows)
-    read = (examples for (examples,) in loader)
-    batches = (examples.widen() for examples in read) if widened else read
-    take(batches, count)  # pages that no round before has mapped
-    return [count * rows * LENGTH / seconds(lambda: take(batches, count)) / 1e6 for _ in range(bench.rounds)]
+def rates(bench: Bench, batch_size: int, *, widened: bool = False, **options: Any) -> list[float]:
+    """Million tokens per second in each round, with the shards mapped and in the page cache."""
+    loader, count = bench.loader(batch_size, **options), bench.batches(batch_size)
+    compact = (examples for (examples,) in loader)
+    batches = (examples.widen() for examples in compact) if widened else compact
+    read(batches, count)  # warm-up: maps the pages
+    return [count * batch_size * LENGTH / seconds(lambda: read(batches, count)) / 1e6 for _ in range(bench.rounds)]
 
 
-def load_warm(bench: Bench) -> Figure:
-    figure: dict[str, Any] = {}
-    for rows in BATCHES:
-        figure[f"rows{rows}"] = extremes(rates(bench, rows))
-        figure[f"rows{rows}_widened"] = extremes(rates(bench, rows, widened=True))
-        figure[f"rows{rows}_document_mask"] = extremes(rates(bench, rows, document_mask=True))
-    figure["rows64_padded"] = extremes(rates(bench, 64, pad=True))  # places, real or not
-    return {"value": min((figure[f"rows{rows}"] for rows in BATCHES), key=lambda rate: rate[1]), **figure}
+def load_warm(bench: Bench) -> Result:
+    result: dict[str, Any] = {}
+    for batch_size in BATCH_SIZES:
+        result[f"rows{batch_size}"] = extremes(rates(bench, batch_size))
+        result[f"rows{batch_size}_widened"] = extremes(rates(bench, batch_size, widened=True))
+        result[f"rows{batch_size}_document_mask"] = extremes(rates(bench, batch_size, document_mask=True))
+    result["rows64_padded"] = extremes(rates(bench, 64, pad=True))  # positions, padding included
+    return {
+        "value": min((result[f"rows{batch_size}"] for batch_size in BATCH_SIZES), key=lambda rate: rate[1]),
+        **result,
+    }
 
 
 def drop_from_page_cache(folder: Path) -> None:
@@ -80,73 +83,79 @@ def drop_from_page_cache(folder: Path) -> None:
 
 
 def resident_fraction(path: Path) -> float | None:
-    """How much of a file is in the page cache, by util-linux' fincore."""
+    """Fraction of a file that is in the page cache, by util-linux' fincore; None if it is not installed."""
     if not shutil.which("fincore"):
         return None
     done = subprocess.run(["fincore", "-nbo", "RES", str(path)], capture_output=True, text=True)
     return int(done.stdout.split()[0]) / path.stat().st_size if done.returncode == 0 else None
 
 
-def load_cold(bench: Bench) -> Figure:
-    """Each round in a process of its own: pages that are mapped cannot be dropped."""
+def load_cold(bench: Bench) -> Result:
+    """Each round in its own process, because mapped pages cannot be dropped."""
     if not hasattr(os, "posix_fadvise"):
         return None
     bench.stream()
-    figure: dict[str, Any] = {}
-    for rows in BATCHES:
+    result: dict[str, Any] = {}
+    for batch_size in BATCH_SIZES:
         values, resident = [], []
         for _ in range(bench.rounds):
             drop_from_page_cache(bench.folder / "tokens")
             resident.append(resident_fraction(bench.folder / "tokens" / "shard_00000.bin"))
-            values.append(float(own_process("cold", bench, str(rows)).split()[-1]))
-        figure[f"rows{rows}"] = extremes(values)
-        figure["resident_before"] = None if None in resident else max(resident)  # type: ignore[type-var]
-    return {"value": min((figure[f"rows{rows}"] for rows in BATCHES), key=lambda rate: rate[1]), **figure}
+            values.append(float(run_job("cold", bench, str(batch_size)).split()[-1]))
+        result[f"rows{batch_size}"] = extremes(values)
+        result["resident_before"] = None if None in resident else max(resident)  # type: ignore[type-var]
+    return {
+        "value": min((result[f"rows{batch_size}"] for batch_size in BATCH_SIZES), key=lambda rate: rate[1]),
+        **result,
+    }
 
 
-def print_cold(bench: Bench, rows: str) -> None:
+def print_cold(bench: Bench, batch_size: str) -> None:
     from minimind.data import shards
 
     shards.TokenStream.verify_shard = lambda self, shard: self._unverified.discard(shard)  # type: ignore[method-assign]
-    loader, count = bench.loader(int(rows)), max(1, bench.batches(int(rows)) // 4)
+    loader, count = bench.loader(int(batch_size)), max(1, bench.batches(int(batch_size)) // 4)
     batches = iter(loader)
-    print(count * int(rows) * LENGTH / seconds(lambda: take(batches, count)) / 1e6)
+    print(count * int(batch_size) * LENGTH / seconds(lambda: read(batches, count)) / 1e6)
 
 
-def own_process(job: str, bench: Bench, *arguments: str) -> str:
+def run_job(job: str, bench: Bench, *arguments: str) -> str:
     command = [sys.executable, __file__, "--folder", str(bench.folder), *(["--tiny"] if bench.tiny else [])]
     done = subprocess.run([*command, "--job", job, *arguments], stdout=subprocess.PIPE, text=True, check=True)
     return done.stdout
 
 
-def hashing(bench: Bench) -> Figure:
-    """What the hash of a shard costs at its first use, in GB/s."""
+def hashing(bench: Bench) -> Result:
+    """Speed of hashing a shard, as at its first use, in GB/s."""
     import hashlib
 
     bench.stream()
     content = (bench.folder / "tokens" / "shard_00000.bin").read_bytes()
-    work = [seconds(lambda: hashlib.sha256(content)) for _ in range(bench.rounds)]
-    return {"value": extremes([len(content) / one / 1e9 for one in work])}
+    times = [seconds(lambda: hashlib.sha256(content)) for _ in range(bench.rounds)]
+    return {"value": extremes([len(content) / one / 1e9 for one in times])}
 
 
-def seek(bench: Bench) -> Figure:
-    """Milliseconds from a position never seen to its batch in hand: of 4 and 64 rows, anywhere in 1,000 epochs."""
-    figure: dict[str, Any] = {}
+def seek(bench: Bench) -> Result:
+    """Milliseconds to seek to a random position within 1,000 epochs and load its batch, of 4 and 64 sequences."""
+    result: dict[str, Any] = {}
     rng = random.Random(2)
-    for rows in BATCHES:
-        loader, times = bench.loader(rows), []
-        last = 1000 * loader.mixture.sources[0].examples.num_examples // rows
+    for batch_size in BATCH_SIZES:
+        loader, times = bench.loader(batch_size), []
+        last = 1000 * loader.mixture.sources[0].examples.num_examples // batch_size
         for _ in range(20 if bench.tiny else 300):
             loader.load_state_dict({"step": rng.randrange(last)})
             loader._planned = range(0)  # as after a restart
             times.append(1000 * seconds(lambda one=loader: next(iter(one))))
-        figure[f"rows{rows}"] = extremes(times)
-        figure[f"rows{rows}_p99"] = float(f"{sorted(times)[int(0.99 * len(times))]:.4g}")
-    return {"value": max((figure[f"rows{rows}"] for rows in BATCHES), key=lambda took: took[1]), **figure}
+        result[f"rows{batch_size}"] = extremes(times)
+        result[f"rows{batch_size}_p99"] = float(f"{sorted(times)[int(0.99 * len(times))]:.4g}")
+    return {
+        "value": max((result[f"rows{batch_size}"] for batch_size in BATCH_SIZES), key=lambda times: times[1]),
+        **result,
+    }
 
 
-def data_wait(bench: Bench) -> Figure:
-    """Of the run that `--run` names: waiting as a fraction of all its training time, and by log points."""
+def data_wait(bench: Bench) -> Result:
+    """Data wait of the run given by `--run`: as a fraction of its training time, and per log point."""
     if bench.run is None:
         return None
     rows = [json.loads(line) for line in (bench.run / "metrics.jsonl").read_text().splitlines()]
@@ -156,13 +165,13 @@ def data_wait(bench: Bench) -> Figure:
     return {"value": [float(f"{np.average(waits, weights=spans):.4g}")] * 3, "log_points": extremes(waits)}
 
 
-def beside_litdata(bench: Bench) -> Figure:
-    """Ours ÷ litdata's StreamingDataset with TokensLoader, shuffled, batched by a DataLoader without workers."""
+def beside_litdata(bench: Bench) -> Result:
+    """Our speed ÷ that of litdata's StreamingDataset with TokensLoader, shuffled, in a DataLoader without workers."""
     if importlib.util.find_spec("litdata") is None:
         return None
     from torch.utils.data import DataLoader
 
-    folder, rows = bench.folder / "litdata", 64
+    folder, batch_size = bench.folder / "litdata", 64
     if not folder.is_dir():
         data_inputs.write_litdata(bench, folder)
     import litdata
@@ -170,18 +179,20 @@ def beside_litdata(bench: Bench) -> Figure:
     dataset = litdata.StreamingDataset(
         str(folder), item_loader=litdata.TokensLoader(block_size=LENGTH + 1), shuffle=True, drop_last=True, seed=1
     )
-    theirs = iter(endless(DataLoader(dataset, batch_size=rows, num_workers=0)))
-    ours, count = iter(bench.loader(rows)), max(1, bench.batches(rows) // 4)
+    theirs = iter(endless(DataLoader(dataset, batch_size=batch_size, num_workers=0)))
+    ours, count = iter(bench.loader(batch_size)), max(1, bench.batches(batch_size) // 4)
     first = next(theirs)
-    if tuple(first.shape) != (rows, LENGTH + 1):
-        raise AssertionError(f"The peer must give batches of {rows} × {LENGTH + 1} tokens, but gives {first.shape}.")
+    if tuple(first.shape) != (batch_size, LENGTH + 1):
+        raise AssertionError(
+            f"litdata must give batches of {batch_size} × {LENGTH + 1} tokens, but gave {first.shape}."
+        )
     for side in (ours, theirs):
-        take(side, count)
+        read(side, count)
     times = []
     for _ in range(bench.rounds):
-        a, b, c, d = (seconds(lambda side=side: take(side, count)) for side in (ours, theirs, theirs, ours))
+        a, b, c, d = (seconds(lambda side=side: read(side, count)) for side in (ours, theirs, theirs, ours))
         times.append(((a + d) / 2, (b + c) / 2))
-    tokens = count * rows * LENGTH / 1e6
+    tokens = count * batch_size * LENGTH / 1e6
     return {
         "value": extremes([b / a for a, b in times]),
         "ours_mtok_s": extremes([tokens / a for a, _ in times]),
@@ -204,9 +215,9 @@ def _prepared_seconds(bench: Bench, path: Path, processes: int) -> float:
         return seconds(lambda: prepare_with(cfg, bench.tokenizer(), Path(cache)))
 
 
-def prepare_over_tokenizers(bench: Bench) -> Figure:
+def prepare_over_tokenizers(bench: Bench) -> Result:
     """Speed of preparing end to end on one thread ÷ that of `encode_batch` alone on the same texts."""
-    return json.loads(own_process("one_thread", bench).splitlines()[-1])
+    return json.loads(run_job("one_thread", bench).splitlines()[-1])
 
 
 def print_one_thread(bench: Bench) -> None:
@@ -233,14 +244,14 @@ def print_one_thread(bench: Bench) -> None:
     }))  # fmt: skip
 
 
-def prepare_two_over_one(bench: Bench) -> Figure:
+def prepare_two_over_one(bench: Bench) -> Result:
     path = bench.jsonl(3 * bench.corpus_mb)
     pairs = [(_prepared_seconds(bench, path, 1), _prepared_seconds(bench, path, 2)) for _ in range(bench.rounds)]
     return {"value": extremes([one / two for one, two in pairs]), "one_s": extremes([one for one, _ in pairs])}
 
 
-def prepare_memory(bench: Bench) -> Figure:
-    """Peak of the whole process tree, in MB, sampled every 20 ms."""
+def prepare_memory(bench: Bench) -> Result:
+    """Peak memory of the process tree in MB, sampled every 20 ms."""
     path = bench.jsonl(bench.memory_mb)
     bench.tokenizer()
     command = [sys.executable, __file__, "--folder", str(bench.folder), *(["--tiny"] if bench.tiny else [])]
@@ -254,21 +265,21 @@ def prepare_memory(bench: Bench) -> Figure:
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    took = seconds(child.wait)
+    elapsed = seconds(child.wait)
     done.set()
     watcher.join()
     if child.returncode:
-        raise RuntimeError("The process that prepares failed; its own message is above.")
-    value = [round(peaks["Pss"], 1)] * 3  # files in memory included, the libraries above all
+        raise RuntimeError("The preparing process failed; its error is above.")
+    value = [round(peaks["Pss"], 1)] * 3  # includes mapped files, mostly the libraries
     return {"value": value, "without_files_mb": round(peaks["Pss_Anon"], 1), "input_mb": path.stat().st_size / 1e6,
-            "seconds": round(took, 1)}  # fmt: skip
+            "seconds": round(elapsed, 1)}  # fmt: skip
 
 
 def print_prepare(bench: Bench, path: str) -> None:
     print(_prepared_seconds(bench, Path(path), os.cpu_count() or 1))
 
 
-MEASURES: dict[str, Callable[[Bench], Figure]] = {
+MEASURES: dict[str, Callable[[Bench], Result]] = {
     measure.__name__: measure
     for measure in (
         load_warm, load_cold, hashing, seek, data_wait, beside_litdata, prepare_over_tokenizers,
@@ -278,11 +289,11 @@ MEASURES: dict[str, Callable[[Bench], Figure]] = {
 JOBS: dict[str, Callable[..., None]] = {"cold": print_cold, "one_thread": print_one_thread, "prepare": print_prepare}
 
 
-def line(name: str, figure: Figure) -> str:
-    if figure is None:
+def line(name: str, result: Result) -> str:
+    if result is None:
         return f"{name:24} not measured"
-    low, median, high = figure["value"]
-    rest = [f"{key} {value[1] if isinstance(value, list) else value}" for key, value in figure.items()]
+    low, median, high = result["value"]
+    rest = [f"{key} {value[1] if isinstance(value, list) else value}" for key, value in result.items()]
     target = f"   target {TARGETS[name]}" if name in TARGETS else ""
     return f"{name:24} {median:9.4g}  ({low:.4g} – {high:.4g}){target:24} {', '.join(rest[1:])}"
 
@@ -299,10 +310,10 @@ def machine(bench: Bench) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--tiny", action="store_true", help="sizes that only show that the script works")
+    parser.add_argument("--tiny", action="store_true", help="sizes too small to measure anything, for tests")
     parser.add_argument("--only", nargs="+", default=list(MEASURES), choices=MEASURES, metavar="NAME")
-    parser.add_argument("--run", type=Path, help="a run folder, for the data wait")
-    parser.add_argument("--folder", type=Path, help="where to keep what is read; default: a temporary folder")
+    parser.add_argument("--run", type=Path, help="run folder to read the data wait from")
+    parser.add_argument("--folder", type=Path, help="folder for the input files; default: a temporary one")
     parser.add_argument("--job", nargs="+", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -314,11 +325,11 @@ def main() -> None:
             with contextlib.redirect_stderr(io.StringIO()):  # progress bars
                 JOBS[arguments.job[0]](bench, *arguments.job[1:])
             return
-        figures: dict[str, Figure] = dict.fromkeys(MEASURES)
+        results: dict[str, Result] = dict.fromkeys(MEASURES)
         for name in arguments.only:
-            figures[name] = MEASURES[name](bench)
-            print(line(name, figures[name]), flush=True)
-    print(json.dumps({"figures": figures, **machine(bench)}))
+            results[name] = MEASURES[name](bench)
+            print(line(name, results[name]), flush=True)
+    print(json.dumps({"figures": results, **machine(bench)}))
 
 
 if __name__ == "__main__":

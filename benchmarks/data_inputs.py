@@ -1,4 +1,4 @@
-"""What benchmarks/data.py reads: random tokens, text, the same tokens as litdata lays them out; and a tree's memory."""
+"""Inputs of benchmarks/data.py: random tokens, also in litdata's format, and text; memory of a process tree."""
 
 import argparse
 import contextlib
@@ -20,7 +20,7 @@ LENGTH = 512
 
 
 class Bench:
-    """Sizes, the number of rounds, and what several measurements read."""
+    """Sizes, the number of rounds, and inputs shared by several measurements."""
 
     def __init__(self, arguments: argparse.Namespace, folder: Path) -> None:
         self.tiny, self.rounds, self.run, self.folder = arguments.tiny, arguments.rounds, arguments.run, folder
@@ -29,35 +29,35 @@ class Bench:
         self.memory_mb = 0.2 if self.tiny else 1000
 
     def stream(self) -> TokenStream:
-        """Random tokens, in documents of 30 to 2,000 and shards of 2^25."""
+        """Random tokens, in documents of 30 to 2,000 tokens and shards of 2^25."""
         target = self.folder / "tokens"
         if not target.is_dir():
             rng = np.random.default_rng(0)
             writer = ShardWriter(target, token_dtype(6400), shard_tokens=2**25)
-            left = self.num_tokens
-            while left > 0:
-                size = min(left, int(rng.integers(30, 2000)))
+            remaining = self.num_tokens
+            while remaining > 0:
+                size = min(remaining, int(rng.integers(30, 2000)))
                 writer.add(rng.integers(1, 6400, size, dtype=np.uint16), text_bytes=4 * size)
-                left -= size
+                remaining -= size
             writer.close("hash")
         stream = TokenStream(target)
         for shard in range(len(stream.shards)):
-            stream.verify_shard(shard)  # once a process, and timed apart: `hashing`
+            stream.verify_shard(shard)  # once per process; timed separately in `hashing`
         return stream
 
-    def loader(self, rows: int, **options: Any) -> TrainLoader:
+    def loader(self, batch_size: int, **options: Any) -> TrainLoader:
         pad = options.pop("pad", False)
         stream = self.stream()
         packing = DocumentPacking(stream, LENGTH) if pad else WindowPacking(stream, LENGTH, **options)
         mixture = Mixture([Source("tokens", 1.0, packing)], seed=1)
-        return TrainLoader(mixture, batch_examples=rows, micro_batch=rows, num_steps=10**9)
+        return TrainLoader(mixture, batch_examples=batch_size, micro_batch=batch_size, num_steps=10**9)
 
-    def batches(self, rows: int) -> int:
-        """How many a measurement reads: enough that a clock is exact."""
-        return max(1, (2**17 if self.tiny else 2**24) // (rows * LENGTH))
+    def batches(self, batch_size: int) -> int:
+        """Number of batches per measurement, enough for exact timing."""
+        return max(1, (2**17 if self.tiny else 2**24) // (batch_size * LENGTH))
 
     def jsonl(self, megabytes: float) -> Path:
-        """Real text repeated with changes: the standard library's files, lines left out at random."""
+        """Real text with variations: files of the standard library, with lines dropped at random."""
         path = self.folder / f"{megabytes}.jsonl"
         if not path.is_file():
             rng, texts = random.Random(1), library_texts()
@@ -82,7 +82,7 @@ def library_texts() -> list[str]:
 
 
 def write_litdata(bench: Bench, folder: Path) -> None:
-    """The same tokens, document by document, as its writer lays them out."""
+    """Write the same tokens with litdata's own writer."""
     import torch
     from litdata.streaming.item_loader import TokensLoader
     from litdata.streaming.writer import BinaryWriter
@@ -97,9 +97,9 @@ def write_litdata(bench: Bench, folder: Path) -> None:
 
 
 def tree_mb(pid: int, field: str) -> float:
-    """Proportional set size (shared pages are counted once) of a process and its descendants; Linux only."""
+    """Memory of a process and its descendants; with PSS fields, shared pages count once. Linux only."""
     total = 0
-    with contextlib.suppress(OSError):  # a process that has just ended
+    with contextlib.suppress(OSError):  # the process may have just ended
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
             if line.startswith(f"{field}:"):
                 total += int(line.split()[1]) * 1024

@@ -1,10 +1,10 @@
-"""Our model beside transformers' Qwen3 and Qwen3-MoE of the same shape and weights, interleaved in one run.
+"""Our model compared with transformers' Qwen3 and Qwen3-MoE of the same shape and weights, interleaved in one run.
 
     python benchmarks/model.py [--rounds 5] [--only step_float32 decode] [--device cuda] [--tiny]
 
-A round times A B B A, so that a machine that speeds up or slows down favours nobody. A step is forward, loss,
-backward, clipping by norm and fused AdamW. Ratios are theirs ÷ ours (above 1: ours is faster or smaller) unless a
-name says `_over_`. The last line is JSON; a figure that this machine could not measure is null in it.
+A round times A B B A, so that a machine that speeds up or slows down favours neither side. A step is forward, loss,
+backward, clipping by norm and fused AdamW. Ratios are theirs ÷ ours (above 1, ours is faster or smaller), except for
+names with `_over_`. The last line is JSON, with null for what could not be measured on this machine.
 """
 
 import argparse
@@ -21,11 +21,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import model_pair
 import torch
-import twins
+from model_pair import Step
 from spread import extremes
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from twins import Step
 
 from minimind.model.config import ModelConfig
 from minimind.model.linear import linear
@@ -33,43 +33,44 @@ from minimind.utils.hardware import cpu_info, peak_flops, pick_device, pick_prec
 from minimind.utils.memory import keep_freed_memory
 
 FLAGS = {"avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_tile"}
-TARGETS = {  # of issue 3, on two CPU cores
+TARGETS = {  # from issue 3, for two CPU cores
     "step_float32": ">= 1.05", "step_bf16": ">= 1.1", "step_as_it_comes": ">= 1.6", "gemm_fraction": ">= 0.6",
     "moe_over_dense": "<= 1.15", "memory_float32": ">= 1", "memory_bf16": ">= 1", "decode": ">= 2",
 }  # fmt: skip
 
 
 class Bench:
-    """What is the same for all measurements: sizes, device, number of rounds."""
+    """Settings shared by all measurements: sizes, device, number of rounds."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.tiny, self.rounds = arguments.tiny, arguments.rounds
         self.device = pick_device(arguments.device)
-        rows = 64 if self.device.type == "cuda" else 4
-        self.batch = (2, 32) if self.tiny else (rows, 512)
+        num_sequences = 64 if self.device.type == "cuda" else 4
+        self.batch = (2, 32) if self.tiny else (num_sequences, 512)
         self.precision = pick_precision("auto", self.device)
 
     def step(self, side: str, precision: str, **changes: Any) -> Step:
-        """A training step of one side's model alone, with weights of its own."""
-        cfg = twins.shape(self.tiny, **changes)
-        build, loss = (twins.our_model, twins.our_loss) if side == "ours" else (twins.their_model, twins.their_loss)
-        return twins.training_step(build(cfg, self.device), loss, self.ids(cfg), precision)  # type: ignore[operator]
+        """A training step of one side's model alone, with its own initial weights."""
+        cfg = model_pair.shape(self.tiny, **changes)
+        build = model_pair.our_model if side == "ours" else model_pair.their_model
+        loss = model_pair.our_loss if side == "ours" else model_pair.their_loss
+        return model_pair.training_step(build(cfg, self.device), loss, self.ids(cfg), precision)  # type: ignore[operator]
 
     def pair(self, our_precision: str, their_precision: str, **changes: Any) -> tuple[Step, Step]:
-        """A training step of both, from the same weights; a dense pair must begin with the same loss."""
-        cfg = twins.shape(self.tiny, **changes)
-        ids, (ours, theirs) = self.ids(cfg), twins.twins(cfg, self.device)
+        """Training steps of both sides from the same weights. A dense pair must start with the same loss."""
+        cfg = model_pair.shape(self.tiny, **changes)
+        ids, (ours, theirs) = self.ids(cfg), model_pair.build_pair(cfg, self.device)
         with torch.no_grad():
-            a, b = twins.our_loss(ours, ids).item(), twins.their_loss(theirs, ids).item()
+            a, b = model_pair.our_loss(ours, ids).item(), model_pair.their_loss(theirs, ids).item()
         if not cfg.num_experts and abs(a - b) > 1e-4 * abs(b):
             raise AssertionError(f"Both sides must compute the same loss, but ours is {a} and theirs {b}.")
         return (
-            twins.training_step(ours, twins.our_loss, ids, our_precision),
-            twins.training_step(theirs, twins.their_loss, ids, their_precision),
+            model_pair.training_step(ours, model_pair.our_loss, ids, our_precision),
+            model_pair.training_step(theirs, model_pair.their_loss, ids, their_precision),
         )
 
     def ids(self, cfg: ModelConfig) -> torch.Tensor:
-        return twins.tokens(cfg, *self.batch, self.device)
+        return model_pair.tokens(cfg, *self.batch, self.device)
 
     def seconds(self, work: Step) -> float:
         if self.device.type == "cuda":
@@ -91,7 +92,7 @@ class Bench:
         return rounds
 
 
-def against(rounds: list[tuple[float, float]], ours: str = "ours_ms", theirs: str = "theirs_ms") -> dict[str, Any]:
+def compare(rounds: list[tuple[float, float]], ours: str = "ours_ms", theirs: str = "theirs_ms") -> dict[str, Any]:
     return {
         "ratio": extremes([b / a for a, b in rounds]),
         ours: extremes([1000 * a for a, _ in rounds]),
@@ -100,21 +101,21 @@ def against(rounds: list[tuple[float, float]], ours: str = "ours_ms", theirs: st
 
 
 def step_float32(bench: Bench) -> dict[str, Any]:
-    return against(bench.interleaved(*bench.pair("32-true", "32-true")))
+    return compare(bench.interleaved(*bench.pair("32-true", "32-true")))
 
 
 def step_bf16(bench: Bench) -> dict[str, Any]:
-    return against(bench.interleaved(*bench.pair("bf16-mixed", "bf16-mixed")))
+    return compare(bench.interleaved(*bench.pair("bf16-mixed", "bf16-mixed")))
 
 
 def step_as_it_comes(bench: Bench) -> dict[str, Any]:
-    """Our precision is chosen by the machine, as in train.py; theirs is float32 unless somebody asks for another."""
-    return {**against(bench.interleaved(*bench.pair(bench.precision, "32-true"))), "our_precision": bench.precision}
+    """Each with its default precision: ours is chosen for the machine, as in train.py; theirs is float32."""
+    return {**compare(bench.interleaved(*bench.pair(bench.precision, "32-true"))), "our_precision": bench.precision}
 
 
 def gemm_fraction(bench: Bench) -> dict[str, Any]:
-    """FLOP/s of our float32 step over those of the MLP's product alone, as ratios of one round."""
-    cfg = twins.shape(bench.tiny)
+    """FLOP/s of our float32 step ÷ FLOP/s of the MLP's matrix product alone, per round."""
+    cfg = model_pair.shape(bench.tiny)
     num_tokens, repeats = bench.batch[0] * bench.batch[1], 2 if bench.tiny else 60
     x = torch.randn(num_tokens, cfg.hidden_size, device=bench.device)
     matrix = torch.randn(cfg.resolved_intermediate_size, cfg.hidden_size, device=bench.device)
@@ -135,30 +136,30 @@ def gemm_fraction(bench: Bench) -> dict[str, Any]:
 
 
 def moe_over_dense(bench: Bench) -> dict[str, Any]:
-    """Four experts of which each token takes one, against one MLP of that size: equal active parameters."""
-    dense, moe = bench.step("ours", bench.precision), bench.step("ours", bench.precision, **twins.MOE)
-    return against(bench.interleaved(dense, moe), "dense_ms", "moe_ms") | {"precision": bench.precision}
+    """Our MoE step (4 experts, top-1) ÷ our dense step with equal active parameters."""
+    dense, moe = bench.step("ours", bench.precision), bench.step("ours", bench.precision, **model_pair.MOE)
+    return compare(bench.interleaved(dense, moe), "dense_ms", "moe_ms") | {"precision": bench.precision}
 
 
 def moe_step_float32(bench: Bench) -> dict[str, Any]:
-    return against(bench.interleaved(*bench.pair("32-true", "32-true", **twins.MOE)))
+    return compare(bench.interleaved(*bench.pair("32-true", "32-true", **model_pair.MOE)))
 
 
 def moe_step_bf16(bench: Bench) -> dict[str, Any]:
-    return against(bench.interleaved(*bench.pair("bf16-mixed", "bf16-mixed", **twins.MOE)))
+    return compare(bench.interleaved(*bench.pair("bf16-mixed", "bf16-mixed", **model_pair.MOE)))
 
 
 def decode(bench: Bench) -> dict[str, Any]:
-    """Greedy, batch 1, float32, from the cache: the same tokens."""
-    cfg = twins.shape(bench.tiny, **twins.TALKATIVE)
-    ours, theirs = twins.twins(cfg, bench.device)
-    prompt = twins.tokens(cfg, 1, 16, bench.device)
+    """Greedy decoding with a KV cache, batch size 1, float32; both must generate the same tokens."""
+    cfg = model_pair.shape(bench.tiny, **model_pair.VARIED_OUTPUT)
+    ours, theirs = model_pair.build_pair(cfg, bench.device)
+    prompt = model_pair.tokens(cfg, 1, 16, bench.device)
     count = 8 if bench.tiny else 128
-    texts = twins.our_greedy(ours, prompt, count), twins.their_greedy(theirs, prompt, count)
+    texts = model_pair.our_greedy(ours, prompt, count), model_pair.their_greedy(theirs, prompt, count)
     if texts[0] != texts[1] or len(texts[0]) != count:
-        raise AssertionError(f"Both sides must write the same {count} tokens, but wrote {texts[0]} and {texts[1]}.")
+        raise AssertionError(f"Both sides must generate the same {count} tokens, but gave {texts[0]} and {texts[1]}.")
     rounds = bench.interleaved(
-        lambda: twins.our_greedy(ours, prompt, count), lambda: twins.their_greedy(theirs, prompt, count)
+        lambda: model_pair.our_greedy(ours, prompt, count), lambda: model_pair.their_greedy(theirs, prompt, count)
     )
     return {
         "ratio": extremes([b / a for a, b in rounds]),
@@ -169,16 +170,16 @@ def decode(bench: Bench) -> dict[str, Any]:
 
 
 def memory(bench: Bench, precision: str) -> dict[str, Any]:
-    """Peak of a few training steps above what the process held before the model was built, each side in its own."""
+    """Peak memory of a few training steps minus that before the model was built, each side in its own process."""
     command = [sys.executable, __file__, "--device", bench.device.type, *(["--tiny"] if bench.tiny else [])]
     children = {
         side: subprocess.Popen([*command, "--memory-of", side, precision], stdout=subprocess.PIPE, text=True)
         for side in ("ours", "theirs")
     }
-    said = {side: child.communicate()[0] for side, child in children.items()}
+    output = {side: child.communicate()[0] for side, child in children.items()}
     if any(child.returncode for child in children.values()):
-        raise RuntimeError("A process that measures memory failed; its own message is above.")
-    mb = {side: float(text.split()[-1]) / 1e6 for side, text in said.items()}
+        raise RuntimeError("A process that measures memory failed; its error is above.")
+    mb = {side: float(text.split()[-1]) / 1e6 for side, text in output.items()}
     return {"ratio": extremes([mb["theirs"] / mb["ours"]]), "ours_mb": mb["ours"], "theirs_mb": mb["theirs"]}
 
 
@@ -196,13 +197,13 @@ def peak_bytes(device: torch.device) -> int:
     status = Path("/proc/self/status")
     if not status.is_file():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    # On Linux ru_maxrss starts as the parent's peak; this one is the process' own.
+    # On Linux ru_maxrss starts from the parent's peak; VmHWM is of this process only.
     (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) * 1024
 
 
 def print_memory(bench: Bench, side: str, precision: str) -> None:
-    """What the child process of `memory` does. A tiny step first: imports and thread pools are not the model's."""
+    """Job of `memory`'s child process. Runs a tiny step first, to exclude imports and thread pools."""
     tiny = argparse.Namespace(tiny=True, rounds=1, device=bench.device.type)
     Bench(tiny).step(side, precision)()
     before = peak_bytes(bench.device)
@@ -213,11 +214,11 @@ def print_memory(bench: Bench, side: str, precision: str) -> None:
 
 
 def mfu(bench: Bench) -> dict[str, Any] | None:
-    """Achieved FLOP/s over the data sheet's, for GPUs that are in our table."""
+    """Achieved FLOP/s ÷ peak FLOP/s; None unless the GPU is in the table of peaks."""
     peak = peak_flops(bench.device, "bf16-mixed", linear) if bench.device.type == "cuda" else None
     if peak is None:
         return None
-    step, cfg = bench.step("ours", "bf16-mixed"), twins.shape(bench.tiny)
+    step, cfg = bench.step("ours", "bf16-mixed"), model_pair.shape(bench.tiny)
     flops = cfg.flops_per_token(bench.batch[1]) * bench.batch[0] * bench.batch[1]
     for _ in range(3):
         step()
@@ -233,13 +234,13 @@ MEASURES: dict[str, Callable[[Bench], dict[str, Any] | None]] = {
 }  # fmt: skip
 
 
-def line(name: str, figure: dict[str, Any] | None) -> str:
-    if figure is None:
-        return f"{name:17} not yet measured"
-    low, median, high = figure["ratio"]
+def line(name: str, result: dict[str, Any] | None) -> str:
+    if result is None:
+        return f"{name:17} not measured"
+    low, median, high = result["ratio"]
     rest = [
         f"{key} {value[1] if isinstance(value, list) else value:.5g}"
-        for key, value in figure.items()
+        for key, value in result.items()
         if key != "ratio" and not isinstance(value, str)
     ]
     target = f"   target {TARGETS[name]}" if name in TARGETS else ""
@@ -248,7 +249,7 @@ def line(name: str, figure: dict[str, Any] | None) -> str:
 
 def machine(bench: Bench) -> dict[str, Any]:
     text = cpu_info()
-    names = [row.split(":")[1].strip() for row in text.splitlines() if row.startswith("model name")]
+    names = [line.split(":")[1].strip() for line in text.splitlines() if line.startswith("model name")]
     return {
         "device": torch.cuda.get_device_name() if bench.device.type == "cuda" else bench.device.type,
         "machine": platform.platform(), "cpu": names[0] if names else platform.processor(),
@@ -261,23 +262,23 @@ def machine(bench: Bench) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--tiny", action="store_true", help="sizes that only show that the script works")
+    parser.add_argument("--tiny", action="store_true", help="sizes too small to measure anything, for tests")
     parser.add_argument("--only", nargs="+", default=list(MEASURES), choices=MEASURES, metavar="NAME")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--memory-of", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     bench = Bench(arguments)
-    keep_freed_memory()  # as train.py does; theirs has the gain of it, too
+    keep_freed_memory()  # as train.py does; both sides profit
     cudnn = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]
     with sdpa_kernel(cudnn, set_priority=True) if bench.device.type == "cuda" else contextlib.nullcontext():
         if arguments.memory_of:
             print_memory(bench, *arguments.memory_of)
             return
-        figures: dict[str, Any] = dict.fromkeys(MEASURES)
+        results: dict[str, Any] = dict.fromkeys(MEASURES)
         for name, measure in MEASURES.items():
-            figures[name] = measure(bench) if name in arguments.only else None
-            print(line(name, figures[name]), flush=True)
-    print(json.dumps({"figures": figures, **machine(bench)}))
+            results[name] = measure(bench) if name in arguments.only else None
+            print(line(name, results[name]), flush=True)
+    print(json.dumps({"figures": results, **machine(bench)}))
 
 
 if __name__ == "__main__":

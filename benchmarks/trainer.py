@@ -1,10 +1,10 @@
-"""What our loop costs a step, beside Lightning's barebones Trainer and a plain loop, interleaved in one run.
+"""Overhead per step of our training loop, compared with Lightning's barebones Trainer and a plain loop.
 
     python benchmarks/trainer.py [--rounds 25] [--steps 400]
 
-All three do the same work on the same tiny model: forward, backward, clipping by norm, fused AdamW. Ours does
-besides what a run does by default: logging, the progress line, metrics, the schedule, checkpoint and signal
-callbacks. Overhead = milliseconds a step above the plain loop.
+All three are interleaved and do the same work on the same tiny model: forward, backward, clipping by norm, fused AdamW.
+Ours has everything that a run has by default: logging, the progress line, metrics, the schedule, checkpoint and signal
+callbacks. Overhead is in milliseconds per step above the plain loop.
 """
 
 import argparse
@@ -49,13 +49,12 @@ BATCH = TokenBatch(torch.randint(VOCAB, (1, LENGTH)), torch.randint(VOCAB, (1, L
 
 
 class Tiny(nn.Module):
-    """The least that is a language model: what is left is the loop."""
+    """A minimal language model, so that the loop itself dominates the time."""
 
     def __init__(self) -> None:
         super().__init__()
         self.embed_tokens = nn.Embedding(VOCAB, 8)
         self.lm_head = nn.Linear(8, VOCAB)
-
         self.config = ModelConfig(vocab_size=VOCAB)
 
     @property
@@ -67,7 +66,7 @@ class Tiny(nn.Module):
 
 
 class Batches:
-    """The same batch (or step) over and over, at no cost, with a length."""
+    """A sized iterable that repeats the same batch (or step) at no cost."""
 
     def __init__(self, number: int, batch: object = BATCH) -> None:
         self.number = number
@@ -81,7 +80,7 @@ class Batches:
 
 
 class PlainModule(pl.LightningModule):
-    """What somebody would write who wants only the training step."""
+    """A minimal LightningModule with only a training step."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -114,7 +113,7 @@ def barebones(steps: int) -> None:
 
 
 def ours(steps: int) -> None:
-    """The callbacks, module and trainer of a run with the default configuration."""
+    """A run with the callbacks, module and trainer of the default configuration."""
     cfg = TrainConfig(
         data=StdlibConfig(sequence_length=LENGTH),
         trainer=TrainerConfig(
@@ -141,8 +140,8 @@ def ours(steps: int) -> None:
 LOOPS = {"plain": plain_loop, "barebones": barebones, "ours": ours}
 
 
-def milliseconds_a_step(name: str, steps: int) -> float:
-    """The slope between two lengths, so that what a fit costs once is not in it."""
+def milliseconds_per_step(name: str, steps: int) -> float:
+    """The slope between two numbers of steps, which excludes the fixed cost of a fit."""
     times = []
     for number in (steps // 4, steps):
         start = time.perf_counter()
@@ -162,23 +161,23 @@ def main() -> None:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     for name in LOOPS:
-        milliseconds_a_step(name, 40)  # warm-up
+        milliseconds_per_step(name, 40)  # warm-up
     rounds = []
     for number in range(arguments.rounds):
         order = list(LOOPS) if number % 2 == 0 else list(reversed(LOOPS))
-        rounds.append({name: milliseconds_a_step(name, arguments.steps) for name in order})
-    figures: dict[str, list[float]] = {}
+        rounds.append({name: milliseconds_per_step(name, arguments.steps) for name in order})
+    results: dict[str, list[float]] = {}
     for name in LOOPS:
-        figures[f"{name}_ms"] = quartiles([r[name] for r in rounds])
+        results[f"{name}_ms"] = quartiles([r[name] for r in rounds])
     overheads = {name: [r[name] - r["plain"] for r in rounds] for name in ("ours", "barebones")}
     for name, values in overheads.items():
-        figures[f"{name}_overhead_ms"] = quartiles(values)
+        results[f"{name}_overhead_ms"] = quartiles(values)
     ratio = statistics.median(overheads["ours"]) / statistics.median(overheads["barebones"])
-    for name, (low, median, high) in figures.items():
+    for name, (low, median, high) in results.items():
         print(f"{name:22} median {median:6.3f}   quartiles {low:6.3f} … {high:6.3f}")
     print(f"overhead of ours ÷ barebones (of the medians): {ratio:.2f}")
     machine = {"torch": torch.__version__, "lightning": pl.__version__, "machine": platform.machine()}
-    print(json.dumps({**figures, "overhead_ratio": round(ratio, 3), **machine}))
+    print(json.dumps({**results, "overhead_ratio": round(ratio, 3), **machine}))
 
 
 if __name__ == "__main__":

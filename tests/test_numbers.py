@@ -1,4 +1,4 @@
-"""No setting is NaN or infinite, wherever it comes from: comparisons would let NaN through every rule."""
+"""NaN and infinity are rejected in every setting, whatever its source: NaN would pass every comparison."""
 
 import math
 from collections.abc import Iterator
@@ -43,8 +43,8 @@ def leaves(node: DictConfig, prefix: str = "") -> Iterator[str]:
             yield f"{prefix}{key}"
 
 
-def test_every_setting_that_takes_a_number_takes_none_of_these(composed: DictConfig) -> None:
-    refused = set()
+def test_every_numeric_setting_rejects_nan_and_infinity(composed: DictConfig) -> None:
+    rejected = set()
     for leaf, value in zip(leaves(composed), cycle(NOT_FINITE), strict=False):
         changed = composed.copy()
         try:
@@ -55,25 +55,25 @@ def test_every_setting_that_takes_a_number_takes_none_of_these(composed: DictCon
             continue
         with pytest.raises(ConfigError, match=f"`{leaf}` must be a finite number, but is {value}") as raised:
             to_config(changed)
-        refused.add(leaf)
-        (once,) = (p for p in raised.value.problems if p.startswith((f"`{leaf}`", f"`{leaf.partition('.')[2]}`")))
-        assert once.endswith(f"is {value}.")
-    assert refused >= {"optim.lr", "optim.weight_decay", "model.dropout", "model.rope_scaling.factor", "recipe.lr",
+        rejected.add(leaf)
+        (problem,) = (p for p in raised.value.problems if p.startswith((f"`{leaf}`", f"`{leaf.partition('.')[2]}`")))
+        assert problem.endswith(f"is {value}.")
+    assert rejected >= {"optim.lr", "optim.weight_decay", "model.dropout", "model.rope_scaling.factor", "recipe.lr",
                        "trainer.gradient_clip", "evaluation.top_p", "run.max_minutes"}  # fmt: skip
 
 
-def test_lists_and_other_peoples_classes_too(composed: DictConfig) -> None:
+def test_lists_and_callback_arguments_are_checked_too(composed: DictConfig) -> None:
     changed = composed.copy()
     changed.optim.betas = [0.9, math.nan]
     OmegaConf.update(changed, "callbacks.progress.every", math.inf, force_add=True)
     with pytest.raises(ConfigError) as raised:
         to_config(changed)
-    said = "\n".join(raised.value.problems)
-    assert "`optim.betas[1]` must be a finite number, but is nan." in said
-    assert "`callbacks.progress.every` must be a finite number, but is inf." in said
+    problems = "\n".join(raised.value.problems)
+    assert "`optim.betas[1]` must be a finite number, but is nan." in problems
+    assert "`callbacks.progress.every` must be a finite number, but is inf." in problems
 
 
-def test_the_margin_of_an_ablation(composed: DictConfig) -> None:
+def test_ablation_margin_is_checked(composed: DictConfig) -> None:
     changed = composed.copy()
     changed.ablation.margin = math.nan
     with pytest.raises(ConfigError, match=r"`ablation\.margin` must be a finite number, but is nan"):
@@ -91,16 +91,16 @@ def test_the_margin_of_an_ablation(composed: DictConfig) -> None:
         (evaluate, ["checkpoint=RUN", "recipe.lr=inf"], "`recipe.lr` must be a finite number"),
     ],
 )
-def test_command_lines(
+def test_command_line_arguments_are_checked(
     program: Any, arguments: list[str], words: str, small_run: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.setenv("MINIMIND_ROOT", str(tmp_path))
     monkeypatch.setattr("sys.argv", ["program", *(a.replace("RUN", str(small_run)) for a in arguments)])
     assert program.main() == 2
-    said = capsys.readouterr().err
-    assert words in said
-    assert "Traceback" not in said
+    err = capsys.readouterr().err
+    assert words in err
+    assert "Traceback" not in err
 
 
 NUMBERS = [f.name for f in fields(ModelConfig) if f.type in (float, float | None)]
@@ -108,7 +108,7 @@ NUMBERS = [f.name for f in fields(ModelConfig) if f.type in (float, float | None
 
 @given(st.sampled_from(NUMBERS), st.sampled_from(NOT_FINITE))
 @settings(max_examples=60, deadline=None)
-def test_a_librarys_user_is_told_as_well(name: str, value: float) -> None:
+def test_dataclasses_used_directly_are_checked(name: str, value: float) -> None:
     with pytest.raises(ConfigError, match=f"`{name}` must be a finite number, but is {value}"):
         ModelConfig(**{name: value})
     with pytest.raises(ConfigError, match=r"`rope_scaling\.beta_fast` must be a finite number"):
@@ -125,7 +125,7 @@ SMALL_OR_HUGE = st.one_of(
 
 @given(st.dictionaries(st.sampled_from([f.name for f in fields(ModelConfig)]), SMALL_OR_HUGE, max_size=3))
 @settings(max_examples=300, deadline=None)
-def test_a_model_of_any_values_is_refused_at_once_or_can_be_counted(values: dict[str, Any]) -> None:
+def test_any_model_config_is_rejected_or_can_be_counted(values: dict[str, Any]) -> None:
     try:
         cfg = ModelConfig(**values)
     except ConfigError as error:
@@ -157,10 +157,10 @@ class Kinds:
         ({"names": ["a", 1]}, "`names` must be a list, each item text, but is ['a', 1]."),
     ],
 )
-def test_kinds(values: dict[str, Any], complaint: str | None) -> None:
+def test_types_are_checked(values: dict[str, Any], complaint: str | None) -> None:
     assert of_another_kind(Kinds, values) == ([] if complaint is None else [complaint])
 
 
-def test_numbers_are_found_at_any_depth() -> None:
+def test_non_finite_numbers_are_found_at_any_depth() -> None:
     value = {"a": [1.0, {"b": math.nan}], "c": Kinds(rate=math.inf), "d": "nan"}
-    assert [said.split("`")[1] for said in not_finite(value)] == ["a[1].b", "c.rate"]
+    assert [problem.split("`")[1] for problem in not_finite(value)] == ["a[1].b", "c.rate"]

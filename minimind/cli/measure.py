@@ -11,9 +11,8 @@ from minimind.config.schema import EvaluateConfig
 from minimind.data.loader import SequentialLoader
 from minimind.data.packing import validation_packing
 from minimind.data.prepare import VALIDATION, prepare_with, verify
-from minimind.evaluation.compressors import compressors_on
 from minimind.evaluation.loop import evaluate
-from minimind.evaluation.text_loss import TextMeasure
+from minimind.evaluation.text_loss import TextMeasure, compressor_baselines
 from minimind.report.summary import bits_table
 from minimind.runs.checkpoints import TOKENIZER
 from minimind.runs.folder import RunFolder
@@ -61,7 +60,7 @@ def measure(cfg: EvaluateConfig, checkpoint: Path, cache: Path, *, all_held_out:
                 "documents": sum(stream.num_documents for stream in streams), "checkpoint": checkpoint.name,
                 "precision": precision, "device": device.type, "data": cfg.data.kind,
                 "sequence_length": cfg.data.sequence_length, "fingerprint": fingerprint,
-                "compressors": compressors_on(streams, tokenizer)}  # fmt: skip
+                "compressors": compressor_baselines(streams, tokenizer)}  # fmt: skip
     _show(figures)
     key = hashlib.sha256(f"{fingerprint}{precision}{cfg.data.sequence_length}".encode()).hexdigest()[:8]
     target = run.evaluations / f"{checkpoint.name}-{cfg.data.kind}-{key}.json"

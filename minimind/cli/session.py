@@ -24,11 +24,9 @@ from minimind.config.schema import TrainConfig
 from minimind.data.corpora import STDLIB_PROMPTS
 from minimind.data.datamodule import DataModule
 from minimind.data.prepare import TRAIN, VALIDATION, PreparedData, prepare, verify
-from minimind.evaluation.compressors import compressors_on
-from minimind.evaluation.contexts import context_metrics
-from minimind.evaluation.decoding import decoding_metrics
-from minimind.evaluation.text_loss import TextMeasure
-from minimind.generation.sampler import Sampler
+from minimind.evaluation.final import context_metrics, decoding_metrics
+from minimind.evaluation.text_loss import TextMeasure, compressor_baselines
+from minimind.generation.engine import Sampler
 from minimind.generation.sampling import SamplingConfig
 from minimind.objectives.config import ObjectiveConfig
 from minimind.parallel.collectives import from_main, main_first
@@ -199,7 +197,7 @@ class Session:
             best_key(self.parts.best.metric): self.parts.best.value,
             **self._asked_for(),
         }
-        if compressors := compressors_on(self.data.streams(VALIDATION), self.tokenizer):
+        if compressors := compressor_baselines(self.data.streams(VALIDATION), self.tokenizer):
             summary["compressors"] = compressors
         step = summary["step"]
         samples = [sample for sample in read_rows(self.run.samples) if sample["step"] == step]

@@ -1,1 +1,1 @@
-"""How good a model is, on text it has not seen."""
+"""Evaluation of a model on held-out text, and the measurements made when training ends."""

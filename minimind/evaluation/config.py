@@ -1,4 +1,4 @@
-"""What is measured and shown when training ends."""
+"""Settings of what is measured and shown when training ends."""
 
 from dataclasses import dataclass, field
 
@@ -11,14 +11,14 @@ class EvaluationConfig:
     max_new_tokens: int = 128
     temperature: float = 0.8
     top_p: float = 0.95
-    decode_tokens: int = 0  # greedy ones, to time how fast the model writes; 0: not timed
-    context_factors: list[int] = field(default_factory=list)  # windows read at the end, in lengths of training's
-    yarn: bool = False  # … with RoPE stretched by that factor
+    decode_tokens: int = 0  # decoded greedily to measure the speed; 0: not measured
+    context_factors: list[int] = field(default_factory=list)  # window lengths to evaluate, in multiples of training's
+    yarn: bool = False  # extend RoPE by YaRN with the same factor
 
     def __post_init__(self) -> None:
         found = []
         if self.decode_tokens < 0:
-            found.append(f"`evaluation.decode_tokens` must be at least 0 (not timed), but is {self.decode_tokens}.")
+            found.append(f"`evaluation.decode_tokens` must be at least 0 (not measured), but is {self.decode_tokens}.")
         if any(factor < 1 for factor in self.context_factors):
             found.append(f"`evaluation.context_factors` must be at least 1, but are {list(self.context_factors)}.")
         if found:

@@ -1,4 +1,4 @@
-"""The evaluation loop: of training, of evaluate.py, and of whoever else wants to know how good a model is."""
+"""The evaluation loop, used for validation during training and by evaluate.py."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
@@ -13,44 +13,43 @@ from minimind.utils.seeding import apart
 
 
 class Measure(Protocol):
-    """What is measured: the loss of a text, or what an objective says."""
+    """Computes the metrics of a batch: `TextMeasure` for the loss of text, or an objective."""
 
     def metric(self, model: MiniMind) -> Metric:
-        """What batches are added up in. `compute` gives values by name."""
+        """A new accumulator of batches; its `compute` returns values by name."""
 
     def measure(self, model: MiniMind, batch: Any, metrics: Sequence[Metric]) -> None:
-        """Adds one batch to each of the metrics."""
+        """Add one batch to each of the metrics."""
 
 
 @torch.inference_mode()
 def evaluate(
     model: MiniMind, measure: Measure, sources: Mapping[str, Iterable[Examples]], total: Metric | None = None
 ) -> dict[str, float]:
-    """`val/<metric>` over all sources, and `val/<source>/<metric>` of each where there are several.
+    """Return `val/<metric>` over all sources, and `val/<source>/<metric>` per source if there are several.
 
-    The model is left in the mode it was in, and so are the global generators: when a run is validated must not change
-    what it learns. With several ranks each gives its share of the examples, and all get the
-    same values.
+    The model's mode and the global generators are restored, so that validating more or less often does not change what
+    a run learns. With several ranks, each passes its share of the examples and all get the same values.
 
     Args:
-        total: what all batches are added up in, for a caller who wants more of it than these values.
+        total: accumulator of all batches, for a caller that needs more from it than these values.
     """
     was_training = model.training
     model.eval()
-    of_all = (measure.metric(model) if total is None else total).to(model.device)
+    overall = (measure.metric(model) if total is None else total).to(model.device)
     values: dict[str, float] = {}
     with apart(0, f"evaluation/rank{global_rank()}"):
         for name, source in sources.items():
-            of_source = measure.metric(model).to(model.device)
+            per_source = measure.metric(model).to(model.device)
             for examples in source:
-                measure.measure(model, examples.to(model.device).widen(), [of_all, of_source])
+                measure.measure(model, examples.to(model.device).widen(), [overall, per_source])
             if len(sources) > 1:
-                values |= {f"val/{name}/{key}": value for key, value in _of_source(of_source).items()}
+                values |= {f"val/{name}/{key}": value for key, value in _source_values(per_source).items()}
     model.train(was_training)
-    return {f"val/{key}": value for key, value in of_all.compute().items()} | values
+    return {f"val/{key}": value for key, value in overall.compute().items()} | values
 
 
-def _of_source(metric: Metric) -> dict[str, float]:
-    """What a metric says of a part; `of_source` names what of it is worth a curve of its own."""
+def _source_values(metric: Metric) -> dict[str, float]:
+    """Values to report per source: those named by the metric's `per_source`, or all if it has none."""
     values = metric.compute()
-    return {key: values[key] for key in getattr(metric, "of_source", values) if key in values}
+    return {key: values[key] for key in getattr(metric, "per_source", values) if key in values}

@@ -1,5 +1,10 @@
-"""Loss, perplexity and bits per byte of a text, summed over batches and ranks before anything is divided."""
+"""Loss, perplexity and bits per byte of text, and the bits per byte of general-purpose compressors for comparison.
 
+Losses, tokens and bytes are summed over all batches and ranks before anything is divided.
+"""
+
+import gzip
+import lzma
 import math
 from collections.abc import Sequence
 
@@ -8,19 +13,22 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from minimind.data.examples import TokenBatch
+from minimind.data.shards import TokenStream
 from minimind.model.config import IGNORED
 from minimind.model.losses import cross_entropy_sum
 from minimind.model.transformer import MiniMind, Output
 from minimind.tokenizer.bpe import BPE
 
+MAX_COMPRESSED_BYTES = 64_000_000  # compressing more would take minutes
 
-def logits_of(model: MiniMind, batch: TokenBatch) -> Output:
-    """What the model makes of a batch; where it has documents, each as if it stood alone."""
+
+def forward_batch(model: MiniMind, batch: TokenBatch) -> Output:
+    """The model's output for a batch; packed documents are processed as if each were alone."""
     return model(batch.input_ids, document_ids=batch.document_ids, position_ids=batch.position_ids)
 
 
 class TextMeasure:
-    """The loss of the targets of token sequences, in the evaluation loop."""
+    """Measures the loss of the targets in token sequences, for the evaluation loop."""
 
     def __init__(self, tokenizer: BPE) -> None:
         self.tokenizer = tokenizer
@@ -29,20 +37,23 @@ class TextMeasure:
         return TextLoss(padded_token_bytes(self.tokenizer, model.config.vocab_size))
 
     def measure(self, model: MiniMind, batch: TokenBatch, metrics: Sequence[Metric]) -> None:
-        loss = cross_entropy_sum(logits_of(model, batch).logits, batch.labels)
+        loss = cross_entropy_sum(forward_batch(model, batch).logits, batch.labels)
         for metric in metrics:
             metric.update(loss, batch.labels)
 
 
 class TextLoss(Metric):
-    """Bits per byte = summed loss in bits ÷ UTF-8 bytes of the same text, so that tokenizers can be compared.
+    """Accumulates loss, perplexity and bits per byte.
+
+    Bits per byte is the summed loss in bits ÷ the UTF-8 bytes of the same text, which makes different tokenizers
+    comparable.
 
     Args:
-        token_bytes: (V,) bytes each token stands for; a special token stands for none, but its loss counts.
+        token_bytes: (V,) UTF-8 bytes per token; 0 for special tokens, whose loss still counts.
     """
 
     full_state_update = False
-    of_source = ("loss", "bits_per_byte")
+    per_source = ("loss", "bits_per_byte")
     loss: Tensor
     num_tokens: Tensor
     num_bytes: Tensor
@@ -56,7 +67,7 @@ class TextLoss(Metric):
         self.add_state("num_bytes", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, loss: Tensor, labels: Tensor) -> None:
-        """Takes the loss in nats summed over `labels` (B, T) that are not IGNORED."""
+        """Add a batch: the loss in nats, summed over those of `labels` (B, T) that are not IGNORED."""
         real = labels != IGNORED
         self.loss += loss.double()
         self.num_tokens += real.sum()
@@ -72,7 +83,22 @@ class TextLoss(Metric):
 
 
 def padded_token_bytes(tokenizer: BPE, vocab_size: int) -> Tensor:
-    """Bytes of each token the model knows, (V,): none for places the tokenizer leaves empty."""
+    """UTF-8 bytes of each token in the model's vocabulary, (V,); 0 for ids that the tokenizer does not use."""
     lengths = torch.zeros(vocab_size, dtype=torch.long)
     lengths[: tokenizer.vocab_size] = torch.from_numpy(tokenizer.token_bytes)
     return lengths
+
+
+def compressor_baselines(streams: list[TokenStream], tokenizer: BPE) -> dict[str, float]:
+    """Bits per byte of `gzip -9` and `xz -9` on the decoded documents of the streams as one file.
+
+    Empty if there is too much text, or if only some tokens are targets: then the model's bits per byte are of those
+    alone and could not be compared.
+    """
+    num_bytes = sum(stream.text_bytes for stream in streams)
+    if any(stream.has_targets for stream in streams) or num_bytes > MAX_COMPRESSED_BYTES:
+        return {}
+    documents = (stream.document(index) for stream in streams for index in range(stream.num_documents))
+    text = "".join(tokenizer.decode(document.tolist()) for document in documents).encode()
+    sizes = {"gzip -9": len(gzip.compress(text, compresslevel=9)), "xz -9": len(lzma.compress(text, preset=9))}
+    return {name: 8 * size / max(1, len(text)) for name, size in sizes.items()}

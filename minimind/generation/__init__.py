@@ -1,1 +1,1 @@
-"""A trained model writes: logits → token, with a cache."""
+"""Text generation: sampling, decoding from a KV cache, and samples of fixed prompts."""

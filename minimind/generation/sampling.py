@@ -1,4 +1,4 @@
-"""Logits → the next token."""
+"""Sampling the next token from logits."""
 
 from dataclasses import dataclass
 
@@ -11,9 +11,9 @@ from minimind.utils.settings import not_finite
 
 @dataclass
 class SamplingConfig:
-    temperature: float = 0.8  # 0: always the likeliest token
+    temperature: float = 0.8  # 0: greedy, always the likeliest token
     top_k: int = 0  # 0: no limit
-    top_p: float = 1.0
+    top_p: float = 1.0  # 1: no limit
 
     def __post_init__(self) -> None:
         found = list(not_finite(self))
@@ -28,7 +28,7 @@ class SamplingConfig:
 
 
 def sample(logits: Tensor, cfg: SamplingConfig, generator: torch.Generator | None = None) -> Tensor:
-    """One token a row, (B,), from logits (B, V): cut to the `top_k` likeliest, then to the nucleus (Holtzman 2020)."""
+    """Sample one token per sequence, (B,), from logits (B, V): top-k, then top-p (nucleus sampling, Holtzman 2020)."""
     if cfg.temperature == 0:
         return logits.argmax(dim=-1)
     logits = logits.float() / cfg.temperature
@@ -37,7 +37,7 @@ def sample(logits: Tensor, cfg: SamplingConfig, generator: torch.Generator | Non
     if cfg.top_p < 1:
         ordered, order = logits.sort(descending=True)
         probabilities = ordered.softmax(dim=-1)
-        before = probabilities.cumsum(dim=-1) - probabilities  # mass of all likelier tokens
+        before = probabilities.cumsum(dim=-1) - probabilities  # probability mass of all likelier tokens
         ordered = ordered.masked_fill(before >= cfg.top_p, -torch.inf)
         logits = torch.full_like(logits, -torch.inf).scatter(-1, order, ordered)
     return torch.multinomial(logits.softmax(dim=-1), 1, generator=generator)[:, 0]

@@ -1,4 +1,4 @@
-"""What a model is: its sizes, its switches, and the arithmetic that follows from them. No torch here."""
+"""The model's configuration, its validation, and the parameter and FLOP counts that follow from it. Torch-free."""
 
 import math
 from dataclasses import dataclass, field, fields
@@ -9,7 +9,7 @@ from minimind.utils.errors import ConfigError
 from minimind.utils.settings import from_plain, not_finite, of_another_kind, to_plain
 from minimind.utils.user_code import load_class
 
-IGNORED = -100  # a label that is no target: torch's own default for cross-entropy
+IGNORED = -100  # label of a token that is not a target; torch's default `ignore_index`
 
 
 class Norm(StrEnum):
@@ -61,14 +61,14 @@ class Dispatch(Enum):
     dense = "dense"
 
 
-LARGEST = 2**24  # of any size or count …
-MOST = dict.fromkeys(("num_hidden_layers", "num_experts", "num_shared_experts"), 2**12)  # … and of modules
-LARGEST_MODEL = 2**40  # parameters
+MAX_SIZE = 2**24  # of any size or count, except …
+MAX_MODULES = dict.fromkeys(("num_hidden_layers", "num_experts", "num_shared_experts"), 2**12)  # … numbers of modules
+MAX_PARAMETERS = 2**40
 
 
 @dataclass
 class YarnConfig:
-    """Context extension by YaRN (Peng et al. 2023); `factor` 1 leaves RoPE as it was trained."""
+    """Context extension by YaRN (Peng et al. 2023); `factor` 1 leaves RoPE unchanged."""
 
     factor: float = 1.0
     original_max_position_embeddings: int | None = None  # None: the model's `max_position_embeddings`
@@ -79,7 +79,7 @@ class YarnConfig:
 
 @dataclass
 class ModelConfig:
-    """A decoder-only transformer, named as Hugging Face names its parts."""
+    """A decoder-only transformer; the settings have Hugging Face's names."""
 
     vocab_size: int = 6400
     hidden_size: int = 512
@@ -90,7 +90,7 @@ class ModelConfig:
     intermediate_size: int | None = None  # None: intermediate_ratio · hidden_size, rounded up to 64
     intermediate_ratio: float = 8 / 3
     hidden_act: Activation = Activation.silu
-    gated_mlp: bool = True  # silu and gated: SwiGLU
+    gated_mlp: bool = True  # gated silu is SwiGLU
     norm: str = "rmsnorm"  # or layernorm, or a class of your own as module.Class, called with (size, eps)
     rms_norm_eps: float = 1e-5
     qk_norm: bool = False
@@ -99,18 +99,18 @@ class ModelConfig:
     max_position_embeddings: int = 32768
     rope_scaling: YarnConfig = field(default_factory=YarnConfig)
     attention_backend: AttentionBackend = AttentionBackend.sdpa
-    dropout: float = 0.0  # embedding and residual branches
+    dropout: float = 0.0  # of the embedding and the residual branches
     attention_dropout: float = 0.0
     tie_word_embeddings: bool = True
     initializer_range: float = 0.02
-    embedding_initializer_range: float | None = None  # None: as initializer_range
+    embedding_initializer_range: float | None = None  # None: initializer_range
     residual_init: ResidualInit = ResidualInit.depth_scaled
     gradient_checkpointing: bool = False
 
-    num_experts: int = 0  # routed experts; 0: a dense model
+    num_experts: int = 0  # routed experts per MoE layer; 0: a dense model
     num_experts_per_tok: int = 1
     num_shared_experts: int = 0
-    moe_intermediate_size: int | None = None  # None: as intermediate_size
+    moe_intermediate_size: int | None = None  # None: intermediate_size
     decoder_sparse_step: int = 1  # every n-th layer is an MoE layer …
     mlp_only_layers: list[int] = field(default_factory=list)  # … except these
     norm_topk_prob: bool = True
@@ -122,16 +122,16 @@ class ModelConfig:
     moe_dispatch: Dispatch = Dispatch.auto
 
     def __post_init__(self) -> None:
-        if found := _read_words(self) or _unlike_numbers(self) or problems(self):
+        if found := _parse_enums(self) or _type_problems(self) or _problems(self):
             raise ConfigError(found)
 
     @classmethod
     def from_dict(cls, values: Any) -> Self:
-        """The inverse of `to_dict`; raises ConfigError for unknown keys and for values that no model has."""
+        """Inverse of `to_dict`. Raises ConfigError for unknown keys and invalid values."""
         return from_plain(cls, values)
 
     def to_dict(self) -> dict[str, Any]:
-        """In plain types, as JSON has them."""
+        """Plain types, ready for JSON."""
         return to_plain(self)
 
     @property
@@ -150,16 +150,16 @@ class ModelConfig:
 
     @property
     def trained_context(self) -> int:
-        """Tokens of the longest text the positions were trained for: what YaRN stretches."""
+        """Longest sequence that the positions were trained for, which YaRN extends."""
         return self.rope_scaling.original_max_position_embeddings or self.max_position_embeddings
 
     @property
     def context_length(self) -> int:
-        """Tokens of the longest text the model may see."""
+        """Longest sequence that the model accepts, in tokens."""
         return max(self.max_position_embeddings, int(self.trained_context * self.rope_scaling.factor))
 
     def is_moe_layer(self, layer: int) -> bool:
-        """Whether block `layer` (counted from 0) holds experts; the rule is Qwen3-MoE's."""
+        """Whether block `layer` (counted from 0) has experts, by Qwen3-MoE's rule."""
         return (
             self.num_experts > 0 and layer not in self.mlp_only_layers and (layer + 1) % self.decoder_sparse_step == 0
         )
@@ -169,7 +169,7 @@ class ModelConfig:
         return sum(self.is_moe_layer(layer) for layer in range(self.num_hidden_layers))
 
     def num_parameters(self, *, active: bool = False) -> int:
-        """All parameters, or with `active` only those that one token passes through."""
+        """Number of parameters, or with `active` only of those used for one token."""
         norm = self._norm_parameters(self.hidden_size)
         total = self.vocab_size * self.hidden_size + norm
         total += 0 if self.tie_word_embeddings else self.vocab_size * self.hidden_size
@@ -180,10 +180,12 @@ class ModelConfig:
         return total + self.num_hidden_layers * per_layer + self._mlp_matmul(active=active)
 
     def flops_per_token(self, sequence_length: int) -> float:
-        """Training FLOPs (forward and backward) of one token in a causal window of that many tokens.
+        """Training FLOPs (forward and backward) per token, in a causal window of `sequence_length` tokens.
 
-        6 for each matmul weight used, and 6·N·H for each key attended to (half the window on average),
-        twice over: scores and the weighted sum (Chowdhery et al. 2022, appendix B).
+        6 per matmul weight used, and per key attended to (half the window on average) 6·N·H each for the scores and
+        the weighted sum.
+
+        Source: Chowdhery et al. 2022, appendix B.
         """
         matmul = self.num_hidden_layers * self._attention_matmul() + self._mlp_matmul(active=True)
         matmul += self.vocab_size * self.hidden_size
@@ -192,7 +194,7 @@ class ModelConfig:
         return 6 * matmul + attention
 
     def kv_bytes_per_token(self, bytes_per_value: int = 2) -> int:
-        """What the KV cache stores for one token of one sequence, over all layers."""
+        """Bytes of KV cache per token of one sequence, over all layers."""
         return 2 * self.num_hidden_layers * self.num_key_value_heads * self.resolved_head_dim * bytes_per_value
 
     def _norm_parameters(self, size: int) -> int:
@@ -215,8 +217,8 @@ class ModelConfig:
         return self.num_moe_layers * moe + (self.num_hidden_layers - self.num_moe_layers) * dense
 
 
-def _read_words(cfg: ModelConfig) -> list[str]:
-    """Turns `norm="rmsnorm"` into `Norm.rmsnorm` and the like, in place; returns complaints about unknown words."""
+def _parse_enums(cfg: ModelConfig) -> list[str]:
+    """Convert strings such as `position="rope"` to enum members, in place; return the problems."""
     found = []
     for choice in fields(cfg):
         kind, value = type(choice.default), getattr(cfg, choice.name)
@@ -230,8 +232,8 @@ def _read_words(cfg: ModelConfig) -> list[str]:
     return found
 
 
-def _unlike_numbers(cfg: ModelConfig) -> list[str]:
-    """What would make the rules below meaningless, and comes from a JSON file or a caller rather than from Hydra."""
+def _type_problems(cfg: ModelConfig) -> list[str]:
+    """Values of the wrong type, NaN and infinity. Hydra checks types; a JSON file or a direct caller does not."""
     found = of_another_kind(ModelConfig, vars(cfg))
     if not found:
         yarn = of_another_kind(YarnConfig, vars(cfg.rope_scaling))
@@ -239,8 +241,8 @@ def _unlike_numbers(cfg: ModelConfig) -> list[str]:
     return found or list(not_finite(cfg))
 
 
-def problems(cfg: ModelConfig) -> list[str]:
-    """Every rule the configuration breaks, each as: what must hold, the value, the remedy."""
+def _problems(cfg: ModelConfig) -> list[str]:
+    """All rules that the configuration breaks."""
     if found := _size_problems(cfg):
         return found
     found = []
@@ -254,13 +256,13 @@ def problems(cfg: ModelConfig) -> list[str]:
                  "router_z_loss_coef", "router_bias_update_rate"):  # fmt: skip
         if (getattr(cfg, name) or 0) < 0:
             found.append(f"`{name}` must be at least 0, but is {getattr(cfg, name)}.")
-    if not found and cfg.num_parameters() > LARGEST_MODEL:
-        found.append(f"A model must have at most {LARGEST_MODEL:,} parameters, but has {cfg.num_parameters():,}.")
+    if not found and cfg.num_parameters() > MAX_PARAMETERS:
+        found.append(f"A model must have at most {MAX_PARAMETERS:,} parameters, but has {cfg.num_parameters():,}.")
     return found
 
 
 def _size_problems(cfg: ModelConfig) -> list[str]:
-    """Sizes that no model has would take for ever, or all memory, before anything else could complain."""
+    """Sizes out of range. Checked first: huge ones would exhaust time or memory in the other checks."""
     found = []
     for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
                  "head_dim", "intermediate_size", "moe_intermediate_size", "max_position_embeddings",
@@ -269,13 +271,13 @@ def _size_problems(cfg: ModelConfig) -> list[str]:
         if value is not None and value < 1:
             found.append(f"`{name}` must be at least 1, but is {value}.")
     for field_ in fields(cfg):
-        value, most = getattr(cfg, field_.name), MOST.get(field_.name, LARGEST)
-        if isinstance(value, int) and value > most:
-            found.append(f"`{field_.name}` must be at most {most:,}, but is {value:,}.")
-    if not 0 < cfg.intermediate_ratio <= LARGEST:
-        found.append(f"`intermediate_ratio` must be above 0 and at most {LARGEST:,}, but is {cfg.intermediate_ratio}.")
-    if cfg.rope_scaling.factor > LARGEST:
-        found.append(f"`rope_scaling.factor` must be at most {LARGEST:,}, but is {cfg.rope_scaling.factor}.")
+        value, limit = getattr(cfg, field_.name), MAX_MODULES.get(field_.name, MAX_SIZE)
+        if isinstance(value, int) and value > limit:
+            found.append(f"`{field_.name}` must be at most {limit:,}, but is {value:,}.")
+    if not 0 < cfg.intermediate_ratio <= MAX_SIZE:
+        found.append(f"`intermediate_ratio` must be above 0 and at most {MAX_SIZE:,}, but is {cfg.intermediate_ratio}.")
+    if cfg.rope_scaling.factor > MAX_SIZE:
+        found.append(f"`rope_scaling.factor` must be at most {MAX_SIZE:,}, but is {cfg.rope_scaling.factor}.")
     return found
 
 
@@ -298,9 +300,9 @@ def _yarn_problems(cfg: ModelConfig) -> list[str]:
     yarn = cfg.rope_scaling
     if yarn.factor < 1:
         found.append(f"`rope_scaling.factor` must be at least 1 (no scaling), but is {yarn.factor}.")
-    elif cfg.context_length > LARGEST:
+    elif cfg.context_length > MAX_SIZE:
         found.append(
-            f"`rope_scaling.factor` must keep the context within {LARGEST:,} tokens, but is {yarn.factor}, "
+            f"`rope_scaling.factor` must keep the context within {MAX_SIZE:,} tokens, but is {yarn.factor}, "
             f"which makes it {cfg.context_length:,}."
         )
     if yarn.factor != 1 and cfg.position is not Position.rope:
@@ -308,7 +310,7 @@ def _yarn_problems(cfg: ModelConfig) -> list[str]:
     if yarn.original_max_position_embeddings is not None and yarn.original_max_position_embeddings < 1:
         found.append(
             f"`rope_scaling.original_max_position_embeddings` must be at least 1, "
-            f"but is {yarn.original_max_position_embeddings}; leave it out to take `max_position_embeddings`."
+            f"but is {yarn.original_max_position_embeddings}; leave it out to use `max_position_embeddings`."
         )
     if yarn.attention_factor is not None and yarn.attention_factor <= 0:
         found.append(f"`rope_scaling.attention_factor` must be above 0 (or null), but is {yarn.attention_factor}.")
@@ -362,5 +364,5 @@ def _moe_problems(cfg: ModelConfig) -> list[str]:
         )
     for layer in cfg.mlp_only_layers:
         if not 0 <= layer < cfg.num_hidden_layers:
-            found.append(f"`mlp_only_layers` must name layers 0 to {cfg.num_hidden_layers - 1}, but has {layer}.")
+            found.append(f"`mlp_only_layers` must be layers from 0 to {cfg.num_hidden_layers - 1}, but has {layer}.")
     return found

@@ -1,4 +1,4 @@
-"""The keys and values already computed, so that each new token costs one step and not the whole text."""
+"""Key/value cache: decoding a token costs one position instead of recomputing the whole sequence."""
 
 import torch
 from torch import Tensor
@@ -7,12 +7,12 @@ from minimind.model.config import ModelConfig
 
 
 class KVCache:
-    """Preallocated keys and values of all layers, (layers, B, K, capacity, H), with a length for each row.
+    """Preallocated keys and values of all layers, (layers, B, K, capacity, H), and the length of each sequence.
 
-    MetricsWriter may have different lengths: a key's place is its position, so a query at position p sees the places
-    0 … p and whatever padding left behind lies beyond p until it is overwritten.
+    Sequences may differ in length. Tokens fill a sequence's slots in order and a query in slot s attends to slots
+    0 … s, so what padding wrote to later slots is never seen before it is overwritten.
 
-    The host's `max_length` bounds every row's length without asking the device for it.
+    `max_length` is an upper bound on the lengths that is kept on the host, so that reading it does not synchronize.
     """
 
     def __init__(self, cfg: ModelConfig, batch_size: int, capacity: int, *, device: torch.device | str = "cpu",
@@ -22,53 +22,53 @@ class KVCache:
         self.values = torch.zeros(shape, device=device, dtype=dtype)
         self.lengths = torch.zeros(batch_size, dtype=torch.long, device=device)
         self.max_length = 0
-        self.ragged = False  # whether rows may differ in length
+        self.ragged = False  # whether the sequences may differ in length
         self.document_ids = torch.zeros(batch_size, capacity, dtype=torch.long, device=device)
         self.padding_mask = torch.ones(batch_size, capacity, dtype=torch.bool, device=device)
-        self.masked = False  # whether either has ever been given
+        self.masked = False  # whether any document ids or padding were ever passed
 
     @property
     def capacity(self) -> int:
         return self.keys.shape[3]
 
-    def positions(self, num_tokens: int) -> Tensor:
-        """The positions of the next `num_tokens` tokens of each row: (B, T)."""
+    def next_slots(self, num_tokens: int) -> Tensor:
+        """Slots of the next `num_tokens` tokens of each sequence: (B, T)."""
         return self.lengths[:, None] + torch.arange(num_tokens, device=self.lengths.device)
 
-    def write(self, layer: int, keys: Tensor, values: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Stores (B, K, T, H) at its positions (B, T); returns all keys and values up to the longest row.
+    def write(self, layer: int, keys: Tensor, values: Tensor, slots: Tensor) -> tuple[Tensor, Tensor]:
+        """Store keys and values (B, K, T, H) in their slots (B, T); return all, up to the longest sequence.
 
         Raises:
             ValueError: the cache is full.
         """
         end = self._end(keys.shape[2])
         if self.ragged:
-            rows = torch.arange(keys.shape[0], device=keys.device)[:, None]
-            self.keys[layer][rows, :, position_ids] = keys.transpose(1, 2).to(self.keys.dtype)
-            self.values[layer][rows, :, position_ids] = values.transpose(1, 2).to(self.values.dtype)
+            sequences = torch.arange(keys.shape[0], device=keys.device)[:, None]
+            self.keys[layer][sequences, :, slots] = keys.transpose(1, 2).to(self.keys.dtype)
+            self.values[layer][sequences, :, slots] = values.transpose(1, 2).to(self.values.dtype)
         else:
             self.keys[layer][:, :, self.max_length : end] = keys
             self.values[layer][:, :, self.max_length : end] = values
         return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]  # (B, K, S, H)
 
-    def remember(
-        self, position_ids: Tensor, document_ids: Tensor | None, padding_mask: Tensor | None
+    def write_masks(
+        self, slots: Tensor, document_ids: Tensor | None, padding_mask: Tensor | None
     ) -> tuple[Tensor, Tensor] | tuple[None, None]:
-        """Stores the documents and padding of new tokens (B, T); returns those of all keys, (B, S), if any were given.
+        """Store the document ids and padding mask of new tokens (B, T); return those of all keys (B, S), if any.
 
-        Tokens of which no document is said go on with the one before them.
+        Tokens without document ids continue the document of the token before them.
         """
         self.masked = self.masked or document_ids is not None or padding_mask is not None
         if not self.masked:
             return None, None
-        end = self._end(position_ids.shape[1])
+        end = self._end(slots.shape[1])
         if document_ids is None:
-            before = (position_ids[:, :1] - 1).clamp(min=0)
-            document_ids = self.document_ids.gather(1, before).expand_as(position_ids)
+            last = (slots[:, :1] - 1).clamp(min=0)
+            document_ids = self.document_ids.gather(1, last).expand_as(slots)
         if padding_mask is None:
-            padding_mask = torch.ones_like(position_ids, dtype=torch.bool)
-        self.document_ids.scatter_(1, position_ids, document_ids)
-        self.padding_mask.scatter_(1, position_ids, padding_mask)
+            padding_mask = torch.ones_like(slots, dtype=torch.bool)
+        self.document_ids.scatter_(1, slots, document_ids)
+        self.padding_mask.scatter_(1, slots, padding_mask)
         return self.document_ids[:, :end], self.padding_mask[:, :end]
 
     def _end(self, num_tokens: int) -> int:
@@ -77,11 +77,11 @@ class KVCache:
             raise ValueError(f"The KV cache holds {self.capacity} tokens, but {end} are needed; make it larger.")
         return end
 
-    def advance(self, num_tokens: int, row_lengths: Tensor | None = None) -> None:
-        """Counts tokens just written; `row_lengths` (B,) says how many of each row were real, if not all."""
+    def advance(self, num_tokens: int, num_real: Tensor | None = None) -> None:
+        """Count the tokens just written; `num_real` (B,) is how many per sequence are real, where some are padding."""
         self.max_length += num_tokens
-        if row_lengths is None:
+        if num_real is None:
             self.lengths += num_tokens
         else:
-            self.lengths += row_lengths
+            self.lengths += num_real
             self.ragged = True

@@ -1,5 +1,6 @@
-"""The linear layer."""
+"""The linear layer, and the dtype that matrix products are computed in."""
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -21,3 +22,10 @@ class Linear(nn.Linear):
 def linear(x: Tensor, weight: Tensor) -> Tensor:
     """x Wᵀ: (…, I) and (O, I) → (…, O)."""
     return F.linear(x, weight)
+
+
+def to_matmul_dtype(x: Tensor) -> Tensor:
+    """x in autocast's dtype for matrix products, cast and saved for backward once where several products share it."""
+    if not torch.is_autocast_enabled(x.device.type):
+        return x
+    return x.to(torch.get_autocast_dtype(x.device.type))

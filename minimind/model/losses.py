@@ -1,9 +1,9 @@
-"""What is minimised, as pure functions: the cross-entropy of the logits, and what keeps experts evenly used.
+"""Loss functions: the cross-entropy of the logits, and the auxiliary losses that keep the experts' load balanced.
 
-The balance terms take the router's output: scores (B, T, E) float32, logits likewise, indices (B, T, A) chosen experts,
-mask (B, T) True where real. Each balance loss is 1 at perfect balance and E/A at collapse, where the same A experts
-share everything. They are given per sequence, (B,), so that the caller can weigh them by real tokens and the total does
-not depend on how a batch is cut; the batch-wise ones give the same value to each sequence.
+The auxiliary losses take the router's output: `scores` and `logits` (B, T, E) float32, `indices` (B, T, A) of the
+chosen experts, `mask` (B, T) True for real tokens. Each balance loss is 1 at perfect balance and E/A at collapse, where
+the same A experts get every token. All return one value per sequence, (B,), so that the caller can weight them by real
+tokens and the total does not depend on how a step is split into micro-batches; batch-wise losses repeat one value.
 """
 
 import torch
@@ -19,7 +19,7 @@ def token_log_probs(logits: Tensor, labels: Tensor) -> Tensor:
     """log p(label) of each token in nats, 0 where the label is IGNORED: (B, T) float32.
 
     Args:
-        logits: (B, T, V), in any floating type; all sums are float32.
+        logits: (B, T, V), of any floating dtype; sums are in float32.
         labels: (B, T).
     """
     real = labels != IGNORED
@@ -31,14 +31,14 @@ def token_log_probs(logits: Tensor, labels: Tensor) -> Tensor:
 def cross_entropy_sum(logits: Tensor, labels: Tensor) -> Tensor:
     """-log p(label) in nats, summed over the labels that are not IGNORED: () float32.
 
-    Takes what `token_log_probs` takes.
+    Takes the same arguments as `token_log_probs`.
     """
     return -token_log_probs(logits, labels).sum()
 
 
 def expert_load(indices: Tensor, num_experts: int, mask: Tensor | None = None) -> Tensor:
     """How many tokens of each sequence chose each expert: (B, E) float32."""
-    # not one_hot, which asks the device whether the indices are in range
+    # one_hot would synchronize with the device to check the range of the indices
     chosen = (indices[..., None] == torch.arange(num_experts, device=indices.device)).sum(dim=2).float()  # (B, T, E)
     return (chosen if mask is None else chosen * mask[..., None]).sum(dim=1)
 
@@ -62,9 +62,11 @@ def sequence_balance_loss(scores: Tensor, indices: Tensor, mask: Tensor | None =
 
 
 def batch_balance_loss(scores: Tensor, indices: Tensor, mask: Tensor | None = None) -> Tensor:
-    """The same over the whole batch, for each sequence: (B,). Source: Fedus et al. 2021 (Switch), equation 4.
+    """`sequence_balance_loss` of the whole batch as one sequence, repeated: (B,).
 
-    transformers' `load_balancing_loss_func` is A times this, with the tokens of all layers taken together.
+    transformers' `load_balancing_loss_func` is A times this, over the tokens of all layers together.
+
+    Source: Fedus et al. 2021 (Switch), equation 4.
     """
     flat_mask = None if mask is None else mask.reshape(1, -1)
     loss = sequence_balance_loss(scores.flatten(0, 1)[None], indices.flatten(0, 1)[None], flat_mask)
@@ -72,9 +74,10 @@ def batch_balance_loss(scores: Tensor, indices: Tensor, mask: Tensor | None = No
 
 
 def importance_loss(scores: Tensor, indices: Tensor, mask: Tensor | None = None) -> Tensor:
-    """E · Σ_e (mean score)_e² over the whole batch, for each sequence: (B,).
+    """E · Σ_e (mean score)_e² of the whole batch, repeated for each sequence: (B,).
 
-    The squared coefficient of variation of Shazeer et al. 2017, section 4, is this minus 1, but of the chosen gates.
+    This minus 1 is the squared coefficient of variation of Shazeer et al. 2017, section 4, except that theirs is of
+    the chosen gates only.
     """
     flat_mask = None if mask is None else mask.reshape(1, -1)
     mean = mean_scores(scores.flatten(0, 1)[None], flat_mask)
@@ -87,8 +90,8 @@ def router_z_loss(logits: Tensor, mask: Tensor | None = None) -> Tensor:
     return mean_scores(squared, mask).squeeze(-1)
 
 
-def updated_bias(bias: Tensor, load: Tensor, rate: float) -> Tensor:
-    """Loss-free balancing: raise the selection bias of experts below the mean load (E,), lower the others'.
+def updated_selection_bias(bias: Tensor, load: Tensor, rate: float) -> Tensor:
+    """Loss-free balancing: raise the selection bias (E,) of experts below the mean load (E,), lower the others'.
 
     Source: Wang et al. 2024, algorithm 1 (DeepSeek-V3).
     """

@@ -1,4 +1,4 @@
-"""The feed-forward half of a block."""
+"""The feed-forward network of a block."""
 
 from collections.abc import Callable
 
@@ -6,8 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minimind.model.config import Activation, ModelConfig
-from minimind.model.linear import Linear
-from minimind.model.precision import for_matmul
+from minimind.model.linear import Linear, to_matmul_dtype
 
 ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     Activation.silu: F.silu,
@@ -17,7 +16,7 @@ ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
 
 
 class MLP(nn.Module):
-    """down(act(gate x) · up x), SwiGLU when act is silu (Shazeer 2020, equation 6); ungated: down(act(up x))."""
+    """down(act(gate(x)) · up(x)), which is SwiGLU for silu (Shazeer 2020, equation 6); ungated: down(act(up(x)))."""
 
     def __init__(self, cfg: ModelConfig, intermediate_size: int) -> None:
         super().__init__()
@@ -27,7 +26,7 @@ class MLP(nn.Module):
         self.down_proj = Linear(intermediate_size, cfg.hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = for_matmul(x)
+        x = to_matmul_dtype(x)
         if self.gate_proj is None:
             return self.down_proj(self.act(self.up_proj(x)))
         return self.down_proj(self.act(self.gate_proj(x)) * self.up_proj(x))  # (B, T, F) → (B, T, D)

@@ -1,4 +1,4 @@
-"""Mixture of experts: a router sends each token to A of E small MLPs; shared experts see every token."""
+"""Mixture of experts: a router sends each token to A of E small MLPs; shared experts process every token."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -14,16 +14,16 @@ from minimind.model.ops.experts import dense_dispatch, dispatch_kernel, grouped_
 
 
 class Routing(NamedTuple):
-    """What the router decided, kept for the balance losses and for looking at the load."""
+    """The router's output, which the balance losses and the load metrics need as well."""
 
     logits: Tensor  # (B, T, E) float32
-    scores: Tensor  # (B, T, E) float32, each token's sum to 1
-    indices: Tensor  # (B, T, A)
-    weights: Tensor  # (B, T, A) float32, what the chosen experts' outputs are multiplied by
+    scores: Tensor  # (B, T, E) float32, summing to 1 over the experts
+    indices: Tensor  # (B, T, A) the chosen experts
+    weights: Tensor  # (B, T, A) float32 factors of the chosen experts' outputs
 
 
 class Router(nn.Module):
-    """Scores in float32 whatever the precision around it: rounding here changes which expert is chosen."""
+    """Scores experts and picks the top A per token, always in float32: rounding could change which are chosen."""
 
     selection_bias: Tensor
 
@@ -44,7 +44,7 @@ class Router(nn.Module):
         else:
             gates = logits.sigmoid()
             scores = gates / gates.sum(dim=-1, keepdim=True)
-        # The bias of loss-free balancing decides who is chosen, never how much the chosen one counts.
+        # The bias of loss-free balancing affects which experts are chosen, but not their weights.
         ranking = gates if self.selection_bias is None else gates + self.selection_bias
         indices = ranking.topk(self.num_active, dim=-1).indices  # (B, T, A)
         weights = gates.gather(-1, indices)
@@ -54,7 +54,7 @@ class Router(nn.Module):
 
 
 class Experts(nn.Module):
-    """E MLPs stacked on the first dimension, in the layout of transformers' Qwen3-MoE."""
+    """E MLPs whose weights are stacked along the first dimension, laid out as in transformers' Qwen3-MoE."""
 
     def __init__(self, cfg: ModelConfig) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ class Experts(nn.Module):
         return self.dispatch(self, tokens, indices, weights)
 
     def activate(self, gate_up: Tensor) -> Tensor:
-        """The non-linearity between the two matrices: (…, 2F) → (…, F)."""
+        """The non-linearity between the two projections: (…, 2F) → (…, F); ungated (…, F) → (…, F)."""
         if not self.gated:
             return self.act(gate_up)
         gate, up = gate_up.chunk(2, dim=-1)
@@ -86,13 +86,13 @@ class Experts(nn.Module):
 
 
 def loop_dispatch(experts: Experts, tokens: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
-    """Expert by expert, the readable way. Finding each one's tokens waits for the device."""
+    """One expert at a time: the reference implementation. `torch.where` synchronizes with the device."""
     out = torch.zeros_like(tokens)
     for expert in range(experts.num_experts):
-        rows, place = torch.where(indices == expert)  # tokens that chose this expert, and as which of their A
-        hidden = experts.activate(F.linear(tokens[rows], experts.gate_up_proj[expert]))
-        result = F.linear(hidden, experts.down_proj[expert]) * weights[rows, place, None]
-        out = out.index_add(0, rows, result.to(out.dtype))
+        chosen_by, choice = torch.where(indices == expert)  # tokens that chose this expert, and as which of their A
+        hidden = experts.activate(F.linear(tokens[chosen_by], experts.gate_up_proj[expert]))
+        result = F.linear(hidden, experts.down_proj[expert]) * weights[chosen_by, choice, None]
+        out = out.index_add(0, chosen_by, result.to(out.dtype))
     return out
 
 
@@ -104,7 +104,7 @@ DISPATCHERS: dict[Dispatch, Callable[[Experts, Tensor, Tensor, Tensor], Tensor]]
 
 
 def resolve_dispatch(cfg: ModelConfig) -> Dispatch:
-    """`auto`: grouped where torch's kernel takes the sizes (rows of whole 16 bytes), else the loop."""
+    """`auto` picks grouped where torch's kernel supports the sizes (rows of a multiple of 16 bytes), else loop."""
     if cfg.moe_dispatch is not Dispatch.auto:
         return cfg.moe_dispatch
     aligned = cfg.hidden_size % 8 == 0 and cfg.resolved_moe_intermediate_size % 8 == 0
@@ -112,12 +112,14 @@ def resolve_dispatch(cfg: ModelConfig) -> Dispatch:
 
 
 class MoE(nn.Module):
+    """Router, experts and shared experts in place of a block's MLP: (B, T, D) → (B, T, D)."""
+
     def __init__(self, cfg: ModelConfig) -> None:
         super().__init__()
         self.gate = Router(cfg)
         self.experts = Experts(cfg)
         shared_size = cfg.num_shared_experts * cfg.resolved_moe_intermediate_size
-        # n shared experts side by side are one MLP n times as wide
+        # the sum of n shared experts equals one MLP n times as wide
         self.shared_experts = MLP(cfg, shared_size) if shared_size else None
 
     def forward(self, x: Tensor) -> tuple[Tensor, Routing]:

@@ -1,4 +1,4 @@
-"""The whole model: embedding → N × (attention, MLP or MoE; each with norm before and residual around) → head."""
+"""The whole model: embedding → pre-norm residual blocks of attention and MLP (or MoE) → norm → output head."""
 
 import math
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from minimind.model.attention import Attention, Rotary, attention_mask
 from minimind.model.config import BalanceLoss, ModelConfig, Position, ResidualInit, YarnConfig
 from minimind.model.kv_cache import KVCache
 from minimind.model.linear import Linear
-from minimind.model.losses import updated_bias
+from minimind.model.losses import updated_selection_bias
 from minimind.model.mlp import MLP
 from minimind.model.moe import Experts, MoE, Router, Routing
 from minimind.model.norm import LayerNorm, RMSNorm, build_norm
@@ -27,6 +27,8 @@ class Output(NamedTuple):
 
 
 class Block(nn.Module):
+    """Attention, then MLP or MoE, each with a norm before it and a residual connection around it."""
+
     def __init__(self, cfg: ModelConfig, layer: int) -> None:
         super().__init__()
         self.input_layernorm = build_norm(cfg.norm, cfg.hidden_size, cfg.rms_norm_eps)
@@ -36,9 +38,9 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(cfg.dropout) if cfg.dropout else nn.Identity()
 
     def forward(
-        self, x: Tensor, rotary: Rotary | None, mask: Tensor | None, position_ids: Tensor, cache: KVCache | None
+        self, x: Tensor, rotary: Rotary | None, mask: Tensor | None, slots: Tensor, cache: KVCache | None
     ) -> tuple[Tensor, Routing | None]:
-        x = x + self.dropout(self.self_attn(self.input_layernorm(x), rotary, mask, position_ids, cache))
+        x = x + self.dropout(self.self_attn(self.input_layernorm(x), rotary, mask, slots, cache))
         out, routing = self.mlp(self.post_attention_layernorm(x)), None
         if isinstance(out, tuple):
             out, routing = out
@@ -46,7 +48,7 @@ class Block(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Everything but the head: token ids (B, T) → hidden states (B, T, D)."""
+    """The model without its output head: token ids (B, T) → hidden states (B, T, D)."""
 
     def __init__(self, cfg: ModelConfig) -> None:
         super().__init__()
@@ -59,7 +61,7 @@ class Decoder(nn.Module):
         self.norm = build_norm(cfg.norm, cfg.hidden_size, cfg.rms_norm_eps)
 
     def forward(
-        self, input_ids: Tensor, position_ids: Tensor, mask: Tensor | None, cache: KVCache | None
+        self, input_ids: Tensor, position_ids: Tensor, mask: Tensor | None, slots: Tensor, cache: KVCache | None
     ) -> tuple[Tensor, list[Routing]]:
         x = self._embed(input_ids)  # (B, T, D)
         if self.embed_positions is not None:
@@ -68,26 +70,25 @@ class Decoder(nn.Module):
             x = x + sinusoidal_table(position_ids, self.config.hidden_size).to(x.dtype)
         x = self.dropout(x)
         rotary = rotary_table(self.config, position_ids) if self.config.position is Position.rope else None
-        places = position_ids if cache is None else cache.positions(input_ids.shape[1])
         routings = []
         for layer in self.layers:
             if self.config.gradient_checkpointing and self.training:
-                x, routing = checkpoint(layer, x, rotary, mask, places, cache, use_reentrant=False)
+                x, routing = checkpoint(layer, x, rotary, mask, slots, cache, use_reentrant=False)
             else:
-                x, routing = layer(x, rotary, mask, places, cache)
+                x, routing = layer(x, rotary, mask, slots, cache)
             if routing is not None:
                 routings.append(routing)
         return self.norm(x), routings
 
     def _embed(self, input_ids: Tensor) -> Tensor:
-        """A GPU asserts what a CPU raises: to look at the ids would wait for it."""
+        """Only a CPU raises for out-of-vocabulary ids. A GPU asserts; checking the ids first would synchronize."""
         try:
             return self.embed_tokens(input_ids)
         except IndexError:
             size = self.config.vocab_size
-            outside = input_ids[(input_ids < 0) | (input_ids >= size)][0].item()
+            out_of_vocabulary = input_ids[(input_ids < 0) | (input_ids >= size)][0].item()
             raise UserError(
-                f"Token ids must be from 0 to {size - 1} (the model's vocabulary), but one is {outside}; "
+                f"Token ids must be from 0 to {size - 1} (the model's vocabulary), but one is {out_of_vocabulary}; "
                 "encode the text with the model's own tokenizer."
             ) from None
 
@@ -108,38 +109,38 @@ class MiniMind(nn.Module):
             self.lm_head.weight = self.model.embed_tokens.weight
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Behind `.to()` and the like: leaving the meta device makes each parameter anew, which unties the head."""
+        """Implements `.to()` and the like. Leaving the meta device creates new parameters, which unties the head."""
         super()._apply(fn, recurse)
         self._tie_head()
         return self
 
     def update_router_bias(self, load: Tensor, keep: Tensor) -> None:
-        """Loss-free balancing after an optimizer step; does nothing for other models.
+        """Update the routers' selection biases after an optimizer step, if the model uses loss-free balancing.
 
         Args:
-            load: (layers, E) how many tokens of the step chose each expert.
-            keep: () bool, True where the step was skipped.
+            load: (MoE layers, E) how many tokens of the step chose each expert.
+            keep: () bool, True if the step was skipped and the biases must stay unchanged.
         """
         if self.config.balance_loss is not BalanceLoss.loss_free:
             return
         routers = [layer.mlp.gate for layer in self.model.layers if isinstance(layer.mlp, MoE)]
         for router, layer_load in zip(routers, load, strict=True):
             bias = router.selection_bias
-            updated = updated_bias(bias, layer_load, self.config.router_bias_update_rate)
+            updated = updated_selection_bias(bias, layer_load, self.config.router_bias_update_rate)
             bias.copy_(torch.where(keep, bias, updated))
 
     @property
     def device(self) -> torch.device:
-        """The device of the model's own weights, where token ids must be."""
+        """Device of the weights, where token ids must be too."""
         return self.lm_head.weight.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of the model's own weights, whatever autocast computes in."""
+        """Dtype of the weights, whatever autocast computes in."""
         return self.lm_head.weight.dtype
 
     def set_rope_scaling(self, yarn: YarnConfig) -> None:
-        """Stretches the context by YaRN, or no longer; the weights stay as they are."""
+        """Extend the context by YaRN, or undo it (`factor` 1); the weights do not change."""
         self.config = self.model.config = replace(self.config, rope_scaling=yarn)
 
     def forward(
@@ -151,55 +152,55 @@ class MiniMind(nn.Module):
         padding_mask: Tensor | None = None,
         cache: KVCache | None = None,
     ) -> Output:
-        """Logits of the next token after each of `input_ids` (B, T).
+        """Next-token logits after each of `input_ids` (B, T).
 
         Args:
-            position_ids: (B or 1, T); default 0 … T-1, or where the cache stands.
-            document_ids: (B, T) number of the document each token belongs to; none looks into another.
+            position_ids: (B or 1, T) for the position embeddings; None: 0 … T-1, continuing from `cache`.
+            document_ids: (B, T) document of each token; tokens attend only within their own document.
             padding_mask: (B, T) False where the token is padding.
-            cache: what came before; the new tokens are written to it, with their documents and padding. They count
-                only once the caller says so: `cache.advance`.
+            cache: the tokens so far. The new ones are written to it, but count only after `cache.advance`.
 
         Raises:
-            UserError: an id is outside the vocabulary (on a CPU), or the text longer than the learned positions.
+            UserError: an id is out of vocabulary (on a CPU), or the sequence is longer than the learned positions.
             ValueError: the cache is full.
         """
-        places, mask = self._places_and_mask(input_ids, document_ids, padding_mask, cache)
-        position_ids = places if position_ids is None else position_ids
-        hidden, routings = self.model(input_ids, position_ids, mask, cache)
+        slots, mask = self._slots_and_mask(input_ids, document_ids, padding_mask, cache)
+        position_ids = slots if position_ids is None else position_ids
+        hidden, routings = self.model(input_ids, position_ids, mask, slots, cache)
         return Output(self.lm_head(hidden), routings)
 
-    def _places_and_mask(
+    def _slots_and_mask(
         self, input_ids: Tensor, document_ids: Tensor | None, padding_mask: Tensor | None, cache: KVCache | None
     ) -> tuple[Tensor, Tensor | None]:
-        """Where the new tokens stand among the keys, (B or 1, T), and whom they may look at; None: all before them."""
+        """Slots of the new tokens among the keys, (B or 1, T), and their attention mask; None: plain causal."""
         num_tokens = input_ids.shape[1]
         num_keys = num_tokens if cache is None else cache.max_length + num_tokens
-        longest = self.config.max_position_embeddings
-        if self.config.position is Position.learned and num_keys > longest:
+        limit = self.config.max_position_embeddings
+        if self.config.position is Position.learned and num_keys > limit:
             raise UserError(
-                f"A text must be at most as long as the learned positions, `max_position_embeddings` "
-                f"({longest} tokens), but has {num_keys}; shorten it, or train with rope."
+                f"With learned positions a sequence must have at most `max_position_embeddings` ({limit}) tokens, "
+                f"but has {num_keys}; shorten it, or train with `position: rope`."
             )
         if cache is None:
-            places = torch.arange(num_tokens, device=input_ids.device)[None]  # (1, T)
-            plain = document_ids is None and padding_mask is None
+            slots = torch.arange(num_tokens, device=input_ids.device)[None]  # (1, T)
+            causal = document_ids is None and padding_mask is None
         else:
-            places = cache.positions(num_tokens)  # (B, T)
-            document_ids, padding_mask = cache.remember(places, document_ids, padding_mask)
-            # rows of one length need no mask in a first step (causal) or for one token (everything)
-            plain = not cache.ragged and not cache.masked and (num_tokens == 1 or cache.max_length == 0)
-        if plain:
-            return places, None
-        return places, attention_mask(places, num_keys, document_ids=document_ids, padding_mask=padding_mask)
+            slots = cache.next_slots(num_tokens)  # (B, T)
+            document_ids, padding_mask = cache.write_masks(slots, document_ids, padding_mask)
+            # no explicit mask for sequences of equal length: the prefill is causal, a single token sees every key
+            causal = not cache.ragged and not cache.masked and (num_tokens == 1 or cache.max_length == 0)
+        if causal:
+            return slots, None
+        return slots, attention_mask(slots, num_keys, document_ids=document_ids, padding_mask=padding_mask)
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """Every initial value of the model, in one place.
+        """Initialize all weights.
 
-        Matrices are normal with `initializer_range`, token embeddings with a range of their own if it is given. Those
-        that end a residual branch are divided by √(2 · layers), as there are that many branches to add up (Radford et
-        al. 2019), or start at zero. Norms start as the identity.
+        Matrices are normal with standard deviation `initializer_range`, token embeddings with
+        `embedding_initializer_range` if it is set. Projections that end a residual branch are scaled down by
+        √(2 · layers), the square root of the number of branches (Radford et al. 2019), or start at zero; see
+        `residual_init`. Norms start as the identity.
         """
         cfg = self.config
         residual_std = {
@@ -216,10 +217,10 @@ class MiniMind(nn.Module):
                 module.gate_up_proj.normal_(0, cfg.initializer_range)
                 module.down_proj.normal_(0, residual_std)
             elif isinstance(module, nn.Embedding):
-                of_tokens = cfg.embedding_initializer_range if module is self.model.embed_tokens else None
-                module.weight.normal_(0, cfg.initializer_range if of_tokens is None else of_tokens)
+                own_std = cfg.embedding_initializer_range if module is self.model.embed_tokens else None
+                module.weight.normal_(0, cfg.initializer_range if own_std is None else own_std)
             elif module is self.lm_head and cfg.tie_word_embeddings:
-                pass  # it is the embedding
+                pass  # shared with the embedding
             elif isinstance(module, Linear | Router):
                 ends_branch = name.endswith(("o_proj", "down_proj"))
                 module.weight.normal_(0, residual_std if ends_branch else cfg.initializer_range)

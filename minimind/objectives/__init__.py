@@ -1,1 +1,1 @@
-"""What is minimised: one protocol, one file an objective."""
+"""Training objectives: one protocol, and one file per objective."""

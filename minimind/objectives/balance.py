@@ -1,4 +1,4 @@
-"""What keeps the experts of a model balanced, for any objective."""
+"""The auxiliary losses and metrics of MoE models, for any objective."""
 
 import torch
 from torch import Tensor
@@ -22,35 +22,35 @@ BALANCE_LOSSES = {
 
 
 def routing_metrics(cfg: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """The shapes of what `balance` adds to the metrics; none for a dense model."""
-    layers = sum(map(cfg.is_moe_layer, range(cfg.num_hidden_layers)))
+    """Shapes of the metrics that `balance` adds; empty for a dense model."""
+    layers = cfg.num_moe_layers
     return {"moe/balance_loss": (), "moe/load": (layers, cfg.num_experts)} if layers else {}
 
 
 def balance(
-    cfg: ModelConfig, routings: list[Routing], real: Tensor, row_weight: Tensor
+    cfg: ModelConfig, routings: list[Routing], real: Tensor, sequence_weights: Tensor
 ) -> tuple[Tensor | None, dict[str, Sum]]:
-    """The auxiliary term over all MoE layers, and the metrics of the experts' use; nothing of a dense model.
+    """The auxiliary loss summed over all MoE layers, and the load metrics; None and none for a dense model.
 
     Args:
         real: (B, T) bool, the tokens that count.
-        row_weight: (B,) each sequence's part of the loss's weight, to which it sums up, so that the term is as strong
-            beside the loss whatever that counts.
+        sequence_weights: (B,) each sequence's share of `Loss.weight`. They sum to it, so that the auxiliary loss is
+            equally strong relative to the loss whatever the objective counts: tokens, pairs or sequences.
     """
     if not routings:
         return None, {}
-    measure = BALANCE_LOSSES.get(cfg.balance_loss, batch_balance_loss)
-    balance_losses = [measure(routing.scores, routing.indices, real) @ row_weight for routing in routings]
+    balance_loss = BALANCE_LOSSES.get(cfg.balance_loss, batch_balance_loss)
+    balance_losses = [balance_loss(routing.scores, routing.indices, real) @ sequence_weights for routing in routings]
     total = torch.zeros((), device=real.device)
     if cfg.balance_loss in BALANCE_LOSSES:
         total = total + cfg.router_aux_loss_coef * torch.stack(balance_losses).sum()
     if cfg.router_z_loss_coef:
-        z_losses = [router_z_loss(routing.logits, real) @ row_weight for routing in routings]
+        z_losses = [router_z_loss(routing.logits, real) @ sequence_weights for routing in routings]
         total = total + cfg.router_z_loss_coef * torch.stack(z_losses).sum()
     loads = [expert_load(routing.indices, cfg.num_experts, real).sum(dim=0) for routing in routings]
-    weight = row_weight.sum()
+    weight = sequence_weights.sum()
     metrics = {
         "moe/balance_loss": (torch.stack(balance_losses).mean().detach(), weight),  # 1 at perfect balance
-        "moe/load": (torch.stack(loads), weight),  # (layers, E) choices of each expert
+        "moe/load": (torch.stack(loads), weight),  # (MoE layers, E) tokens that chose each expert
     }
     return total, metrics

@@ -8,7 +8,7 @@ from torchmetrics import Metric
 from minimind.data.examples import ExampleSource, TokenBatch
 from minimind.data.packing import training_packing, validation_packing
 from minimind.data.prepare import TRAIN, PreparedSource
-from minimind.evaluation.text_loss import TextMeasure, logits_of
+from minimind.evaluation.text_loss import TextMeasure, forward_batch
 from minimind.model.config import IGNORED
 from minimind.model.losses import cross_entropy_sum
 from minimind.model.transformer import MiniMind
@@ -18,12 +18,12 @@ from minimind.objectives.protocol import Loss, Objective
 
 
 def next_token_loss(model: MiniMind, batch: TokenBatch) -> Loss:
-    """Its weight is the number of target tokens."""
-    logits, routings = logits_of(model, batch)
+    """The summed cross-entropy of a batch, weighted by its number of target tokens."""
+    logits, routings = forward_batch(model, batch)
     total = cross_entropy_sum(logits, batch.labels)
     real = batch.labels != IGNORED  # (B, T)
     num_tokens = real.sum()
-    auxiliary, metrics = balance(model.config, routings, real, row_weight=real.sum(dim=1).float())
+    auxiliary, metrics = balance(model.config, routings, real, sequence_weights=real.sum(dim=1).float())
     return Loss(total, num_tokens, num_tokens, auxiliary, metrics)
 
 

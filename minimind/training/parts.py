@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import lightning.pytorch as pl
 
-from minimind.generation.sampler import Sampler
+from minimind.generation.engine import Sampler
 from minimind.runs.folder import RunFolder
 from minimind.training.best import Best
 from minimind.training.clock import Clock

@@ -218,7 +218,7 @@ def test_a_checkpoint_of_other_weights_is_refused_by_name(
         ('{"hidden_size": 1%s}' % ("0" * 30), "`hidden_size` must be at most 16,777,216"),
         ('{"hidden_size": 16777216, "num_hidden_layers": 4096}', "must have at most 1,099,511,627,776 parameters"),
         ('{"hidden_size": 65536}', "must fit the model, but"),  # no memory is taken for it
-        (f'{{"mlp_only_layers": {[99] * 5000}}}', "`mlp_only_layers` must name layers 0 to 7"),
+        (f'{{"mlp_only_layers": {[99] * 5000}}}', "`mlp_only_layers` must be layers from 0 to 7"),
         ('{"%s": 1}' % ("x" * 10**6), "is no setting"),
         ("[" * 100_000, "model.json must be JSON, but it is nested too deeply"),
     ],

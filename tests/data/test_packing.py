@@ -13,7 +13,7 @@ from streams import real_targets, write_stream
 from minimind.data.config import Packing, TextConfig
 from minimind.data.examples import positions
 from minimind.data.packing import DocumentPacking, WindowPacking, training_packing, validation_packing
-from minimind.evaluation.text_loss import logits_of
+from minimind.evaluation.text_loss import forward_batch
 from minimind.model.config import IGNORED, AttentionBackend, ModelConfig, Position
 from minimind.model.transformer import MiniMind
 from minimind.objectives.pretrain import next_token_loss
@@ -98,7 +98,7 @@ def test_a_document_in_a_window_gets_the_logits_it_gets_alone(
     packed = WindowPacking(stream, 19, document_mask=True).read(np.arange(1)).widen()
     padded = DocumentPacking(stream, 19).read(np.arange(len(documents))).widen()
     with torch.no_grad():
-        in_window, alone = logits_of(model, packed).logits[0], logits_of(model, padded).logits
+        in_window, alone = forward_batch(model, packed).logits[0], forward_batch(model, padded).logits
     start = 3  # the <|endoftext|> of the first document, which as an input begins the second
     for number, document in enumerate(documents[1:], start=1):
         size = len(document)

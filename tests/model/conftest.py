@@ -1,4 +1,4 @@
-"""A model small enough that every property of it is cheap to look at."""
+"""Fixtures for models small enough that every test of them is cheap."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +15,7 @@ Build = Callable[..., MiniMind]
 
 @pytest.fixture
 def tiny() -> Tiny:
-    """A configuration of two layers; weights large enough (0.3) that a wrong mask or position shows."""
+    """A two-layer configuration with weights large enough (0.3) that a wrong mask or position changes the output."""
 
     def make(**changes: Any) -> ModelConfig:
         small: dict[str, Any] = dict(

@@ -28,22 +28,22 @@ def mask_of(kind: str) -> Tensor | None:
 
 
 @pytest.mark.parametrize("kind", list(MASKS))
-def test_the_mask_is_its_definition(kind: str) -> None:
+def test_mask_matches_its_definition(kind: str) -> None:
     mask = attention_mask(torch.arange(T)[None], T, **MASKS[kind]).expand(B, -1, -1, -1)
-    for row in range(B):
+    for sequence in range(B):
         for query in range(T):
             for key in range(T):
                 allowed = key <= query
                 if kind in ("documents", "both"):
-                    allowed = allowed and bool(DOCUMENTS[row, key] == DOCUMENTS[row, query])
+                    allowed = allowed and bool(DOCUMENTS[sequence, key] == DOCUMENTS[sequence, query])
                 if kind in ("padding", "both"):
-                    allowed = allowed and (bool(REAL[row, key]) or key == query)
-                assert mask[row, 0, query, key] == allowed, (row, query, key)
+                    allowed = allowed and (bool(REAL[sequence, key]) or key == query)
+                assert mask[sequence, 0, query, key] == allowed, (sequence, query, key)
 
 
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])
 @pytest.mark.parametrize("kind", list(MASKS))
-def test_back_ends_agree_forward_and_in_gradients(kind: str, kv_heads: int) -> None:
+def test_backends_agree_in_outputs_and_gradients(kind: str, kv_heads: int) -> None:
     torch.manual_seed(0)
     shapes = [(B, 4, T, 8), (B, kv_heads, T, 8), (B, kv_heads, T, 8)]
     inputs = [torch.randn(shape, requires_grad=True) for shape in shapes]
@@ -51,18 +51,18 @@ def test_back_ends_agree_forward_and_in_gradients(kind: str, kv_heads: int) -> N
     torch.testing.assert_close(*results)
     direction = torch.randn_like(results[0])
     eager, sdpa = (torch.autograd.grad(result, inputs, direction) for result in results)
-    for of_eager, of_sdpa in zip(eager, sdpa, strict=True):
-        torch.testing.assert_close(of_eager, of_sdpa, rtol=1e-4, atol=1e-5)
+    for eager_gradient, sdpa_gradient in zip(eager, sdpa, strict=True):
+        torch.testing.assert_close(eager_gradient, sdpa_gradient, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("attend", [eager_attention, sdpa_attention])
-def test_grouped_heads_are_repeated_key_heads(attend: Any) -> None:
+def test_grouped_query_attention_equals_repeated_key_heads(attend: Any) -> None:
     q, k, v = torch.randn(B, 4, T, 8), torch.randn(B, 2, T, 8), torch.randn(B, 2, T, 8)
     repeated = attend(q, k.repeat_interleave(2, dim=1), v.repeat_interleave(2, dim=1), None)
     torch.testing.assert_close(attend(q, k, v, None), repeated)
 
 
-def test_no_back_end_repeats_keys_in_memory() -> None:
+def test_sdpa_does_not_repeat_keys_in_memory() -> None:
     q, k, v = torch.randn(1, 8, 64, 8), torch.randn(1, 2, 64, 8), torch.randn(1, 2, 64, 8)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], record_shapes=True) as profile:
         sdpa_attention(q, k, v, None)
@@ -73,13 +73,13 @@ def test_no_back_end_repeats_keys_in_memory() -> None:
 
 
 def run(attention: Attention, cfg: ModelConfig, x: Tensor, mask: Tensor | None = None) -> Tensor:
-    places = torch.arange(x.shape[1])[None]
-    return attention(x, rotary_table(cfg, places), mask, places)
+    slots = torch.arange(x.shape[1])[None]
+    return attention(x, rotary_table(cfg, slots), mask, slots)
 
 
 @pytest.mark.parametrize("backend", ["eager", "sdpa"])
 @pytest.mark.parametrize("qk_norm", [False, True], ids=["llama", "qwen3"])
-def test_the_layer_is_that_of_transformers(qk_norm: bool, backend: str, tiny: Any) -> None:
+def test_layer_matches_transformers(qk_norm: bool, backend: str, tiny: Any) -> None:
     cfg = tiny(qk_norm=qk_norm, attention_backend=backend, head_dim=12)
     kind, layer = (Qwen3Config, Qwen3Attention) if qk_norm else (LlamaConfig, LlamaAttention)
     theirs = layer(
@@ -101,7 +101,7 @@ def test_the_layer_is_that_of_transformers(qk_norm: bool, backend: str, tiny: An
 
 
 @pytest.mark.parametrize("backend", ["eager", "sdpa"])
-def test_dropout_acts_in_training_only(backend: str, tiny: Any) -> None:
+def test_dropout_is_active_only_in_training(backend: str, tiny: Any) -> None:
     cfg = tiny(attention_dropout=0.5, attention_backend=backend)
     attention, x = Attention(cfg, 0), torch.randn(B, T, cfg.hidden_size)
     plain = Attention(tiny(attention_backend=backend), 0)
@@ -110,7 +110,7 @@ def test_dropout_acts_in_training_only(backend: str, tiny: Any) -> None:
     assert not torch.allclose(run(attention.train(), cfg, x), run(plain, cfg, x))
 
 
-def test_a_row_of_nothing_but_padding_stays_finite() -> None:
+def test_sequence_of_only_padding_stays_finite() -> None:
     q = torch.randn(1, 2, T, 8, requires_grad=True)
     mask = attention_mask(torch.arange(T)[None], T, padding_mask=torch.zeros(1, T, dtype=torch.bool))
     for attend in (eager_attention, sdpa_attention):
@@ -120,13 +120,13 @@ def test_a_row_of_nothing_but_padding_stays_finite() -> None:
 
 
 @pytest.mark.parametrize("length", [5, 128, 300])
-def test_blocks_of_queries_are_the_whole_square(length: int) -> None:
+def test_blockwise_attention_matches_full_attention(length: int) -> None:
     torch.manual_seed(0)
     shapes = [(B, 4, length, 8), (B, 2, length, 8), (B, 2, length, 8)]
     inputs = [torch.randn(shape, requires_grad=True) for shape in shapes]
     direction = torch.randn(shapes[0])
     results = [blockwise_attention(eager_attention, *inputs), eager_attention(*inputs, None)]
     torch.testing.assert_close(*results)
-    blocks, square = (torch.autograd.grad(result, inputs, direction) for result in results)
-    for of_blocks, of_square in zip(blocks, square, strict=True):
-        torch.testing.assert_close(of_blocks, of_square, rtol=1e-4, atol=1e-5)
+    blockwise, full = (torch.autograd.grad(result, inputs, direction) for result in results)
+    for blockwise_gradient, full_gradient in zip(blockwise, full, strict=True):
+        torch.testing.assert_close(blockwise_gradient, full_gradient, rtol=1e-4, atol=1e-5)

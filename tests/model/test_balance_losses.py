@@ -11,7 +11,7 @@ from minimind.model.losses import (
     importance_loss,
     router_z_loss,
     sequence_balance_loss,
-    updated_bias,
+    updated_selection_bias,
 )
 
 E = 6
@@ -20,13 +20,13 @@ LOSSES = [sequence_balance_loss, batch_balance_loss, importance_loss]
 
 
 def balanced(num_active: int) -> tuple[Tensor, Tensor]:
-    """Each expert equally likely and equally often chosen: scores (2, 12, E), indices (2, 12, A)."""
-    places = torch.arange(12)[:, None] * num_active + torch.arange(num_active)
-    return torch.full((2, 12, E), 1 / E), (places % E).expand(2, -1, -1)
+    """Every expert equally likely and equally often chosen: scores (2, 12, E), indices (2, 12, A)."""
+    counter = torch.arange(12)[:, None] * num_active + torch.arange(num_active)
+    return torch.full((2, 12, E), 1 / E), (counter % E).expand(2, -1, -1)
 
 
 def collapsed(num_active: int) -> tuple[Tensor, Tensor]:
-    """The first A experts share everything."""
+    """The first A experts get every token."""
     scores = torch.zeros(2, 12, E)
     scores[..., :num_active] = 1 / num_active
     return scores, torch.arange(num_active).expand(2, 12, -1)
@@ -34,7 +34,7 @@ def collapsed(num_active: int) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("num_active", [1, 2, 3])
-def test_balance_is_one_and_collapse_is_experts_over_active(num_active: int, loss: Loss) -> None:
+def test_loss_is_one_at_balance_and_e_over_a_at_collapse(num_active: int, loss: Loss) -> None:
     torch.testing.assert_close(loss(*balanced(num_active)), torch.ones(2))
     torch.testing.assert_close(loss(*collapsed(num_active)), torch.full((2,), E / num_active))
 
@@ -47,7 +47,7 @@ def random_routing(num_active: int = 2, seed: int = 0) -> tuple[Tensor, Tensor, 
 
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("num_active", [1, 2, 3])
-def test_batch_loss_times_active_experts_is_transformers(num_active: int, masked: bool) -> None:
+def test_batch_loss_times_active_experts_matches_transformers(num_active: int, masked: bool) -> None:
     logits, scores, indices = random_routing(num_active)
     mask = torch.rand(3, 8) < 0.7 if masked else None
     theirs = load_balancing_loss_func((logits.flatten(0, 1),), E, num_active, None if mask is None else mask.long())
@@ -55,30 +55,30 @@ def test_batch_loss_times_active_experts_is_transformers(num_active: int, masked
     torch.testing.assert_close(num_active * ours, theirs.expand(3))
 
 
-def test_transformers_takes_the_tokens_of_all_layers_together() -> None:
+def test_transformers_pools_the_tokens_of_all_layers() -> None:
     layers = [random_routing(seed=seed) for seed in (1, 2)]
     theirs = load_balancing_loss_func(tuple(logits.flatten(0, 1) for logits, _, _ in layers), E, 2)
     ours = batch_balance_loss(*(torch.cat([layer[i] for layer in layers], dim=1) for i in (1, 2)))
     torch.testing.assert_close(2 * ours[0], theirs)
 
 
-def test_a_sequence_is_measured_alone_and_a_batch_together() -> None:
+def test_sequence_loss_is_per_sequence_and_batch_loss_over_the_whole_batch() -> None:
     _, scores, indices = random_routing()
     alone = torch.cat([sequence_balance_loss(scores[i : i + 1], indices[i : i + 1]) for i in range(3)])
     torch.testing.assert_close(sequence_balance_loss(scores, indices), alone)
-    one_row = sequence_balance_loss(scores.flatten(0, 1)[None], indices.flatten(0, 1)[None])
-    torch.testing.assert_close(batch_balance_loss(scores, indices), one_row.expand(3))
+    pooled = sequence_balance_loss(scores.flatten(0, 1)[None], indices.flatten(0, 1)[None])
+    torch.testing.assert_close(batch_balance_loss(scores, indices), pooled.expand(3))
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_padding_does_not_count(loss: Loss) -> None:
+def test_padding_is_ignored(loss: Loss) -> None:
     _, scores, indices = random_routing()
     mask = torch.arange(8).expand(3, -1) < 5
     torch.testing.assert_close(loss(scores, indices, mask), loss(scores[:, :5], indices[:, :5]))
     assert loss(scores, indices, torch.zeros(3, 8, dtype=torch.bool)).isfinite().all()
 
 
-def test_importance_is_the_squared_variation_of_the_paper_plus_one() -> None:
+def test_importance_is_the_papers_squared_variation_plus_one() -> None:
     _, scores, indices = random_routing()
     importance = scores.sum(dim=(0, 1))
     variation = importance.var(correction=0) / importance.mean() ** 2
@@ -86,7 +86,7 @@ def test_importance_is_the_squared_variation_of_the_paper_plus_one() -> None:
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_descending_the_loss_evens_the_scores_out(loss: Loss) -> None:
+def test_minimizing_the_loss_balances_the_scores(loss: Loss) -> None:
     logits = random_routing()[0].requires_grad_()
     optimizer = torch.optim.SGD([logits], lr=2.0)
     values = []
@@ -100,7 +100,7 @@ def test_descending_the_loss_evens_the_scores_out(loss: Loss) -> None:
     assert values[-1] < min(values[0] - 0.02, 1.02)
 
 
-def test_z_loss_is_its_formula_and_does_not_count_padding() -> None:
+def test_z_loss_matches_its_formula_and_ignores_padding() -> None:
     logits = random_routing()[0]
     expected = logits.exp().sum(-1).log().square()
     torch.testing.assert_close(router_z_loss(logits), expected.mean(dim=1))
@@ -108,7 +108,7 @@ def test_z_loss_is_its_formula_and_does_not_count_padding() -> None:
     torch.testing.assert_close(router_z_loss(logits, mask), expected[:, :5].mean(dim=1))
 
 
-def test_load_counts_choices_of_real_tokens() -> None:
+def test_load_counts_the_choices_of_real_tokens() -> None:
     _, indices = balanced(2)
     assert torch.equal(expert_load(indices, E), torch.full((2, E), 4.0))
     mask = torch.zeros(2, 12, dtype=torch.bool)
@@ -116,6 +116,6 @@ def test_load_counts_choices_of_real_tokens() -> None:
     assert expert_load(indices, E, mask).tolist() == [[1.0, 1.0, 0, 0, 0, 0], [0.0] * E]
 
 
-def test_the_bias_of_the_idle_rises_and_of_the_busy_falls() -> None:
-    bias = updated_bias(torch.zeros(4), torch.tensor([9.0, 1.0, 5.0, 5.0]), 0.1)
+def test_bias_rises_for_underused_and_falls_for_overused_experts() -> None:
+    bias = updated_selection_bias(torch.zeros(4), torch.tensor([9.0, 1.0, 5.0, 5.0]), 0.1)
     torch.testing.assert_close(bias, torch.tensor([-0.1, 0.1, 0.0, 0.0]))

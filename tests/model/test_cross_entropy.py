@@ -1,4 +1,4 @@
-"""Cross-entropy and log-probabilities are torch's, in value and gradient, however they are cut into chunks."""
+"""Cross-entropy and log-probabilities match torch's in value and gradient, for any chunk size."""
 
 import inspect
 from collections.abc import Callable
@@ -19,7 +19,7 @@ def reference(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 def example(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits (3, 7, 11), and labels of which a third is none."""
+    """Logits (3, 7, 11), and labels of which a third are IGNORED."""
     torch.manual_seed(0)
     labels = torch.randint(11, (3, 7))
     labels[1, 2:] = IGNORED
@@ -34,9 +34,7 @@ def log_probs_reference(logits: torch.Tensor, labels: torch.Tensor) -> torch.Ten
 
 @pytest.mark.parametrize("chunk_values", [1, 100, 2**20])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_value_and_gradient_are_those_of_torch(
-    chunk_values: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_value_and_gradient_match_torch(chunk_values: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cross_entropy, "CPU_CHUNK_VALUES", chunk_values)
     torch.manual_seed(0)
     logits = (5 * torch.randn(3, 7, 11)).to(dtype)
@@ -50,7 +48,7 @@ def test_value_and_gradient_are_those_of_torch(
     torch.testing.assert_close(ours.grad, theirs.grad)
 
 
-def test_a_target_of_no_probability_has_a_large_loss_and_not_an_infinite_one() -> None:
+def test_target_with_zero_probability_has_a_finite_loss() -> None:
     logits = torch.tensor([[[0.0, 500.0, -500.0]]], requires_grad=True)
     loss = cross_entropy_sum(logits, torch.tensor([[2]]))
     assert loss.item() == 1000
@@ -58,7 +56,7 @@ def test_a_target_of_no_probability_has_a_large_loss_and_not_an_infinite_one() -
     assert logits.grad.tolist() == [[[0, 1, -1]]]
 
 
-def test_nothing_real_is_zero() -> None:
+def test_loss_without_targets_is_zero() -> None:
     logits = torch.randn(1, 4, 5, requires_grad=True)
     loss = cross_entropy_sum(logits, torch.full((1, 4), IGNORED))
     loss.backward()
@@ -66,7 +64,7 @@ def test_nothing_real_is_zero() -> None:
     assert not logits.grad.any()
 
 
-def test_without_gradient_none_is_made() -> None:
+def test_inference_mode() -> None:
     with torch.inference_mode():
         logits, labels = torch.randn(2, 3, 5), torch.randint(5, (2, 3))
         torch.testing.assert_close(cross_entropy_sum(logits, labels), reference(logits, labels))
@@ -74,9 +72,7 @@ def test_without_gradient_none_is_made() -> None:
 
 @pytest.mark.parametrize("chunk_values", [1, 30, 2**20])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_log_probs_are_the_log_softmax_at_the_labels(
-    chunk_values: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_log_probs_match_log_softmax(chunk_values: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cross_entropy, "CPU_CHUNK_VALUES", chunk_values)
     logits, labels = example(dtype)
     ours, theirs = logits.clone().requires_grad_(), logits.clone().requires_grad_()
@@ -91,41 +87,41 @@ def test_log_probs_are_the_log_softmax_at_the_labels(
     torch.testing.assert_close(ours.grad, theirs.grad)
 
 
-def test_the_gradient_of_log_probs_is_that_of_their_value() -> None:
+def test_log_probs_pass_gradcheck() -> None:
     logits, labels = example(torch.float64)
     assert torch.autograd.gradcheck(lambda logits: token_log_probs(logits, labels), logits.requires_grad_())
 
 
-def test_the_formulas_are_what_the_kernels_compute() -> None:
+def test_kernels_match_their_formulas() -> None:
     logits, labels = example(torch.float32)
-    for of_logits in (token_log_probs, cross_entropy_sum):
-        formula = inspect.unwrap(of_logits)
-        assert formula is not of_logits
-        torch.testing.assert_close(of_logits(logits, labels), formula(logits, labels), rtol=1e-6, atol=1e-6)
+    for function in (token_log_probs, cross_entropy_sum):
+        formula = inspect.unwrap(function)
+        assert formula is not function
+        torch.testing.assert_close(function(logits, labels), formula(logits, labels), rtol=1e-6, atol=1e-6)
 
 
-def test_log_probs_of_no_tokens() -> None:
+def test_log_probs_of_an_empty_sequence() -> None:
     assert token_log_probs(torch.randn(2, 0, 5), torch.zeros(2, 0, dtype=torch.long)).shape == (2, 0)
 
 
 class LargestFloat32(TorchDispatchMode):
-    """Numbers of the largest float32 tensor that any operation makes."""
+    """Records the number of elements of the largest float32 tensor that any operation returns."""
 
-    numbers = 0
+    elements = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = func(*args, **(kwargs or {}))
-        if isinstance(made, torch.Tensor) and made.dtype is torch.float32:
-            self.numbers = max(self.numbers, made.numel())
-        return made
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor) and result.dtype is torch.float32:
+            self.elements = max(self.elements, result.numel())
+        return result
 
 
-@pytest.mark.parametrize("of_logits", [token_log_probs, cross_entropy_sum], ids=["log_probs", "cross_entropy"])
-def test_the_logits_are_never_in_float32_at_once(
-    of_logits: Callable[..., torch.Tensor], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("function", [token_log_probs, cross_entropy_sum], ids=["log_probs", "cross_entropy"])
+def test_logits_are_never_in_float32_all_at_once(
+    function: Callable[..., torch.Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cross_entropy, "CPU_CHUNK_VALUES", 100)
     logits, labels = example(torch.bfloat16)
     with LargestFloat32() as largest:
-        of_logits(logits.requires_grad_(), labels).sum().backward()
-    assert 0 < largest.numbers <= 100
+        function(logits.requires_grad_(), labels).sum().backward()
+    assert 0 < largest.elements <= 100

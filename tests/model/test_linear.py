@@ -1,4 +1,4 @@
-"""Whichever way a product goes it is what torch computes, gradients included, and it goes the quickest way."""
+"""Every kernel of the linear layer matches torch, gradients included, and the fastest one is chosen."""
 
 import pytest
 import torch
@@ -20,14 +20,14 @@ pytestmark = pytest.mark.skipif(
 
 
 def kernels(rows: int, weight: torch.Tensor, *, grad: bool = False, precision: str = "32-true") -> set[str]:
-    """Which of the three products torch computes for so many rows."""
+    """Which of the three kernels computes a product of `rows` rows."""
     x = torch.randn(1, rows, weight.shape[1])
     with torch.profiler.profile() as profile, torch.set_grad_enabled(grad), autocast(precision, x.device):
         linear(x, weight)
     return {event.name for event in profile.events()} & (ONEDNN | TORCH | BLOCKS)
 
 
-@pytest.fixture(params=[True, False], ids=["slow MKL", "quick BLAS"])
+@pytest.fixture(params=[True, False], ids=["slow MKL", "fast BLAS"])
 def mkl_is_slow(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     monkeypatch.setattr(ops, "mkl_is_slow", lambda: request.param)
     return request.param
@@ -35,15 +35,15 @@ def mkl_is_slow(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("shape", [(IN,), (1, IN), (2, 3, IN), (FEW_ROWS, IN), (2, 40, IN), (0, IN)], ids=str)
 @pytest.mark.parametrize("out", [OUT, OUT - 1, OUT - 2])
-def test_same_as_torch_with_gradients(shape: tuple[int, ...], out: int, mkl_is_slow: bool) -> None:
+def test_matches_torch_with_gradients(shape: tuple[int, ...], out: int, mkl_is_slow: bool) -> None:
     layer, x = Linear(IN, out), torch.randn(shape, requires_grad=True)
     upstream = torch.randn(*shape[:-1], out)
     expected = F.linear(x, layer.weight)
-    for wanted in ((x, layer.weight), (x,), (layer.weight,)):
+    for inputs in ((x, layer.weight), (x,), (layer.weight,)):
         for parameter in (x, layer.weight):
-            parameter.requires_grad_(any(parameter is one for one in wanted))
-        found = torch.autograd.grad(layer(x), wanted, upstream)
-        gradients = torch.autograd.grad(F.linear(x, layer.weight), wanted, upstream)
+            parameter.requires_grad_(any(parameter is one for one in inputs))
+        found = torch.autograd.grad(layer(x), inputs, upstream)
+        gradients = torch.autograd.grad(F.linear(x, layer.weight), inputs, upstream)
         torch.testing.assert_close(found, gradients, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(layer(x), expected, rtol=1e-5, atol=1e-5)
     with torch.no_grad():
@@ -52,28 +52,28 @@ def test_same_as_torch_with_gradients(shape: tuple[int, ...], out: int, mkl_is_s
     assert found.is_contiguous()
 
 
-def test_which_way_each_goes(mkl_is_slow: bool) -> None:
+def test_which_kernel_is_chosen(mkl_is_slow: bool) -> None:
     large, small = torch.randn(OUT, IN), torch.randn(OUT, LARGE_MATRIX // OUT - 1)
     assert kernels(1, large) == kernels(FEW_ROWS, large) == kernels(1, large, grad=True) == BLOCKS
     assert kernels(1, small) == kernels(1, large, precision="bf16-mixed") == TORCH
-    of_many = ONEDNN if mkl_is_slow else TORCH
-    assert kernels(MANY_ROWS, large) == kernels(MANY_ROWS, large, grad=True) == of_many
+    many_rows = ONEDNN if mkl_is_slow else TORCH
+    assert kernels(MANY_ROWS, large) == kernels(MANY_ROWS, large, grad=True) == many_rows
     assert kernels(MANY_ROWS, small) == TORCH
 
 
-def test_a_wrong_width_is_told_as_torch_tells_it(mkl_is_slow: bool) -> None:
+def test_wrong_width_raises_torchs_error(mkl_is_slow: bool) -> None:
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         linear(torch.randn(1, IN + 1), torch.randn(OUT, IN))
 
 
-def test_the_compiler_sees_one_graph(mkl_is_slow: bool) -> None:
+def test_compiles_to_one_graph(mkl_is_slow: bool) -> None:
     layer = torch.compile(Linear(IN, OUT), fullgraph=True, backend="eager")
     for rows in (1, MANY_ROWS):
         assert layer(torch.randn(rows, IN)).shape == (rows, OUT)
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-def test_the_rate_of_a_processor(precision: str, mkl_is_slow: bool) -> None:
+def test_measured_peak_flops_of_a_cpu(precision: str, mkl_is_slow: bool) -> None:
     peak_flops.cache_clear()
     rate = peak_flops(torch.device("cpu"), precision, linear)
     peak_flops.cache_clear()

@@ -12,7 +12,7 @@ FUNCTIONS = {Activation.silu: F.silu, Activation.gelu: F.gelu, Activation.relu: 
 
 
 @pytest.mark.parametrize("act", list(Activation))
-def test_gated_is_transformers(act: Activation) -> None:
+def test_gated_mlp_matches_transformers(act: Activation) -> None:
     cfg = ModelConfig(hidden_size=24, num_attention_heads=2, hidden_act=act)
     theirs = LlamaMLP(LlamaConfig(hidden_size=24, num_attention_heads=2, intermediate_size=40, hidden_act=act.value))
     ours = MLP(cfg, 40)
@@ -22,14 +22,14 @@ def test_gated_is_transformers(act: Activation) -> None:
 
 
 @pytest.mark.parametrize("act", list(Activation))
-def test_ungated_has_two_matrices_and_is_its_formula(act: Activation) -> None:
+def test_ungated_mlp_has_two_matrices_and_matches_its_formula(act: Activation) -> None:
     mlp = MLP(ModelConfig(hidden_size=24, num_attention_heads=2, hidden_act=act, gated_mlp=False), 40)
     assert [name for name, _ in mlp.named_parameters()] == ["up_proj.weight", "down_proj.weight"]
     x = torch.randn(2, 5, 24)
     torch.testing.assert_close(mlp(x), FUNCTIONS[act](x @ mlp.up_proj.weight.t()) @ mlp.down_proj.weight.t())
 
 
-def test_no_matrix_has_a_bias() -> None:
+def test_linear_layers_have_no_bias() -> None:
     linears = [
         m for m in MLP(ModelConfig(hidden_size=24, num_attention_heads=2), 40).modules() if isinstance(m, nn.Linear)
     ]

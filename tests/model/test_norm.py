@@ -11,7 +11,7 @@ EPS = 1e-5
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_rmsnorm_is_that_of_transformers(dtype: torch.dtype) -> None:
+def test_rmsnorm_matches_transformers(dtype: torch.dtype) -> None:
     ours, theirs = RMSNorm(24, EPS).to(dtype), LlamaRMSNorm(24, EPS).to(dtype)
     theirs.weight.data.normal_()
     ours.load_state_dict(theirs.state_dict())
@@ -21,7 +21,7 @@ def test_rmsnorm_is_that_of_transformers(dtype: torch.dtype) -> None:
     torch.testing.assert_close(ours(x), theirs(x), rtol=tolerance, atol=tolerance)
 
 
-def test_rmsnorm_is_its_formula_and_leaves_rows_of_unit_size() -> None:
+def test_rmsnorm_matches_its_formula_and_has_unit_mean_square() -> None:
     x = 7 * torch.randn(4, 64, dtype=torch.float64).float()
     normed = RMSNorm(64, 0.0)(x)
     torch.testing.assert_close(normed, x / x.square().mean(-1, keepdim=True).sqrt())
@@ -29,7 +29,7 @@ def test_rmsnorm_is_its_formula_and_leaves_rows_of_unit_size() -> None:
 
 
 @pytest.mark.parametrize("factor", [1e-3, 0.5, 3e4])
-def test_rmsnorm_does_not_see_the_scale_of_its_input(factor: float) -> None:
+def test_rmsnorm_is_invariant_to_the_scale_of_its_input(factor: float) -> None:
     x = torch.randn(4, 64)
     norm = RMSNorm(64, 0.0)
     torch.testing.assert_close(norm(factor * x), norm(x))
@@ -61,7 +61,7 @@ def test_layernorm_is_torchs_in_float32_and_removes_the_mean() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_written_out_gradient_is_autograds(dtype: torch.dtype) -> None:
+def test_written_out_gradient_matches_autograd(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     norm = RMSNorm(24, EPS)
     norm.weight.data.normal_()
@@ -70,9 +70,9 @@ def test_the_written_out_gradient_is_autograds(dtype: torch.dtype) -> None:
     inputs = [x, norm.weight]
     plain = F.rms_norm(x.float(), (24,), eps=EPS).to(dtype) * norm.weight.to(dtype)
     written = norm(x)
-    assert "WithItsGradient" in type(written.grad_fn).__name__
+    assert "FusedRMSNorm" in type(written.grad_fn).__name__
     assert torch.equal(written, plain)
     expected = torch.autograd.grad(plain, inputs, direction)
     tolerance = 1e-5 if dtype is torch.float32 else 0.05
-    for found, by_autograd in zip(torch.autograd.grad(written, inputs, direction), expected, strict=True):
-        torch.testing.assert_close(found, by_autograd, rtol=tolerance, atol=tolerance)
+    for found, correct in zip(torch.autograd.grad(written, inputs, direction), expected, strict=True):
+        torch.testing.assert_close(found, correct, rtol=tolerance, atol=tolerance)

@@ -1,6 +1,6 @@
-"""What the model computes does not depend on whether gradients are recorded, to the last bit.
+"""The model's outputs are bitwise the same whether or not gradients are recorded.
 
-So the log-probabilities that a policy is trained on are those that evaluation and generation see.
+So the log-probabilities that a policy is trained on equal those of evaluation and generation.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -19,7 +19,7 @@ from minimind.model.transformer import MiniMind
 from minimind.utils.hardware import autocast
 
 CPU = torch.device("cpu")
-LENGTHS = [1, 4, 80, QUERY_BLOCK + 22]  # one token, few rows, enough for oneDNN, several blocks of queries
+LENGTHS = [1, 4, 80, QUERY_BLOCK + 22]  # one token, few rows, enough rows for oneDNN, several blocks of queries
 KINDS: dict[str, dict[str, Any]] = {
     "sdpa": {},
     "eager": {"attention_backend": "eager", "num_key_value_heads": 4, "qk_norm": False},
@@ -34,7 +34,7 @@ CASES = [(kind, mask) for kind in KINDS for mask in MASKS.get(kind, ["none"])]
 
 
 def build(precision: str, **changes: Any) -> MiniMind:
-    """Matrices large enough for every kernel there is."""
+    """A model whose matrices are large enough for every kernel to be used."""
     torch.manual_seed(0)
     sizes: dict[str, Any] = dict(
         vocab_size=300, hidden_size=128, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
@@ -49,13 +49,13 @@ def precision(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-@pytest.fixture(params=[True, False], ids=["slow MKL", "quick BLAS"])
-def _any_processor(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(params=[True, False], ids=["slow MKL", "fast BLAS"])
+def _any_cpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(linear, "mkl_is_slow", lambda: request.param)
 
 
 def recordings(model: MiniMind) -> dict[str, AbstractContextManager[Any]]:
-    """Training, then each way of not recording."""
+    """Training mode, then each way of not recording gradients."""
     model.train()
     return {"training": nullcontext(), "no_grad": torch.no_grad(), "inference_mode": torch.inference_mode()}
 
@@ -67,18 +67,18 @@ def outputs(logits: Tensor, ids: Tensor) -> list[Tensor]:
 
 def assert_all_equal(found: dict[str, list[Tensor]]) -> None:
     for name, tensors in found.items():
-        for place, (tensor, trained) in enumerate(zip(tensors, found["training"], strict=True)):
-            assert torch.equal(tensor, trained), f"output {place} under {name}"
+        for index, (tensor, expected) in enumerate(zip(tensors, found["training"], strict=True)):
+            assert torch.equal(tensor, expected), f"output {index} under {name}"
     assert found["training"][0].requires_grad
 
 
-@pytest.mark.usefixtures("_any_processor")
+@pytest.mark.usefixtures("_any_cpu")
 @pytest.mark.parametrize("length", LENGTHS)
 @pytest.mark.parametrize(("kind", "mask"), CASES)
-def test_a_forward_pass(kind: str, length: int, mask: str, precision: str) -> None:
+def test_forward_pass(kind: str, length: int, mask: str, precision: str) -> None:
     model = build(precision, **KINDS[kind])
     ids = torch.randint(300, (1 if length == 1 else 2, length))
-    given: dict[str, Any] = {
+    masks: dict[str, Any] = {
         "none": {}, "documents": {"document_ids": torch.arange(length).expand_as(ids) // 5},
         "padding": {"padding_mask": torch.arange(length).expand_as(ids) != 1},
     }[mask]  # fmt: skip
@@ -86,20 +86,20 @@ def test_a_forward_pass(kind: str, length: int, mask: str, precision: str) -> No
     for name, recording in recordings(model).items():
         model.train(name == "training")
         with recording, autocast(precision, CPU):
-            found[name] = outputs(model(ids, **given).logits, ids)
+            found[name] = outputs(model(ids, **masks).logits, ids)
     assert_all_equal(found)
 
 
-@pytest.mark.usefixtures("_any_processor")
-@pytest.mark.parametrize("num_rows", [1, 3])
+@pytest.mark.usefixtures("_any_cpu")
+@pytest.mark.parametrize("batch_size", [1, 3])
 @pytest.mark.parametrize("kind", ["sdpa", "eager", "loop", "grouped", "dense"])
-def test_decoding_from_a_cache(kind: str, num_rows: int, precision: str) -> None:
+def test_decoding_from_a_cache(kind: str, batch_size: int, precision: str) -> None:
     model = build(precision, **KINDS[kind])
-    ids = torch.randint(300, (num_rows, 12))
+    ids = torch.randint(300, (batch_size, 12))
     found = {}
     for name, recording in recordings(model).items():
         with recording, autocast(precision, CPU):
-            cache = KVCache(model.config, num_rows, ids.shape[1], dtype=model.dtype)
+            cache = KVCache(model.config, batch_size, ids.shape[1], dtype=model.dtype)
             parts = []
             for tokens in ids.split([9, 1, 1, 1], dim=1):
                 parts.append(model(tokens, cache=cache).logits)
@@ -108,9 +108,9 @@ def test_decoding_from_a_cache(kind: str, num_rows: int, precision: str) -> None
     assert_all_equal(found)
 
 
-def test_attention_in_blocks_keeps_nothing_without_gradients() -> None:
+def test_blockwise_attention_saves_nothing_without_gradients() -> None:
     model = build("bf16-true")
-    kept: list[Tensor] = []
-    with torch.no_grad(), torch.autograd.graph.saved_tensors_hooks(kept.append, lambda nothing: nothing):
+    saved: list[Tensor] = []
+    with torch.no_grad(), torch.autograd.graph.saved_tensors_hooks(saved.append, lambda tensor: tensor):
         model(torch.randint(300, (1, QUERY_BLOCK + 1)))
-    assert not kept
+    assert not saved

@@ -39,17 +39,17 @@ def their_rotary(cfg: ModelConfig) -> LlamaRotaryEmbedding:
 
 
 def paper_rotary(x: Tensor, positions: Tensor, theta: float) -> Tensor:
-    """Su et al. 2021, section 3.2: neighbours (x_2i, x_2i+1) are one complex number, turned by its angle."""
+    """Su et al. 2021, section 3.2: neighbours (x_2i, x_2i+1) are one complex number, rotated by its angle."""
     frequencies = theta ** (-torch.arange(0, x.shape[-1], 2) / x.shape[-1])
-    turn = torch.polar(torch.ones(()), positions[:, None] * frequencies)
-    return torch.view_as_real(torch.view_as_complex(x.unflatten(-1, (-1, 2))) * turn).flatten(-2)
+    rotation = torch.polar(torch.ones(()), positions[:, None] * frequencies)
+    return torch.view_as_real(torch.view_as_complex(x.unflatten(-1, (-1, 2))) * rotation).flatten(-2)
 
 
-def test_rotate_half_is_the_papers_complex_form_after_a_permutation_of_rows() -> None:
+def test_rotate_half_equals_the_papers_complex_form_up_to_a_permutation() -> None:
     torch.manual_seed(0)
     cfg, positions = config(), torch.arange(20)
     x, q_rows, k_rows = torch.randn(20, 64), torch.randn(HEAD, 64), torch.randn(HEAD, 64)
-    interleaved = torch.arange(HEAD).view(2, -1).t().flatten()  # row i + H/2·j comes to 2i + j
+    interleaved = torch.arange(HEAD).view(2, -1).t().flatten()  # row i + H/2·j moves to 2i + j
     cos, sin = rotary_table(cfg, positions[None])
     ours = [apply_rotary((x @ rows.t())[None, None], cos, sin)[0, 0] for rows in (q_rows, k_rows)]
     theirs = [paper_rotary(x @ rows[interleaved].t(), positions, cfg.rope_theta) for rows in (q_rows, k_rows)]
@@ -59,30 +59,30 @@ def test_rotate_half_is_the_papers_complex_form_after_a_permutation_of_rows() ->
 
 
 @pytest.mark.parametrize("factor", [1.0, 8.0])
-def test_inner_products_depend_on_relative_position_only(factor: float) -> None:
+def test_inner_products_depend_only_on_relative_position(factor: float) -> None:
     torch.manual_seed(0)
     q, k = torch.randn(1, 1, 1, HEAD), torch.randn(1, 1, 1, HEAD)
     cfg = config(factor=factor)
 
     def product(query: int, key: int) -> float:
-        at = [rotary_table(cfg, torch.tensor([[place]])) for place in (query, key)]
-        return float((apply_rotary(q, *at[0]) * apply_rotary(k, *at[1])).sum())
+        q_rotary, k_rotary = (rotary_table(cfg, torch.tensor([[position]])) for position in (query, key))
+        return float((apply_rotary(q, *q_rotary) * apply_rotary(k, *k_rotary)).sum())
 
     for distance in (0, 1, 7):
         assert product(distance, 0) == pytest.approx(product(distance + 400, 400), abs=1e-3)
-    assert abs(product(3, 0) - product(0, 3)) > 1e-2  # but which came first matters
+    assert abs(product(3, 0) - product(0, 3)) > 1e-2  # but the order matters
 
 
-def test_rotation_keeps_lengths_and_position_zero_is_the_identity() -> None:
+def test_rotation_preserves_norms_and_is_the_identity_at_position_zero() -> None:
     x = torch.randn(2, 4, 9, HEAD)
-    turned = apply_rotary(x, *rotary_table(config(), torch.arange(9)[None]))
-    torch.testing.assert_close(turned.norm(dim=-1), x.norm(dim=-1))
-    assert torch.equal(turned[:, :, 0], x[:, :, 0])
+    rotated = apply_rotary(x, *rotary_table(config(), torch.arange(9)[None]))
+    torch.testing.assert_close(rotated.norm(dim=-1), x.norm(dim=-1))
+    assert torch.equal(rotated[:, :, 0], x[:, :, 0])
 
 
 @pytest.mark.parametrize("theta", [1e4, 1e6])
 @pytest.mark.parametrize("head_dim", [8, 64])
-def test_frequencies_and_rotation_are_those_of_transformers(head_dim: int, theta: float) -> None:
+def test_frequencies_and_rotation_match_transformers(head_dim: int, theta: float) -> None:
     cfg = config(head_dim, theta)
     torch.testing.assert_close(inverse_frequencies(cfg), their_rotary(cfg).inv_freq, rtol=1e-6, atol=0)
     q, k = torch.randn(2, 4, 9, head_dim), torch.randn(2, 2, 9, head_dim)
@@ -103,14 +103,14 @@ def test_frequencies_and_rotation_are_those_of_transformers(head_dim: int, theta
         (HEAD, 1e4, {"factor": 8.0, "attention_factor": 1.25}),
     ],
 )
-def test_yarn_is_that_of_transformers(head_dim: int, theta: float, yarn: dict[str, Any]) -> None:
+def test_yarn_matches_transformers(head_dim: int, theta: float, yarn: dict[str, Any]) -> None:
     cfg = config(head_dim, theta, 1024, **yarn)
     theirs = their_rotary(cfg)
     torch.testing.assert_close(inverse_frequencies(cfg), theirs.inv_freq, rtol=1e-6, atol=0)
     assert attention_factor(cfg.rope_scaling) == pytest.approx(theirs.attention_scaling, rel=1e-6)
 
 
-def test_yarn_leaves_fast_pairs_alone_and_stretches_slow_ones_by_the_factor() -> None:
+def test_yarn_keeps_fast_pairs_and_slows_slow_ones_by_the_factor() -> None:
     plain, stretched = (
         inverse_frequencies(config(128, 1e4, 4096)),
         inverse_frequencies(config(128, 1e4, 4096, factor=8)),
@@ -122,25 +122,25 @@ def test_yarn_leaves_fast_pairs_alone_and_stretches_slow_ones_by_the_factor() ->
     assert (ratio.diff() >= -1e-5).all()
 
 
-def test_the_original_length_is_the_training_configurations() -> None:
-    told = inverse_frequencies(config(64, 1e4, 999_999, factor=8.0, original_max_position_embeddings=2048))
-    assert torch.equal(inverse_frequencies(config(64, 1e4, 2048, factor=8.0)), told)
+def test_original_length_defaults_to_max_position_embeddings() -> None:
+    explicit = inverse_frequencies(config(64, 1e4, 999_999, factor=8.0, original_max_position_embeddings=2048))
+    assert torch.equal(inverse_frequencies(config(64, 1e4, 2048, factor=8.0)), explicit)
 
 
-def test_tables_have_no_built_in_length() -> None:
+def test_rotary_table_has_no_maximum_length() -> None:
     cos, _ = rotary_table(config(context=64), torch.tensor([[1_000_000]]))
     assert cos.shape == (1, 1, 1, HEAD)
     torch.testing.assert_close(cos[0, 0, 0, 0], torch.tensor(math.cos(1_000_000)), rtol=0, atol=1e-3)
 
 
-def test_sinusoids_are_the_papers() -> None:
+def test_sinusoidal_table_matches_the_paper() -> None:
     table = sinusoidal_table(torch.arange(5)[None], 8)[0]
-    for place in range(5):
-        angles = torch.tensor([place / 10000 ** (i / 4) for i in range(4)])
-        torch.testing.assert_close(table[place], torch.cat((angles.sin(), angles.cos())))
+    for position in range(5):
+        angles = torch.tensor([position / 10000 ** (i / 4) for i in range(4)])
+        torch.testing.assert_close(table[position], torch.cat((angles.sin(), angles.cos())))
 
 
-def test_the_gradient_is_the_turn_by_the_opposite_angle() -> None:
+def test_gradient_is_the_rotation_by_the_opposite_angle() -> None:
     torch.manual_seed(0)
     x, direction = torch.randn(2, 3, 9, HEAD, requires_grad=True), torch.randn(2, 3, 9, HEAD)
     cos, sin = rotary_table(config(factor=4.0), torch.arange(9)[None])
@@ -148,6 +148,6 @@ def test_the_gradient_is_the_turn_by_the_opposite_angle() -> None:
     plain = x * cos + torch.cat((-second, first), dim=-1) * sin
     (found,) = torch.autograd.grad(apply_rotary(x, cos, sin), x, direction)
     torch.testing.assert_close(found, *torch.autograd.grad(plain, x, direction))
-    turned = apply_rotary(x, cos, sin)
-    assert "Rotation" in type(turned.grad_fn).__name__
-    torch.testing.assert_close(turned, plain)
+    rotated = apply_rotary(x, cos, sin)
+    assert "Rotation" in type(rotated.grad_fn).__name__
+    torch.testing.assert_close(rotated, plain)

@@ -53,7 +53,7 @@ def loss_and_gradients(model: MiniMind, batch: TokenBatch, *, seed: int = 0) -> 
 
 
 @pytest.mark.parametrize("kind", list(KINDS))
-def test_no_token_sees_a_later_one(kind: str, build: Any) -> None:
+def test_attention_is_causal(kind: str, build: Any) -> None:
     model = build(**KINDS[kind])
     ids, changed = tokens(), tokens()
     changed[:, 5:] = (changed[:, 5:] + 1) % V
@@ -63,7 +63,7 @@ def test_no_token_sees_a_later_one(kind: str, build: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", list(KINDS))
-def test_every_parameter_learns(kind: str, build: Any) -> None:
+def test_every_parameter_gets_a_gradient(kind: str, build: Any) -> None:
     model = build(**KINDS[kind])
     _, gradients = loss_and_gradients(model, batch_of(tokens(B, T + 1)))
     assert gradients.keys() == dict(model.named_parameters()).keys()
@@ -71,7 +71,7 @@ def test_every_parameter_learns(kind: str, build: Any) -> None:
 
 
 @pytest.mark.parametrize("backend", ["eager", "sdpa"])
-def test_packed_documents_are_as_if_alone(backend: str, build: Any) -> None:
+def test_packed_documents_match_separate_ones(backend: str, build: Any) -> None:
     model = build(attention_backend=backend)
     first, second = tokens(1, 4, seed=1), tokens(1, 5, seed=2)
     together = model(torch.cat((first, second), dim=1), document_ids=torch.tensor([[0] * 4 + [1] * 5])).logits
@@ -80,7 +80,7 @@ def test_packed_documents_are_as_if_alone(backend: str, build: Any) -> None:
 
 
 @pytest.mark.parametrize("backend", ["eager", "sdpa"])
-def test_padding_changes_nothing_for_the_real_tokens(backend: str, build: Any) -> None:
+def test_padding_does_not_affect_real_tokens(backend: str, build: Any) -> None:
     model = build(attention_backend=backend)
     ids = tokens(1, 5)
     left = torch.cat((tokens(1, 3, seed=5), ids), dim=1)
@@ -89,7 +89,7 @@ def test_padding_changes_nothing_for_the_real_tokens(backend: str, build: Any) -
 
 
 @pytest.mark.parametrize("kind", list(KINDS))
-def test_back_ends_agree_in_loss_and_gradients(kind: str, build: Any) -> None:
+def test_backends_agree_in_loss_and_gradients(kind: str, build: Any) -> None:
     batch = batch_of(tokens(B, T + 1))
     results = [
         loss_and_gradients(build(attention_backend=backend, **KINDS[kind]), batch) for backend in ("eager", "sdpa")
@@ -97,14 +97,14 @@ def test_back_ends_agree_in_loss_and_gradients(kind: str, build: Any) -> None:
     torch.testing.assert_close(results[0], results[1], rtol=1e-3, atol=1e-4)
 
 
-def test_a_tied_head_is_the_embedding_and_an_untied_one_is_not(build: Any) -> None:
+def test_only_a_tied_head_shares_the_embedding(build: Any) -> None:
     tied, untied = build(), build(tie_word_embeddings=False)
     assert tied.lm_head.weight is tied.model.embed_tokens.weight
     assert untied.lm_head.weight is not untied.model.embed_tokens.weight
     assert len(list(untied.parameters())) == len(list(tied.parameters())) + 1
 
 
-def test_device_and_dtype_are_those_of_the_weights(build: Any) -> None:
+def test_device_and_dtype_are_the_weights(build: Any) -> None:
     model = build()
     assert (model.device, model.dtype) == (torch.device("cpu"), torch.float32)
     model.to("meta", torch.bfloat16)
@@ -112,7 +112,7 @@ def test_device_and_dtype_are_those_of_the_weights(build: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", ["plain", "zero", "depth_scaled"])
-def test_what_ends_a_residual_branch_starts_small(kind: str, build: Any) -> None:
+def test_projections_that_end_residual_branches_start_small(kind: str, build: Any) -> None:
     model = build(
         hidden_size=128, intermediate_size=256, num_hidden_layers=8, initializer_range=0.02, residual_init=kind, **MOE
     )
@@ -127,7 +127,7 @@ def test_what_ends_a_residual_branch_starts_small(kind: str, build: Any) -> None
 
 
 @pytest.mark.parametrize("kind", list(KINDS))
-def test_built_on_meta_and_initialised_afterwards_it_is_the_same(kind: str, tiny: Any, build: Any) -> None:
+def test_model_built_on_meta_is_initialized_identically(kind: str, tiny: Any, build: Any) -> None:
     with torch.device("meta"):
         model = MiniMind(tiny(**KINDS[kind]))
     assert all(tensor.is_meta for tensor in model.state_dict().values())
@@ -142,7 +142,7 @@ def test_built_on_meta_and_initialised_afterwards_it_is_the_same(kind: str, tiny
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 @pytest.mark.parametrize("kind", ["dense", "moe"])
-def test_gradient_checkpointing_changes_no_gradient(kind: str, dropout: float, build: Any) -> None:
+def test_gradient_checkpointing_does_not_change_gradients(kind: str, dropout: float, build: Any) -> None:
     batch = batch_of(tokens(B, T + 1))
     switches = {**KINDS[kind], "dropout": dropout, "attention_dropout": dropout}
     results = [
@@ -151,24 +151,24 @@ def test_gradient_checkpointing_changes_no_gradient(kind: str, dropout: float, b
     torch.testing.assert_close(results[0], results[1], rtol=1e-5, atol=1e-6)
 
 
-def test_gradient_checkpointing_keeps_less_for_the_backward_pass(build: Any) -> None:
-    def kept(on: bool) -> int:
-        """Numbers of all tensors that the graph of a loss holds."""
+def test_gradient_checkpointing_saves_less_for_the_backward_pass(build: Any) -> None:
+    def saved(on: bool) -> int:
+        """Number of elements of all tensors saved for the backward pass."""
         model, sizes = build(gradient_checkpointing=on).train(), dict[int, int]()
 
-        def note(tensor: Tensor) -> Tensor:
+        def record(tensor: Tensor) -> Tensor:
             sizes[tensor.data_ptr()] = tensor.numel()
             return tensor
 
-        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        with torch.autograd.graph.saved_tensors_hooks(record, lambda tensor: tensor):
             logits = model(tokens(8, 32)).logits
         assert logits.requires_grad
         return sum(sizes.values())
 
-    assert kept(True) < kept(False) / 2
+    assert saved(True) < saved(False) / 2
 
 
-def test_dropout_stands_after_the_embedding_and_after_both_halves_of_a_block(build: Any) -> None:
+def test_dropout_follows_the_embedding_and_both_residual_branches(build: Any) -> None:
     model, calls = build(dropout=0.5).train(), []
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
@@ -177,7 +177,7 @@ def test_dropout_stands_after_the_embedding_and_after_both_halves_of_a_block(bui
     assert calls == [(B, T, 32)] * (1 + 2 * 2)
 
 
-def test_dropout_acts_in_training_only(build: Any) -> None:
+def test_dropout_is_active_only_in_training(build: Any) -> None:
     model, ids = build(dropout=0.5), tokens()
     torch.testing.assert_close(model(ids).logits, build()(ids).logits)
     assert not torch.allclose(model.train()(ids).logits, model.eval()(ids).logits)
@@ -185,8 +185,8 @@ def test_dropout_acts_in_training_only(build: Any) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("kind", ["dense", "moe"])
-def test_compiles_whole_and_once(kind: str, dtype: torch.dtype, build: Any) -> None:
-    """The back-end `aot_eager` traces forward and backward as the default does, without minutes of code generation."""
+def test_compiles_to_one_graph_without_recompiling(kind: str, dtype: torch.dtype, build: Any) -> None:
+    """The backend `aot_eager` traces forward and backward like the default, without minutes of code generation."""
     torch.compiler.reset()
     model = build(hidden_size=16, num_hidden_layers=1, num_key_value_heads=4, **KINDS[kind])
     batches = [batch_of(tokens(B, T + 1, seed=seed)) for seed in range(3)]
@@ -202,49 +202,58 @@ def test_compiles_whole_and_once(kind: str, dtype: torch.dtype, build: Any) -> N
         for name, plain in plain_gradients.items():
             if dtype is torch.float32:
                 torch.testing.assert_close(gradients[name], plain, rtol=1e-4, atol=1e-4, msg=name)
-            else:  # single elements are sums of many roundings
+            else:  # rounding errors add up in single elements
                 assert (gradients[name] - plain).norm() <= 0.05 * plain.norm(), name
     torch.compiler.reset()
 
 
-class WaitsForTheDevice(AssertionError):
+class HostSynchronization(AssertionError):
     pass
 
 
-WAITING = ("_local_scalar_dense", "nonzero", "is_nonzero", "masked_select", "unique", "bincount", "equal.", "item")
+SYNC_OPS = (
+    "_local_scalar_dense",
+    "nonzero",
+    "is_nonzero",
+    "masked_select",
+    "unique",
+    "bincount",
+    "equal.",
+    "item",
+)
 
 
-class NoHostSynchronisation(TorchDispatchMode):
+class NoHostSynchronization(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if any(word in str(func) for word in WAITING):
-            raise WaitsForTheDevice(str(func))
+        if any(word in str(func) for word in SYNC_OPS):
+            raise HostSynchronization(str(func))
         return func(*args, **(kwargs or {}))
 
 
 @contextmanager
-def no_host_synchronisation() -> Iterator[None]:
-    with NoHostSynchronisation():
+def no_host_synchronization() -> Iterator[None]:
+    with NoHostSynchronization():
         yield
 
 
 @pytest.mark.parametrize("kind", list(KINDS))
-def test_a_training_step_never_waits_for_the_device(kind: str, build: Any) -> None:
+def test_training_step_does_not_synchronize(kind: str, build: Any) -> None:
     dispatch = {"moe_dispatch": "grouped"} if "num_experts" in KINDS[kind] else {}
     model = build(**KINDS[kind], **dispatch, router_z_loss_coef=0.1).train()
     batch = batch_of(tokens(B, T + 1))
-    with no_host_synchronisation():
+    with no_host_synchronization():
         loss_and_gradients(model, batch)
 
 
-def test_the_loop_would_be_caught_waiting(build: Any) -> None:
+def test_loop_dispatch_is_detected_as_synchronizing(build: Any) -> None:
     model = build(**MOE, moe_dispatch="loop")
-    with pytest.raises(WaitsForTheDevice), no_host_synchronisation():
+    with pytest.raises(HostSynchronization), no_host_synchronization():
         loss_and_gradients(model, batch_of(tokens(B, T + 1)))
 
 
 @pytest.mark.parametrize("kind", list(KINDS))
 @torch.no_grad()
-def test_the_whole_model_runs_in_bfloat16(kind: str, build: Any) -> None:
+def test_model_runs_in_bfloat16(kind: str, build: Any) -> None:
     model = build(initializer_range=0.1, **KINDS[kind])
     expected = model(tokens()).logits
     logits = model.bfloat16()(tokens()).logits
@@ -253,17 +262,17 @@ def test_the_whole_model_runs_in_bfloat16(kind: str, build: Any) -> None:
 
 
 @torch.no_grad()
-def test_without_positions_the_order_of_what_came_before_means_nothing(build: Any) -> None:
-    ids, turned = tokens(1, T), tokens(1, T)
-    turned[:, : T - 1] = turned[:, : T - 1].flip(1)
+def test_without_positions_the_order_of_earlier_tokens_does_not_matter(build: Any) -> None:
+    ids, flipped = tokens(1, T), tokens(1, T)
+    flipped[:, : T - 1] = flipped[:, : T - 1].flip(1)
     for position in ("none", "rope", "learned", "sinusoidal"):
-        model = build(num_hidden_layers=1, position=position)  # in a second layer the mask itself would tell
-        same = torch.allclose(model(ids).logits[:, -1], model(turned).logits[:, -1], atol=1e-4)
+        model = build(num_hidden_layers=1, position=position)  # with more, the causal mask reveals the order
+        same = torch.allclose(model(ids).logits[:, -1], model(flipped).logits[:, -1], atol=1e-4)
         assert same == (position == "none"), position
 
 
 @torch.no_grad()
-def test_sinusoids_are_added_to_the_embedding(build: Any) -> None:
+def test_sinusoidal_positions_are_added_to_the_embedding(build: Any) -> None:
     model, seen = build(position="sinusoidal"), []
     model.model.layers[0].register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
     ids = tokens(1, 4)
@@ -273,59 +282,59 @@ def test_sinusoids_are_added_to_the_embedding(build: Any) -> None:
 
 
 @torch.no_grad()
-def test_embeddings_may_begin_with_a_range_of_their_own(build: Any) -> None:
+def test_embedding_initializer_range(build: Any) -> None:
     model = build(hidden_size=128, embedding_initializer_range=1.0, tie_word_embeddings=False)
     assert float(model.model.embed_tokens.weight.std()) == pytest.approx(1.0, rel=0.1)
     assert float(model.lm_head.weight.std()) == pytest.approx(0.3, rel=0.1)
 
 
 @torch.no_grad()
-def test_writing_from_the_cache_never_waits_for_the_device(build: Any) -> None:
-    """On a CPU a mixture looks which experts were chosen; elsewhere it does not."""
+def test_decoding_does_not_synchronize(build: Any) -> None:
+    """Of a dense model; on a CPU, an MoE model reads which experts were chosen."""
     model = build()
     cache = KVCache(model.config, B, 16)
-    with no_host_synchronisation():
+    with no_host_synchronization():
         for chunk in (tokens(B, 3), tokens(B, 1), tokens(B, 1)):
             model(chunk, cache=cache)
             cache.advance(chunk.shape[1])
 
 
-def test_yarn_is_switched_on_without_touching_the_weights(build: Any) -> None:
-    plain, stretched = build(), build(seed=1, rope_scaling=YarnConfig(8.0))
-    stretched.load_state_dict(plain.state_dict())
+def test_yarn_does_not_change_the_weights(build: Any) -> None:
+    plain, extended = build(), build(seed=1, rope_scaling=YarnConfig(8.0))
+    extended.load_state_dict(plain.state_dict())
     ids = tokens(1, 100)
-    assert not torch.allclose(plain(ids).logits, stretched(ids).logits)
-    assert plain.state_dict().keys() == stretched.state_dict().keys()
+    assert not torch.allclose(plain(ids).logits, extended(ids).logits)
+    assert plain.state_dict().keys() == extended.state_dict().keys()
 
 
-def test_experts_in_use_are_observable(build: Any) -> None:
+def test_expert_load_is_in_the_metrics(build: Any) -> None:
     load, _ = next_token_loss(build(**MOE), batch_of(tokens(B, T + 1))).metrics["moe/load"]
     assert load.shape == (2, 4)
     assert load.sum(dim=1).tolist() == [B * T * 2.0] * 2
 
 
 @pytest.mark.parametrize("kind", ["sequence", "batch", "importance", "none", "loss_free"])
-def test_the_auxiliary_loss_is_what_the_configuration_asks_for(kind: str, build: Any) -> None:
+def test_auxiliary_loss_is_the_configured_one(kind: str, build: Any) -> None:
     model, batch = (
         build(**MOE, balance_loss=kind, router_aux_loss_coef=0.3, router_z_loss_coef=0.02),
         batch_of(tokens()),
     )
-    routings, rows = model(batch.input_ids).routings, torch.full((B,), float(T - 1))  # each weighs as its targets
+    routings, weights = model(batch.input_ids).routings, torch.full((B,), float(T - 1))  # targets per sequence
     real = torch.ones(B, T - 1, dtype=torch.bool)
     measure = {
         "sequence": losses.sequence_balance_loss, "batch": losses.batch_balance_loss,
         "importance": losses.importance_loss,
     }.get(kind)  # fmt: skip
-    expected = sum(0.02 * losses.router_z_loss(routing.logits, real) @ rows for routing in routings)
+    expected = sum(0.02 * losses.router_z_loss(routing.logits, real) @ weights for routing in routings)
     if measure is not None:
-        expected += sum(0.3 * measure(routing.scores, routing.indices, real) @ rows for routing in routings)
+        expected += sum(0.3 * measure(routing.scores, routing.indices, real) @ weights for routing in routings)
     torch.testing.assert_close(next_token_loss(model, batch).auxiliary, expected)
 
 
-def test_names_are_those_of_transformers(build: Any) -> None:
+def test_parameter_names_match_transformers(build: Any) -> None:
     names = dict(build(**MOE, qk_norm=True, tie_word_embeddings=False).named_parameters())
-    in_a_layer = {name.removeprefix("model.layers.1.") for name in names if name.startswith("model.layers.1.")}
-    assert in_a_layer == {
+    layer_names = {name.removeprefix("model.layers.1.") for name in names if name.startswith("model.layers.1.")}
+    assert layer_names == {
         "input_layernorm.weight", "post_attention_layernorm.weight", "self_attn.q_proj.weight",
         "self_attn.k_proj.weight", "self_attn.v_proj.weight", "self_attn.o_proj.weight", "self_attn.q_norm.weight",
         "self_attn.k_norm.weight", "mlp.gate.weight", "mlp.experts.gate_up_proj", "mlp.experts.down_proj",
@@ -337,7 +346,7 @@ GREEDY = SamplingConfig(temperature=0)
 
 
 @pytest.mark.parametrize("kind", list(KINDS))
-def test_greedy_decoding_from_the_cache_is_that_of_the_whole_text(kind: str, build: Any) -> None:
+def test_greedy_decoding_matches_full_forward_passes(kind: str, build: Any) -> None:
     model = build(**KINDS[kind])
     prompt = tokens(5).tolist()
     text = list(prompt)
@@ -353,21 +362,21 @@ def test_greedy_decoding_from_the_cache_is_that_of_the_whole_text(kind: str, bui
         ([], "at least one token, but is empty; give some text"),
         ([1, 31, 2], "must be from 0 to 30 .* but the prompt has 31; encode"),
         ([1, -3], "but the prompt has -3"),
-        ([1] * 64, "shorter than the context of 64 tokens, but has 64; shorten it, or stretch"),
+        ([1] * 64, "shorter than the context of 64 tokens, but has 64; shorten it, or extend"),
     ],
 )
-def test_a_bad_prompt_is_refused_by_name(prompt: list[int], words: str, build: Any) -> None:
+def test_invalid_prompt_raises(prompt: list[int], words: str, build: Any) -> None:
     with pytest.raises(UserError, match=words):
         list(generate(build(), prompt, max_new_tokens=3, sampling=GREEDY))
 
 
-@pytest.mark.parametrize("stranger", [31, -1])
-def test_an_id_outside_the_vocabulary_is_named(stranger: int, build: Any) -> None:
-    with pytest.raises(UserError, match=f"from 0 to 30 .* but one is {stranger}; encode"):
-        build()(torch.tensor([[1, stranger]]))
+@pytest.mark.parametrize("token", [31, -1])
+def test_out_of_vocabulary_id_raises(token: int, build: Any) -> None:
+    with pytest.raises(UserError, match=f"from 0 to 30 .* but one is {token}; encode"):
+        build()(torch.tensor([[1, token]]))
 
 
-def test_yarn_makes_room_for_a_longer_prompt(build: Any) -> None:
+def test_yarn_allows_longer_prompts(build: Any) -> None:
     model = build(rope_scaling=YarnConfig(2.0))
     assert len(list(generate(model, [1] * 64, max_new_tokens=3, sampling=GREEDY))) == 3
     model.set_rope_scaling(YarnConfig(1.0))
@@ -375,6 +384,6 @@ def test_yarn_makes_room_for_a_longer_prompt(build: Any) -> None:
         list(generate(model, [1] * 64, max_new_tokens=3, sampling=GREEDY))
 
 
-def test_learned_positions_end_where_they_end(build: Any) -> None:
-    with pytest.raises(UserError, match=r"`max_position_embeddings` \(64 tokens\), but has 65; shorten it"):
+def test_sequence_longer_than_learned_positions_raises(build: Any) -> None:
+    with pytest.raises(UserError, match=r"`max_position_embeddings` \(64\) tokens, but has 65; shorten it"):
         build(position="learned")(tokens(1, 65))

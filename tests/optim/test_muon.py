@@ -1,4 +1,4 @@
-"""Muon beside torch's own, and what holds of its updates."""
+"""Muon compared with torch's implementation, and properties of its updates."""
 
 import io
 from collections.abc import Iterable
@@ -30,7 +30,7 @@ def small_model(config: dict[str, Any] = SIZES) -> MiniMind:
 
 
 def take_steps(parameters: Iterable[nn.Parameter], optimizers: list[Any], steps: int, seed: int = 1) -> None:
-    """Gradients that nobody computed: each step another noise on a common direction."""
+    """Take steps with made-up gradients: a common direction plus new noise in each step."""
     generator = torch.Generator().manual_seed(seed)
     parameters = list(parameters)
     common = [torch.randn(p.shape, generator=generator) for p in parameters]
@@ -49,8 +49,8 @@ def distance(one: Tensor, other: Tensor) -> float:
     return ((one - other).norm() / other.norm()).item()
 
 
-def test_its_steps_are_torchs() -> None:
-    """Matrices as torch.optim.Muon moves them, the rest as AdamW, to the rounding of bfloat16."""
+def test_steps_match_torch() -> None:
+    """Matrices match torch.optim.Muon and the rest AdamW, up to bfloat16 rounding."""
     ours, theirs = small_model(), small_model()
     take_steps(ours.parameters(), [build_optimizer(ours.named_parameters(), SETTINGS)], 6)
     groups = {
@@ -70,7 +70,7 @@ def test_its_steps_are_torchs() -> None:
 
 @pytest.mark.parametrize("shape", [(3, 40, 40), (3, 20, 50), (3, 50, 20), (2, 3, 16, 24)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_singular_values_become_one_and_singular_vectors_stay(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+def test_singular_values_become_one_and_singular_vectors_are_kept(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     u, s, vt = torch.linalg.svd(torch.randn(shape), full_matrices=False)
     spread = torch.linspace(1, 0.05, s.shape[-1])
@@ -81,13 +81,13 @@ def test_singular_values_become_one_and_singular_vectors_stay(shape: tuple[int, 
     assert (core - torch.diag_embed(values)).abs().max() < 0.05
 
 
-def test_a_matrix_of_zeros_stays_one() -> None:
+def test_zero_matrix_stays_zero() -> None:
     assert torch.equal(orthogonal(torch.zeros(2, 8, 4)).float(), torch.zeros(2, 8, 4))
 
 
 @pytest.mark.parametrize("gated", [True, False])
-def test_experts_are_moved_as_dense_mlps_are(gated: bool) -> None:
-    """A stack of E experts, gate above up, changes as E MLPs do whose matrices are parameters of their own."""
+def test_experts_are_updated_like_dense_mlps(gated: bool) -> None:
+    """E stacked experts, gate above up, change like E MLPs with separate parameters."""
     cfg = ModelConfig(**{**MOE, "gated_mlp": gated})  # type: ignore[arg-type]
     experts, mlps = Experts(cfg), nn.ModuleList(MLP(cfg, 48) for _ in range(4))
     with torch.no_grad():
@@ -115,17 +115,17 @@ def test_experts_are_moved_as_dense_mlps_are(gated: bool) -> None:
         torch.testing.assert_close(experts.down_proj[number], mlp.down_proj.weight, rtol=0, atol=2e-3)
 
 
-def test_the_size_of_stacks_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    together, apart = small_model(MOE), small_model(MOE)
-    take_steps(together.parameters(), [build_optimizer(together.named_parameters(), SETTINGS)], 3)
+def test_stack_size_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    stacked, separate = small_model(MOE), small_model(MOE)
+    take_steps(stacked.parameters(), [build_optimizer(stacked.named_parameters(), SETTINGS)], 3)
     monkeypatch.setattr(muon_module, "STACKED_NUMBERS", 1)
-    take_steps(apart.parameters(), [build_optimizer(apart.named_parameters(), SETTINGS)], 3)
-    for name, change in moved(apart, small_model(MOE)).items():
-        assert distance(change, moved(together, small_model(MOE))[name]) < 0.01, name
+    take_steps(separate.parameters(), [build_optimizer(separate.named_parameters(), SETTINGS)], 3)
+    for name, change in moved(separate, small_model(MOE)).items():
+        assert distance(change, moved(stacked, small_model(MOE))[name]) < 0.01, name
 
 
-def test_it_goes_on_from_a_checkpoint_bit_for_bit() -> None:
-    """Through the checkpoint's own renaming, into groups of another order."""
+def test_resumes_from_a_checkpoint_bit_for_bit() -> None:
+    """Through the checkpoint's state by parameter name, into groups in another order."""
     whole, resumed = small_model(MOE), small_model(MOE)
     optimizer = build_optimizer(whole.named_parameters(), SETTINGS)
     take_steps(whole.parameters(), [optimizer], 3)

@@ -1,4 +1,4 @@
-"""The learning rate over a run, whatever its settings."""
+"""The learning rate over a run, for any settings."""
 
 import itertools
 
@@ -22,7 +22,7 @@ def factors(cfg: ScheduleConfig, steps: int) -> list[float]:
 
 
 @given(SCHEDULES)
-def test_up_to_the_peak_then_never_up_again_and_down_to_the_final_ratio(cfg: ScheduleConfig) -> None:
+def test_rate_warms_up_then_never_rises_and_ends_at_the_final_ratio(cfg: ScheduleConfig) -> None:
     assert cfg.horizon_steps is not None
     rates = factors(cfg, cfg.horizon_steps + 10)
     up, down = rates[: cfg.warmup_steps], rates[cfg.warmup_steps :]
@@ -34,12 +34,12 @@ def test_up_to_the_peak_then_never_up_again_and_down_to_the_final_ratio(cfg: Sch
 
 
 @given(st.sampled_from(Decay), st.floats(0.01, 1))
-def test_a_final_ratio_of_one_is_a_constant_rate(decay: Decay, fraction: float) -> None:
+def test_final_ratio_of_one_keeps_the_rate_constant(decay: Decay, fraction: float) -> None:
     cfg = ScheduleConfig(horizon_steps=50, decay=decay, decay_fraction=fraction, final_ratio=1.0)
     assert factors(cfg, 60) == pytest.approx([1.0] * 60)
 
 
-def test_the_cosine_is_torchs() -> None:
+def test_cosine_matches_torch() -> None:
     parameter = torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([parameter], lr=1.0)
     theirs = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=40, eta_min=0.1)
@@ -52,19 +52,19 @@ def test_the_cosine_is_torchs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("decay", "half_way"), [(Decay.cosine, 1 / 2), (Decay.linear, 1 / 2), (Decay.one_minus_sqrt, 1 / 4)]
+    ("decay", "halfway"), [(Decay.cosine, 1 / 2), (Decay.linear, 1 / 2), (Decay.one_minus_sqrt, 1 / 4)]
 )
-def test_where_half_of_the_decay_is_over(decay: Decay, half_way: float) -> None:
+def test_factor_halfway_through_the_decay(decay: Decay, halfway: float) -> None:
     cfg = ScheduleConfig(horizon_steps=1000, decay=decay, decay_fraction=0.4, final_ratio=0.2)
     assert learning_rate_factor(cfg, 600) == 1.0
-    assert learning_rate_factor(cfg, 600 + int(400 * half_way)) == pytest.approx(0.6)
+    assert learning_rate_factor(cfg, 600 + int(400 * halfway)) == pytest.approx(0.6)
 
 
-def test_a_straight_line_falls_by_the_same_at_each_step() -> None:
+def test_linear_decay_falls_by_the_same_amount_at_each_step() -> None:
     rates = factors(ScheduleConfig(horizon_steps=30, decay=Decay.linear, final_ratio=0.0), 31)
     assert [a - b for a, b in itertools.pairwise(rates)] == pytest.approx([1 / 30] * 30)
 
 
-def test_a_horizon_is_needed() -> None:
+def test_horizon_is_required() -> None:
     with pytest.raises(ValueError, match="needs its horizon"):
         learning_rate_factor(ScheduleConfig(), 0)

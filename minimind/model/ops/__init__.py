@@ -1,5 +1,5 @@
-"""Other kernels of the model's formulas: the same mathematics, computed another way where that is faster.
+"""Alternative kernels for the model's formulas: the same mathematics, computed in a way that is faster in places.
 
-Nothing here is needed to follow a token through the model. `choice` connects a formula with its kernels; each kernel
-says how closely it agrees with the formula and why it exists. The measurements are in docs/log.md.
+Nothing here is needed to follow a token through the model. `choice.py` connects formulas and kernels. Each kernel
+documents why it exists and how closely it agrees with its formula; the measurements are in docs/log.md.
 """

@@ -1,4 +1,4 @@
-"""Which kernel computes a formula of the model."""
+"""Choosing the kernel that computes a formula of the model."""
 
 import functools
 from collections.abc import Callable
@@ -15,11 +15,11 @@ Kernel = Callable[Arguments, Result]
 def with_kernels(
     choose: Callable[Arguments, Kernel[Arguments, Result] | None],
 ) -> Callable[[Kernel[Arguments, Result]], Kernel[Arguments, Result]]:
-    """Has each call of the decorated formula computed by the kernel that `choose` returns; None: by the formula.
+    """Decorator: compute each call by the kernel that `choose` returns for its arguments, or by the formula if None.
 
-    `choose` takes the arguments of the call, and its kernel takes the same. It goes by shape, dtype, device, processor
-    and whether a compiler is tracing, never by whether gradients are recorded: a log-probability must not depend on who
-    asks. `inspect.unwrap` gives the formula back.
+    The kernel takes the same arguments. The choice depends on shape, dtype, device, processor and whether a compiler
+    is tracing, never on whether gradients are recorded: training and evaluation must compute the same
+    log-probabilities. `inspect.unwrap` returns the formula.
     """
 
     def decorate(formula: Kernel[Arguments, Result]) -> Kernel[Arguments, Result]:
@@ -34,5 +34,5 @@ def with_kernels(
 
 
 def eager_on_cpu(x: Tensor) -> bool:
-    """Whether a CPU computes operation by operation; torch.compile makes kernels of its own from the formulas."""
+    """Whether x is on a CPU and not being compiled: torch.compile generates its own kernels from the formulas."""
     return x.is_cpu and not torch.compiler.is_compiling()

@@ -1,4 +1,4 @@
-"""x Wᵀ in float32 on a CPU, by whichever of torch's libraries is fastest; all agree to 1e-5."""
+"""x Wᵀ in float32 on a CPU, computed by the fastest of torch's libraries; all agree to 1e-5."""
 
 import functools
 import math
@@ -13,39 +13,39 @@ from minimind.model.ops.choice import eager_on_cpu
 from minimind.utils.hardware import cpu_info
 
 FEW_ROWS = 8
-LARGE_MATRIX = 2**14  # numbers; below, cutting it up takes longer than reading it
-BLOCKS = 8  # of a matrix; as quick as 2 or 64 on two cores
+LARGE_MATRIX = 2**14  # elements; splitting a smaller one takes longer than reading it
+BLOCKS = 8  # per matrix; as fast as 2 or 64 on two cores
 MUCH_WORK = 2**20  # multiplications
 
 
 def linear_kernel(x: Tensor, weight: Tensor) -> Callable[[Tensor, Tensor], Tensor] | None:
-    if not _float32_on_a_cpu(x, weight):
+    if not _is_float32_on_cpu(x, weight):
         return None
     rows = x.numel() // weight.shape[1]
-    if blocks_are_quicker(rows, weight.numel()):
+    if blocks_are_faster(rows, weight.numel()):
         return product_in_blocks
-    return _ProductByOneDNN.apply if onednn_is_quicker(rows, weight.numel()) else None
+    return _OneDNNProduct.apply if onednn_is_faster(rows, weight.numel()) else None
 
 
-def _float32_on_a_cpu(x: Tensor, weight: Tensor) -> bool:
+def _is_float32_on_cpu(x: Tensor, weight: Tensor) -> bool:
     return (
         x.dtype is weight.dtype is torch.float32
         and eager_on_cpu(x)
         and not torch.is_autocast_enabled("cpu")
         and x.numel() > 0
-        and x.shape[-1] == weight.shape[1]  # else let torch say what is wrong
+        and x.shape[-1] == weight.shape[1]  # otherwise let torch raise its own error
     )
 
 
-def blocks_are_quicker(rows: int, matrix_size: int) -> bool:
-    """A few rows are all about reading the matrix, and MKL reads one matrix with one core, but a batch with all."""
+def blocks_are_faster(rows: int, matrix_size: int) -> bool:
+    """With few rows the time goes into reading the matrix: MKL uses one core for one matrix, all cores for a batch."""
     return rows <= FEW_ROWS and matrix_size >= LARGE_MATRIX and torch.backends.mkl.is_available()
 
 
 def product_in_blocks(x: Tensor, weight: Tensor) -> Tensor:
-    """(…, I) and (O, I) → (…, O), as a batch of products of a few rows of W each: decoding is twice as fast.
+    """(…, I) and (O, I) → (…, O), as a batch of products with a few rows of W each.
 
-    Measured on an AMD EPYC, docs/log.md, 2026-11-25.
+    Decoding is twice as fast on an AMD EPYC: docs/log.md, 2026-11-25.
     """
     num_out, num_in = weight.shape
     blocks = math.gcd(BLOCKS, num_out)
@@ -54,11 +54,8 @@ def product_in_blocks(x: Tensor, weight: Tensor) -> Tensor:
     return product.view(num_out, -1).t().contiguous().view(*x.shape[:-1], num_out)
 
 
-def onednn_is_quicker(rows: int, matrix_size: int) -> bool:
-    """Torch gives float32 to the BLAS it was built with, and other types to oneDNN.
-
-    Where that BLAS is MKL, but the processor AMD's, it is slow.
-    """
+def onednn_is_faster(rows: int, matrix_size: int) -> bool:
+    """Torch computes float32 with the BLAS it was built with (and other dtypes with oneDNN), and MKL is slow on AMD."""
     return rows * matrix_size >= MUCH_WORK and mkl_is_slow() and torch.backends.mkldnn.is_available()
 
 
@@ -68,15 +65,15 @@ def mkl_is_slow() -> bool:
 
 
 def onednn_product(x: Tensor, weight: Tensor) -> Tensor:
-    """(…, I) and (O, I) → (…, O), without a gradient: half of MKL's time on an AMD EPYC, docs/log.md, 2026-11-24.
+    """(…, I) and (O, I) → (…, O), without autograd: half of MKL's time on an AMD EPYC (docs/log.md, 2026-11-24).
 
-    A private operator of torch, whose version is therefore bounded in pyproject.toml.
+    The operator is private to torch, whose version is therefore bounded in pyproject.toml.
     """
     return torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
 
 
-class _ProductByOneDNN(torch.autograd.Function):
-    """Torch's operator has no gradient; it is two more products of the same kind. No second derivative, no `vmap`."""
+class _OneDNNProduct(torch.autograd.Function):
+    """Adds the gradient that torch's operator lacks: two more such products. No second derivatives, no `vmap`."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
@@ -87,8 +84,8 @@ class _ProductByOneDNN(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
-        of_x = onednn_product(grad, weight.t()) if ctx.needs_input_grad[0] else None
-        of_weight = None
+        x_grad = onednn_product(grad, weight.t()) if ctx.needs_input_grad[0] else None
+        weight_grad = None
         if ctx.needs_input_grad[1]:  # gᵀ x: (O, R) (R, I)
-            of_weight = onednn_product(grad.reshape(-1, grad.shape[-1]).t(), x.reshape(-1, x.shape[-1]).t())
-        return of_x, of_weight
+            weight_grad = onednn_product(grad.reshape(-1, grad.shape[-1]).t(), x.reshape(-1, x.shape[-1]).t())
+        return x_grad, weight_grad

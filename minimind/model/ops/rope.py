@@ -1,4 +1,4 @@
-"""The rotation in place, with its gradient written out; agrees with the formula to 1e-6 in float32."""
+"""The rotation in place, with a written-out gradient; agrees with the formula to 1e-6 in float32."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,14 +8,14 @@ from torch import Tensor
 
 
 def rotation_kernel(x: Tensor, cos: Tensor, sin: Tensor) -> Callable[[Tensor, Tensor, Tensor], Tensor] | None:
-    """One position, as in decoding, is left to the formula: calling an autograd function costs more than it saves."""
+    """None for one position, as in decoding, where calling an autograd function costs more than it saves."""
     return None if x.shape[-2] == 1 or torch.compiler.is_compiling() else _Rotation.apply
 
 
 class _Rotation(torch.autograd.Function):
-    """Its gradient is the turn by the opposite angle, which autograd cannot know: it would go each step back.
+    """The gradient is the rotation by the opposite angle; autograd would differentiate each operation instead.
 
-    From 7.5 to 5.75 GB moved in a step, together with the norm: docs/log.md, 2026-11-23.
+    With `_FusedRMSNorm`, 5.75 GB of memory traffic per step instead of 7.5: docs/log.md, 2026-11-23.
     """
 
     @staticmethod
@@ -30,11 +30,11 @@ class _Rotation(torch.autograd.Function):
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """In place, half by half: fewer passes over memory, but nothing a compiler could follow."""
+    """Rotate in place, half by half: fewer passes over memory, but torch.compile cannot trace it."""
     first, second = x.float().chunk(2, dim=-1)
-    turned = x * cos  # (B, N, T, H)
-    of_first, of_second = turned.chunk(2, dim=-1)
-    sin, _ = sin.chunk(2, dim=-1)  # both halves are the same
-    of_first.addcmul_(second, sin, value=-1)
-    of_second.addcmul_(first, sin)
-    return turned.to(x.dtype)
+    rotated = x * cos  # (B, N, T, H)
+    rotated_first, rotated_second = rotated.chunk(2, dim=-1)
+    sin, _ = sin.chunk(2, dim=-1)  # both halves are equal
+    rotated_first.addcmul_(second, sin, value=-1)
+    rotated_second.addcmul_(first, sin)
+    return rotated.to(x.dtype)

@@ -1,1 +1,1 @@
-"""Objectives of an installed package, as somebody else would add them."""
+"""An installed package that adds objectives, as a user would write it."""

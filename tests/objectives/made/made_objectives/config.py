@@ -1,4 +1,4 @@
-"""Their settings."""
+"""Settings of the objectives."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -9,7 +9,7 @@ from minimind.objectives.config import ObjectiveConfig
 @dataclass
 class PairwiseConfig(ObjectiveConfig):
     kind: str = "pairwise"
-    reference: str = "???"  # a run, whose model the margin is measured against
+    reference: str = "???"  # a run whose model is the frozen reference
     margin: float = 1.0
 
     implementation: ClassVar[str] = "made_objectives.pairwise:Pairwise"
@@ -40,7 +40,7 @@ class PickyConfig(ObjectiveConfig):
 
 @dataclass
 class LossConfig(ObjectiveConfig):
-    """Its metric would take the place of the loss's weight."""
+    """Invalid: one of its metrics would overwrite the loss's weight."""
 
     metrics: ClassVar[tuple[str, ...]] = ("accuracy", "weight")
 

@@ -1,4 +1,4 @@
-"""A margin between a text and the same with its second half shuffled, beyond what a frozen model sees between them."""
+"""Hinge loss on the log-probability of a text over its shuffled version, relative to a frozen reference model."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from made_objectives.config import PairwiseConfig
 from minimind.data.examples import ExampleSource, TokenBatch, TokenSequences
 from minimind.data.packing import WindowPacking
 from minimind.data.prepare import PreparedSource
-from minimind.evaluation.text_loss import logits_of
+from minimind.evaluation.text_loss import forward_batch
 from minimind.model.config import IGNORED
 from minimind.model.losses import token_log_probs
 from minimind.model.transformer import MiniMind
@@ -22,8 +22,8 @@ from minimind.utils.ranks import global_rank
 
 
 class PairBatch(NamedTuple):
-    tokens: TokenBatch  # of 2B sequences: the chosen ones, then the rejected ones
-    reference: Tensor | None = None  # (2B,) what the frozen model gives them
+    tokens: TokenBatch  # 2B sequences: the chosen ones, then the rejected ones
+    reference: Tensor | None = None  # (2B,) log-probabilities from the frozen model
 
 
 class Pairs(NamedTuple):
@@ -51,8 +51,8 @@ class ShuffledWindows:
         chosen = self.windows.read(numbers)
         rejected = chosen.tokens.numpy().copy()
         half = rejected.shape[1] // 2
-        for row, number in zip(rejected, numbers.tolist(), strict=True):
-            row[half:] = np.random.default_rng(number).permutation(row[half:])
+        for sequence, number in zip(rejected, numbers.tolist(), strict=True):
+            sequence[half:] = np.random.default_rng(number).permutation(sequence[half:])
         return Pairs(chosen, chosen._replace(tokens=torch.from_numpy(rejected)))
 
 
@@ -66,7 +66,7 @@ class Pairwise(Objective[PairwiseConfig]):
 
     def loss(self, model: MiniMind, batch: PairBatch) -> Loss:
         tokens = batch.tokens
-        logits, routings = logits_of(model, tokens)
+        logits, routings = forward_batch(model, tokens)
         assert batch.reference is not None
         gain = token_log_probs(logits, tokens.labels).sum(dim=1) - batch.reference
         chosen, rejected = gain.chunk(2)
@@ -74,7 +74,7 @@ class Pairwise(Objective[PairwiseConfig]):
         pairs = torch.tensor(len(margins), device=margins.device)
         real = tokens.labels != IGNORED
         half_a_pair = torch.full((2 * len(margins),), 0.5, device=margins.device)
-        auxiliary, metrics = balance(model.config, routings, real, row_weight=half_a_pair)
+        auxiliary, metrics = balance(model.config, routings, real, sequence_weights=half_a_pair)
         metrics["accuracy"] = ((margins > 0).sum(), pairs)
         if global_rank() == 1:
             metrics["pairs/of_rank_1"] = (pairs, torch.ones_like(pairs))
@@ -83,4 +83,4 @@ class Pairwise(Objective[PairwiseConfig]):
 
 
 def sequence_log_probs(model: MiniMind, batch: TokenBatch) -> Tensor:
-    return token_log_probs(logits_of(model, batch).logits, batch.labels).sum(dim=1)
+    return token_log_probs(forward_batch(model, batch).logits, batch.labels).sum(dim=1)

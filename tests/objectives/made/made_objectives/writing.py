@@ -1,4 +1,4 @@
-"""Writes in `enrich`, and makes likelier what got more than the mean reward of all ranks."""
+"""Policy gradient: generates text in `enrich` and reinforces what beats the mean reward over all ranks."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ from made_objectives.config import WritingConfig
 from minimind.data.examples import ExampleSource, TokenBatch
 from minimind.data.packing import WindowPacking
 from minimind.data.prepare import PreparedSource
-from minimind.evaluation.text_loss import logits_of
+from minimind.evaluation.text_loss import forward_batch
 from minimind.generation.engine import generate
 from minimind.generation.sampling import SamplingConfig
 from minimind.model.config import IGNORED
@@ -41,7 +41,7 @@ class Writing(Objective[WritingConfig]):
         return [WrittenBatch(batch, reward, reward - mean) for batch, reward in zip(written, rewards, strict=True)]
 
     def _write(self, model: MiniMind, batch: TokenBatch) -> TokenBatch:
-        """The noise is torch's own stream, which a checkpoint keeps."""
+        """Samples from torch's global generator, whose state is in the checkpoint."""
         prompts, num = batch.input_ids[:, :PROMPT].tolist(), self.cfg.new_tokens
         texts = [[*p, *generate(model, p, max_new_tokens=num, sampling=SamplingConfig(1.0))] for p in prompts]
         tokens = torch.tensor(np.array(texts))
@@ -51,7 +51,7 @@ class Writing(Objective[WritingConfig]):
 
     def loss(self, model: MiniMind, batch: WrittenBatch) -> Loss:
         tokens = batch.tokens
-        log_probs = token_log_probs(logits_of(model, tokens).logits, tokens.labels).sum(dim=1)
+        log_probs = token_log_probs(forward_batch(model, tokens).logits, tokens.labels).sum(dim=1)
         count = torch.tensor(len(log_probs))
         real = (tokens.labels != IGNORED).sum()
         return Loss(-(batch.advantage * log_probs).sum(), count, real, metrics={"reward": (batch.reward.sum(), count)})

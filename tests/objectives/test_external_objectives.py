@@ -1,6 +1,6 @@
-"""Objectives of another package: they train, go on after a kill to the bit, and share a step between ranks.
+"""Objectives of another package: they train, resume bit for bit after a kill, and split a step between ranks.
 
-`made/` is on the path as an installed package would be; nothing of MiniMind knows what is in it.
+`made/` is on the path as an installed package would be; MiniMind does not import it.
 """
 
 import os
@@ -34,37 +34,37 @@ TRAINER = [
     "trainer.validate_every_steps=8", "trainer.checkpoint_every_steps=2", "trainer.precision=32-true",
     "schedule.warmup_steps=2", "optim.lr=3e-3",
 ]  # fmt: skip
-ALONE = ["trainer.micro_batch=2"]  # three micro-batches a step; with two ranks each takes three of one
+ALONE = ["trainer.micro_batch=2"]  # three micro-batches of 2 per step; with two ranks, three of 1 each
 TWO_RANKS = ["parallel=ddp", "trainer.devices=2", "trainer.micro_batch=1"]
 MOE = ["model.num_experts=4", "model.num_experts_per_tok=2", "model.moe_intermediate_size=32", "model.dropout=0.1"]
 
 
 class Run:
-    """A run of train.py under a name of its own."""
+    """A named run of train.py."""
 
     def __init__(self, root: Path, name: str, arguments: list[str]) -> None:
         self.root, self.name = root, name
         self.command = [sys.executable, str(REPOSITORY / "train.py"), *arguments, f"run.name={name}", f"run.tag={name}"]
-        self.said = root / f"{name}.said"
+        self.log = root / f"{name}.log"
 
     def start(self) -> subprocess.Popen[bytes]:
         environment = {**os.environ, "MINIMIND_ROOT": str(self.root), "PYTHONPATH": PATHS}
-        with self.said.open("ab") as said:
+        with self.log.open("ab") as log:
             return subprocess.Popen(
-                self.command, env=environment, stdout=said, stderr=said, start_new_session=True, cwd=self.root
+                self.command, env=environment, stdout=log, stderr=log, start_new_session=True, cwd=self.root
             )
 
     def finish(self) -> "Run":
-        assert self.start().wait(120) == 0, self.said.read_text()
+        assert self.start().wait(120) == 0, self.log.read_text()
         return self
 
     def kill_after(self, step: int) -> None:
         process = self.start()
         deadline = time.monotonic() + 120
-        while process.poll() is None and self.newest() < step:
-            assert time.monotonic() < deadline, self.said.read_text()
+        while process.poll() is None and self.latest_step() < step:
+            assert time.monotonic() < deadline, self.log.read_text()
             time.sleep(0.01)
-        assert process.poll() is None, "it ended before it could be killed: " + self.said.read_text()
+        assert process.poll() is None, "it ended before it could be killed: " + self.log.read_text()
         os.killpg(process.pid, signal.SIGKILL)
         process.wait(30)
 
@@ -73,7 +73,7 @@ class Run:
         found = list(self.root.glob(f"runs/{self.name}-????????"))
         return RunFolder(found[0] if found else self.root / "runs" / "none")
 
-    def newest(self) -> int:
+    def latest_step(self) -> int:
         return max((int(f.name.removeprefix("step_")) for f in self.folder.complete_checkpoints()), default=0)
 
     def rows(self) -> list[dict[str, Any]]:
@@ -84,8 +84,8 @@ class Run:
 
 
 @pytest.fixture(scope="module")
-def made(small_run: Path, small_arguments: list[str]) -> dict[str, list[str]]:
-    """What is typed for each of the objectives; the frozen model is one that was pre-trained on the same text."""
+def objective_arguments(small_run: Path, small_arguments: list[str]) -> dict[str, list[str]]:
+    """Command-line arguments of each objective; the frozen model was pre-trained on the same text."""
     common = [*small_arguments, *TRAINER]
     return {
         "pairwise": [*common, *MOE, "objective=pairwise", f"objective.reference={small_run}", "objective.margin=0.5"],
@@ -94,29 +94,29 @@ def made(small_run: Path, small_arguments: list[str]) -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize("objective", ["pairwise", "writing"])
-def test_killed_it_goes_on_to_the_bit(objective: str, made: dict[str, list[str]], root: Path) -> None:
-    arguments = [*made[objective], *ALONE]
+def test_killed_run_resumes_bit_for_bit(objective: str, objective_arguments: dict[str, list[str]], root: Path) -> None:
+    arguments = [*objective_arguments[objective], *ALONE]
     whole, killed = (Run(root, f"{objective}-{name}", arguments) for name in ("whole", "killed"))
-    beside = whole.start()
+    process = whole.start()
     killed.kill_after(6)
-    assert 6 <= killed.newest() < STEPS
+    assert 6 <= killed.latest_step() < STEPS
     killed.finish()
-    assert beside.wait(120) == 0, whole.said.read_text()
+    assert process.wait(120) == 0, whole.log.read_text()
     assert killed.rows() == whole.rows()
     ours, theirs = killed.state(), whole.state()
     for part in ("state_dict", "optimizer_states"):
         assert_same(ours[part], theirs[part], part)
-    assert_learnt(objective, whole)
+    assert_learned(objective, whole)
 
 
-def assert_learnt(objective: str, run: Run) -> None:
+def assert_learned(objective: str, run: Run) -> None:
     rows, status, summary = run.rows(), run.folder.status, RunFolder(run.folder.path).summary.read_text()
     last = rows[-1]
     if objective == "pairwise":
         losses = [row["val/loss"] for row in rows if "val/loss" in row]
         assert losses == sorted(losses, reverse=True)
         assert {"train/accuracy", "moe/balance_loss", "moe/max_load"} <= set(last)
-        assert "pairs/of_rank_1" not in last  # there is none
+        assert "pairs/of_rank_1" not in last  # there is only rank 0
         assert list(status["frozen"]) == ["reference"]
         assert '"best_val_accuracy"' in summary
         state = run.state()["state_dict"]
@@ -133,8 +133,8 @@ BEST = {"pairwise": "accuracy", "writing": "reward"}
 
 
 @pytest.mark.parametrize("objective", ["pairwise", "writing"])
-def test_two_ranks_share_a_step(objective: str, made: dict[str, list[str]], root: Path) -> None:
-    run = Run(root, f"{objective}-ranks", [*made[objective], *TWO_RANKS]).finish()
+def test_two_ranks_split_a_step(objective: str, objective_arguments: dict[str, list[str]], root: Path) -> None:
+    run = Run(root, f"{objective}-ranks", [*objective_arguments[objective], *TWO_RANKS]).finish()
     rows = run.rows()
     assert [row["step"] for row in rows] == list(range(2, STEPS + 1, 2))
     if objective == "pairwise":
@@ -147,7 +147,7 @@ def test_two_ranks_share_a_step(objective: str, made: dict[str, list[str]], root
 
 @pytest.fixture
 def known_objectives(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The other package is installed, for this process."""
+    """Makes the other package importable in this process."""
     monkeypatch.syspath_prepend(HERE / "made")
     _objective_configs.cache_clear()
     yield
@@ -169,13 +169,13 @@ def known_objectives(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         (["objective=pairwise", "objective.margn=1"], "margn"),
     ],
 )
-def test_what_does_not_fit_is_said_before_anything_runs(
+def test_invalid_settings_are_reported_before_the_run_starts(
     arguments: list[str], words: str, known_objectives: None, run_here: Any, small_arguments: list[str], root: Path
 ) -> None:
     before = set(root.glob("runs/*"))
-    said = run_here(train, *small_arguments, *arguments)
-    assert said.code == 2
-    assert words in said.err
+    result = run_here(train, *small_arguments, *arguments)
+    assert result.code == 2
+    assert words in result.err
     assert set(root.glob("runs/*")) == before
 
 
@@ -188,7 +188,7 @@ def test_what_does_not_fit_is_said_before_anything_runs(
         ("made_objectives.config:OtherEndConfig", "its primary metric val/loss must be best at"),
     ],
 )
-def test_a_package_that_cannot_be_used_stands_in_nobodys_way(
+def test_unusable_package_is_skipped_with_a_warning(
     entry: str, words: str, known_objectives: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = EntryPoint("broken", entry, "minimind.objectives")
@@ -197,14 +197,14 @@ def test_a_package_that_cannot_be_used_stands_in_nobodys_way(
     assert words in capsys.readouterr().err
 
 
-def test_a_frozen_model_may_have_been_moved(known_objectives: None, tmp_path: Path, small_arguments: list[str]) -> None:
-    """What is in it is compared with the status of the run."""
+def test_frozen_model_may_be_moved(known_objectives: None, tmp_path: Path, small_arguments: list[str]) -> None:
+    """Its path is not compared on resuming, unlike other settings; its weights are, with the run's status."""
     from hashes import container_of, hydra
 
     with hydra():
         old, new, other = (
-            container_of((*small_arguments, "objective=pairwise", f"objective.reference={place}", *more))
-            for place, more in (("old", ()), ("new", ()), ("new", ("objective.margin=2",)))
+            container_of((*small_arguments, "objective=pairwise", f"objective.reference={path}", *more))
+            for path, more in (("old", ()), ("new", ()), ("new", ("objective.margin=2",)))
         )
     write_config(tmp_path / "config.yaml", old)
     refuse_other_settings(new, tmp_path, step=0)

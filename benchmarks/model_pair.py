@@ -1,4 +1,4 @@
-"""Two models of one shape with the same weights, ours and that of transformers, and a training step of each."""
+"""Our model and that of transformers, with the same shape and weights, and a training step of each."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,15 +18,15 @@ from minimind.optim.build import build_optimizer
 from minimind.optim.config import OptimConfig
 from minimind.utils.hardware import autocast
 
-# minimind_26m, with the norm on queries and keys that Qwen3 has
+# minimind_26m, with QK norm like Qwen3
 SHAPE: dict[str, Any] = dict(
     vocab_size=6400, hidden_size=512, num_hidden_layers=8, num_attention_heads=8, num_key_value_heads=2,
     qk_norm=True, balance_loss=BalanceLoss.batch,
 )  # fmt: skip
 TINY: dict[str, Any] = dict(vocab_size=256, hidden_size=64, num_hidden_layers=2, num_attention_heads=4)
 MOE: dict[str, Any] = dict(num_experts=4, num_experts_per_tok=1)
-# with weights as they usually begin, a tied head repeats one token for ever
-TALKATIVE: dict[str, Any] = dict(initializer_range=0.2, embedding_initializer_range=0.02, residual_init="plain")
+# with the default initial weights, a model with a tied head keeps repeating one token
+VARIED_OUTPUT: dict[str, Any] = dict(initializer_range=0.2, embedding_initializer_range=0.02, residual_init="plain")
 
 Step = Callable[[], Any]
 
@@ -35,9 +35,9 @@ def shape(tiny: bool, **changes: Any) -> ModelConfig:
     return ModelConfig(**{**SHAPE, **(TINY if tiny else {}), **changes})
 
 
-def tokens(cfg: ModelConfig, rows: int, length: int, device: torch.device) -> Tensor:
-    """Random ids, the same at every call: (rows, length)."""
-    return torch.randint(cfg.vocab_size, (rows, length), generator=torch.Generator().manual_seed(0)).to(device)
+def tokens(cfg: ModelConfig, num_sequences: int, length: int, device: torch.device) -> Tensor:
+    """Random ids, the same in every call: (num_sequences, length)."""
+    return torch.randint(cfg.vocab_size, (num_sequences, length), generator=torch.Generator().manual_seed(0)).to(device)
 
 
 def our_model(cfg: ModelConfig, device: torch.device) -> MiniMind:
@@ -46,26 +46,27 @@ def our_model(cfg: ModelConfig, device: torch.device) -> MiniMind:
 
 
 def their_model(cfg: ModelConfig, device: torch.device) -> Any:
-    """Qwen3ForCausalLM or Qwen3MoeForCausalLM of this shape, with weights of its own."""
+    """Qwen3ForCausalLM or Qwen3MoeForCausalLM of this shape, with its own initial weights."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     family = choose_family(cfg)
-    words = to_huggingface(cfg, family) | {"output_router_logits": cfg.num_experts > 0}  # so that it balances too
-    return AutoModelForCausalLM.from_config(AutoConfig.for_model(**words)).to(device).train()
+    settings = to_huggingface(cfg, family)
+    settings["output_router_logits"] = cfg.num_experts > 0  # enables its balance loss
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model(**settings)).to(device).train()
 
 
-def twins(cfg: ModelConfig, device: torch.device) -> tuple[MiniMind, Any]:
-    """Both, with the same weights: in memory names and shapes are the same, experts included."""
+def build_pair(cfg: ModelConfig, device: torch.device) -> tuple[MiniMind, Any]:
+    """Both models with the same weights, whose names and shapes are equal in memory, experts included."""
     ours, theirs = our_model(cfg, device), their_model(cfg, device)
     theirs.load_state_dict(ours.state_dict())
     return ours, theirs
 
 
 def our_loss(model: MiniMind, ids: Tensor) -> Tensor:
-    """Mean over the targets, as theirs is: each token's target is the next one."""
-    found = next_token_loss(model, TokenBatch(ids, F.pad(ids[:, 1:], (0, 1), value=IGNORED)))
-    total = found.total if found.auxiliary is None else found.total + found.auxiliary
-    return total / found.num_tokens
+    """Mean next-token loss over the targets, as in transformers."""
+    loss = next_token_loss(model, TokenBatch(ids, F.pad(ids[:, 1:], (0, 1), value=IGNORED)))
+    total = loss.total if loss.auxiliary is None else loss.total + loss.auxiliary
+    return total / loss.num_tokens
 
 
 def their_loss(model: Any, ids: Tensor) -> Tensor:
