@@ -1,4 +1,4 @@
-"""Lets the model write every so many steps: to samples.jsonl, and to the loggers that can show text."""
+"""Generates text samples during training, for samples.jsonl and the loggers that can show text."""
 
 import time
 from typing import Any
@@ -8,13 +8,16 @@ import lightning.pytorch as pl
 from minimind.runs.folder import RunFolder
 from minimind.runs.metrics_file import append_row
 from minimind.tracking.run_logger import RunLogger
-from minimind.training.callbacks.run_callback import EachStep
+from minimind.training.callbacks.run_callback import StepCallback
 from minimind.training.module import TrainingModule
 from minimind.utils.errors import ConfigError
 
 
-class Samples(EachStep):
-    """Its time is not counted as training. A run ends with samples of its last step in any case."""
+class Samples(StepCallback):
+    """Samples every `every_steps` steps, except the last, whose samples every run writes at its end.
+
+    Sampling does not count as training time.
+    """
 
     def __init__(self, every_steps: int) -> None:
         if every_steps < 1:
@@ -25,7 +28,7 @@ class Samples(EachStep):
         if step % self.every_steps == 0 and step < trainer.max_steps:
             assert isinstance(module, TrainingModule)
             start = time.perf_counter()
-            samples = self.parts.sampler(module.model, step)  # on every rank: a model in shards needs all of them
+            samples = self.parts.sampler(module.model, step)  # on every rank: a sharded model needs all of them
             if trainer.is_global_zero:
                 show_samples(self.parts.run, trainer.loggers, samples)
             self.parts.clock.pause(time.perf_counter() - start)
