@@ -45,7 +45,7 @@ from minimind.runs.stop import StopRequest
 from minimind.runs.stored_config import write_config
 from minimind.tracking.run_logger import RunLogger
 from minimind.training.assembly import assemble, build_objective
-from minimind.training.callbacks.samples import show_samples
+from minimind.training.callbacks.samples import log_samples
 from minimind.training.checkpoint import require_training_state
 from minimind.training.parts import Best, MetricsWriter, RunParts
 from minimind.utils.errors import UserError
@@ -204,7 +204,7 @@ class Session:
         samples = [sample for sample in read_rows(self.run.samples) if sample["step"] == step]
         if not samples:
             samples = self.sampler(self.module.model, step)
-            show_samples(self.run, self.loggers, samples)
+            log_samples(self.run, self.loggers, samples)
         plot_loss(self.run.metrics, self.run.loss_plot, self.run.path.name)
         summary["command_s"] = round(time.time() - self.stop.since, 1)
         write_json(self.run.summary, summary)

@@ -35,7 +35,7 @@ class Settings(Protocol):
 def assemble(
     cfg: Settings, objective: Objective[Any], *, weights: Path | None = None, frozen: Mapping[str, Path] | None = None
 ) -> TrainingModule:
-    """Build the training module. Weights are initialised on the CPU, so they don't depend on the device or world size.
+    """Build the training module. Weights are initialised on the CPU, so they do not depend on device or world size.
 
     Args:
         weights: the checkpoint to load the model's weights from.

@@ -70,7 +70,7 @@ def write_checkpoint(run: RunFolder, step: int, state: dict[str, Any], metadata:
 
 
 def check_finite(weights: dict[str, Tensor]) -> None:
-    """Raises: NonFiniteWeights."""
+    """Raises: NonFiniteWeights, naming the first weight with NaN or infinity."""
     for name in not_finite(weights):
         raise NonFiniteWeights(f"{name.removeprefix('model.')} is not finite")
 

@@ -147,7 +147,7 @@ class TrainingModule(pl.LightningModule):
         self._record_step(sums, norm, nonfinite, empty)
 
     def _record_step(self, sums: dict[str, Tensor], norm: Tensor, nonfinite: Tensor, empty: Tensor) -> None:
-        """Add the step to the sums since the last log point; of a non-finite step only the tokens count."""
+        """Add the step to the sums since the last log point; a non-finite step adds only its tokens."""
         self.last_good_step = torch.where(nonfinite, self.last_good_step, self.trainer.global_step + 1)
         finite = {name: value.masked_fill(nonfinite, 0) for name, value in {**sums, "grad_norm": norm}.items()}
         steps = {"steps": torch.ones_like(norm), "skipped": nonfinite.float(), "empty": empty.float()}

@@ -38,7 +38,7 @@ class SafeCheckpointIO(TorchCheckpointIO):
 
 
 class Checkpointing(StepCallback):
-    """Runs after `Metrics`, so that a step that validates is saved after its validation and with its metrics."""
+    """Saves and restores a run. Must follow `Metrics`, so that a step is saved with the metrics of its validation."""
 
     def __init__(self, parts: RunParts, cfg: TrainerConfig, metrics: Metrics) -> None:
         self.attach(parts)
@@ -65,7 +65,7 @@ class Checkpointing(StepCallback):
         if self.saver.in_progress is not None and not self.saver.busy:
             self.saver.report()
         if not self.validates_at(step) and self._is_due(trainer):
-            self._save_if_free(trainer)
+            self._save_unless_busy(trainer)
 
     def validates_at(self, step: int) -> bool:
         """Whether the step is validated, and therefore saved only after that."""
@@ -75,7 +75,7 @@ class Checkpointing(StepCallback):
         if self.parts.best.step == trainer.global_step:
             self._start(trainer)
         elif self._is_due(trainer):
-            self._save_if_free(trainer)
+            self._save_unless_busy(trainer)
         if trainer.global_step == self.cfg.max_steps:
             self._finish("Training ended, but its result was not saved")
 
@@ -89,19 +89,18 @@ class Checkpointing(StepCallback):
         self._finish("Stopped without saving this step")
 
     def _is_due(self, trainer: pl.Trainer) -> bool:
-        return is_due(trainer.global_step, self.cfg.checkpoint_every_steps, self.cfg.max_steps) or self._minutes_are_up(
-            trainer
-        )
+        step_is_due = is_due(trainer.global_step, self.cfg.checkpoint_every_steps, self.cfg.max_steps)
+        return step_is_due or self._minutes_have_passed(trainer)
 
-    def _minutes_are_up(self, trainer: pl.Trainer) -> bool:
+    def _minutes_have_passed(self, trainer: pl.Trainer) -> bool:
         if self.cfg.checkpoint_every_minutes is None:
             return False
-        up = time.monotonic() - self.last_save >= 60 * self.cfg.checkpoint_every_minutes
+        passed = time.monotonic() - self.last_save >= 60 * self.cfg.checkpoint_every_minutes
         if trainer.world_size > 1 and trainer.global_step % CLOCK_EVERY_STEPS:
             return False
-        return bool(largest_over_ranks(int(up)))
+        return bool(largest_over_ranks(int(passed)))
 
-    def _save_if_free(self, trainer: pl.Trainer) -> None:
+    def _save_unless_busy(self, trainer: pl.Trainer) -> None:
         """Save unless the disk is busy: a slow disk costs checkpoints rather than training time, and none is queued."""
         step = trainer.global_step
         permanent = self.cfg.keep_every_steps and step % self.cfg.keep_every_steps == 0

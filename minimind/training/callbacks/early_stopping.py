@@ -10,7 +10,10 @@ from minimind.utils.errors import ConfigError
 
 
 class EarlyStopping(RunCallback):
-    """Runs after `Metrics`. Its state is in the checkpoint, so a resumed run stops at the same step."""
+    """Stops after `patience` validations without an improvement of more than `min_delta`. Must follow `Metrics`.
+
+    Its state is in the checkpoint, so a resumed run stops at the same step.
+    """
 
     def __init__(self, patience: int, min_delta: float, every_steps: int) -> None:
         if patience < 1:

@@ -14,7 +14,7 @@ from minimind.utils.errors import ConfigError
 
 
 class Samples(StepCallback):
-    """Samples every `every_steps` steps, except the last, whose samples every run writes at its end.
+    """Generates samples every `every_steps` steps, except after the last one: every run ends with samples anyway.
 
     Sampling does not count as training time.
     """
@@ -30,11 +30,11 @@ class Samples(StepCallback):
             start = time.perf_counter()
             samples = self.parts.sampler(module.model, step)  # on every rank: a sharded model needs all of them
             if trainer.is_global_zero:
-                show_samples(self.parts.run, trainer.loggers, samples)
+                log_samples(self.parts.run, trainer.loggers, samples)
             self.parts.clock.pause(time.perf_counter() - start)
 
 
-def show_samples(run: RunFolder, loggers: list[Any], samples: list[dict[str, Any]]) -> None:
+def log_samples(run: RunFolder, loggers: list[Any], samples: list[dict[str, Any]]) -> None:
     for sample in samples:
         append_row(run.samples, sample)
     for logger in loggers:
