@@ -143,7 +143,9 @@ def test_an_objective_is_judged_by_what_its_validation_gives(
     data: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(PretrainConfig, "primary", ("val/hits", "max"))
-    with pytest.raises(ValueError, match=r"judged by val/hits, but its validation gave val/loss, val/perplexity"):
+    with pytest.raises(
+        ValueError, match=r"primary metric is val/hits, but its validation returned val/loss, val/perplexity"
+    ):
         rows_of(config(), data, tmp_path / "run")
 
 
