@@ -9,6 +9,7 @@ from minimind.cli.help import evaluate_help
 from minimind.runs.states import Exit
 from minimind.utils.errors import ConfigError, UserError
 from minimind.utils.terminal import say
+from minimind.utils.user_code import take_option
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -20,8 +21,8 @@ FROM_THE_CHECKPOINT = ("model", "tokenizer", "objective", "optim", "schedule", "
 
 
 def main() -> int:
-    sys.argv[1:] = without_plus(sys.argv[1:], "checkpoint")
     try:
+        sys.argv[1:] = without_plus(take_option(sys.argv[1:]), "checkpoint")
         _offer_settings_of_the_run(sys.argv[1:])
     except UserError as error:
         say(error, file=sys.stderr)

@@ -25,36 +25,27 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
 
 
 def run(arguments: argparse.Namespace) -> int:
-    import torch
-
-    from minimind.generation.engine import generate
-    from minimind.generation.sampling import SamplingConfig
+    from minimind.library import stream
     from minimind.runs.checkpoints import checkpoint_of
     from minimind.training.checkpoint import load_model
     from minimind.utils.hardware import pick_device
     from minimind.utils.paths import find_existing
 
-    sampling = SamplingConfig(
-        temperature=0.0 if arguments.greedy else arguments.temperature, top_k=arguments.top_k, top_p=arguments.top_p
-    )
     device = pick_device(arguments.device)
     model, tokenizer = load_model(checkpoint_of(find_existing(arguments.run, "The run")), device)
     if arguments.yarn is not None:
         model.set_rope_scaling(replace(model.config.rope_scaling, factor=arguments.yarn))
     prompt = sys.stdin.read() if arguments.prompt == "-" else arguments.prompt
-    generator = torch.Generator(device)
-    if arguments.seed is None:
-        generator.seed()
-    else:
-        generator.manual_seed(arguments.seed)
-    tokens = generate(
+    continuation = stream(
         model,
-        tokenizer.encode(prompt),
+        tokenizer,
+        prompt,
         max_new_tokens=arguments.max_new_tokens,
-        sampling=sampling,
-        end_of_text=tokenizer.end_of_text,
-        generator=generator,
+        temperature=0.0 if arguments.greedy else arguments.temperature,
+        top_k=arguments.top_k,
+        top_p=arguments.top_p,
+        seed=arguments.seed,
     )
-    for text in chain([prompt], tokenizer.stream_decode(tokens), ["\n"]):
+    for text in chain([prompt], continuation, ["\n"]):
         say(text, end="", raw=arguments.raw)
     return 0

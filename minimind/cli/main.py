@@ -3,9 +3,11 @@
 import argparse
 import importlib
 import sys
+from collections.abc import Callable
 
 from minimind.cli import export, generate, import_, inspect_, report, runs, sync
 from minimind.cli.app import guarded
+from minimind.utils.user_code import take_option
 
 HYDRA_VERBS = {
     "train": "train a model (what train.py does)",
@@ -15,16 +17,24 @@ HYDRA_VERBS = {
 
 
 def main() -> int:
+    return guarded(_main)
+
+
+def _main() -> int:
+    sys.argv[1:] = take_option(sys.argv[1:])
     if sys.argv[1:] and sys.argv[1] in HYDRA_VERBS:
         verb = sys.argv.pop(1)
         return importlib.import_module(f"minimind.cli.{verb}").main()
     arguments = parser().parse_args()
-    return guarded(lambda: arguments.action(arguments))
+    action: Callable[[argparse.Namespace], int] = arguments.action
+    return action(arguments)
 
 
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
-        prog="minimind", description="Experiments on small language models, from raw text to evidence."
+        prog="minimind",
+        description="Experiments on small language models, from raw text to evidence.",
+        epilog="--allow MODULE, with any verb: import this module of yours, whose classes a run or checkpoint names.",
     )
     verbs = top.add_subparsers(title="verbs", metavar="VERB", required=True)
     for name, description in HYDRA_VERBS.items():

@@ -12,6 +12,7 @@ from minimind.cli.processes import WORKER, run, work
 from minimind.parallel.environment import joined_tree
 from minimind.runs.states import Exit
 from minimind.utils.child import Children, end_with_parent, python_module, signals_to
+from minimind.utils.user_code import take_option
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -28,8 +29,12 @@ def main() -> int:
         return guarded(lambda: run(_frozen(Path(sys.argv[2]))))
     if sys.argv[1:2] == [WORKER]:
         return work(Path(sys.argv[2]))
-    sys.argv[1:] = without_plus(sys.argv[1:], "run.resume")
-    return guarded(lambda: run_app(_composition(sys.argv[1:]), _task, train_help))
+    return guarded(_start)
+
+
+def _start() -> int:
+    sys.argv[1:] = without_plus(take_option(sys.argv[1:]), "run.resume")
+    return run_app(_composition(sys.argv[1:]), _task, train_help)
 
 
 def _composition(arguments: list[str]) -> str:

@@ -18,6 +18,7 @@ from minimind.runs.identity import run_hash
 from minimind.runs.states import RunState
 from minimind.utils.errors import ConfigError, suggestion
 from minimind.utils.paths import default_root, find_existing
+from minimind.utils.user_code import OPTION, allowed
 
 OPTIONAL_GROUPS = ("ablation", "debug", "experiment")
 
@@ -36,7 +37,8 @@ def complete(composed: DictConfig, hydra_node: Any) -> None:
     if composed.run.name is None:
         composed.run.name = f"{choices.model}-{choices.data}".replace("/", "-")  # an option may be in a folder
     composed.paths.root = composed.paths.root or str(default_root())
-    composed.run.command = shlex.join(["python", "train.py", *overrides])
+    modules = [f"{OPTION}={module}" for module in allowed()]
+    composed.run.command = shlex.join(["python", "train.py", *modules, *overrides])
     if "wandb" in composed.logger and not composed.logger.wandb.group:
         composed.logger.wandb.group = choices.get("experiment")
 

@@ -22,6 +22,7 @@ from minimind.tokenizer.config import TokenizerConfig
 from minimind.training.config import RecipeConfig, TrainerConfig
 from minimind.utils.errors import UserError, in_brief
 from minimind.utils.settings import added_settings
+from minimind.utils.user_code import how_to_allow
 
 
 @dataclass
@@ -69,7 +70,9 @@ class EvaluateConfig:
 
 def register() -> None:
     store = ConfigStore.instance()
-    store.store(name="train_schema", node=TrainConfig)
+    train = OmegaConf.structured(TrainConfig)
+    OmegaConf.set_struct(train.optim.options, False)  # names are the user's: optim.options.NAME=2 needs no +
+    store.store(name="train_schema", node=train)
     store.store(name="evaluate_schema", node=EvaluateConfig)
     for kind, config in CORPUS_CONFIGS.items():
         node = OmegaConf.structured(config)
@@ -99,7 +102,9 @@ def _chosen(config: Mapping[str, Any]) -> dict[str, type]:
     groups: dict[str, Mapping[str, type]] = {"data": CORPUS_CONFIGS, "objective": objective_configs()}
     for group, known in groups.items():
         if (kind := config[group]["kind"]) not in known:
-            raise ValueError(f"the {group} `{kind}` is not known here; a package that has it may have to be installed")
+            module = str(kind).rpartition(".")[0]
+            remedy = how_to_allow(module) if module else "a package that has it may have to be installed"
+            raise ValueError(f"the {group} `{kind}` is not known here; {remedy}")
     return {f"{group}.": known[config[group]["kind"]] for group, known in groups.items()}
 
 

@@ -58,7 +58,7 @@ def choose_family(cfg: ModelConfig, wanted: str | None = None) -> str:
 
 def _unknown_to_all(cfg: ModelConfig) -> list[str]:
     needed: list[tuple[str, Any, Any]] = [
-        ("norm", cfg.norm.value, Norm.rmsnorm.value),
+        ("norm", cfg.norm, Norm.rmsnorm.value),
         ("position", cfg.position.value, Position.rope.value),
         ("gated_mlp", cfg.gated_mlp, True),
     ]

@@ -2,16 +2,17 @@
 
 import math
 from dataclasses import dataclass, field, fields
-from enum import Enum
+from enum import Enum, StrEnum
 from typing import Any, Self
 
 from minimind.utils.errors import ConfigError
 from minimind.utils.settings import from_plain, not_finite, of_another_kind, to_plain
+from minimind.utils.user_code import load_class
 
 IGNORED = -100  # a label that is no target: torch's own default for cross-entropy
 
 
-class Norm(Enum):
+class Norm(StrEnum):
     rmsnorm = "rmsnorm"
     layernorm = "layernorm"
 
@@ -90,7 +91,7 @@ class ModelConfig:
     intermediate_ratio: float = 8 / 3
     hidden_act: Activation = Activation.silu
     gated_mlp: bool = True  # silu and gated: SwiGLU
-    norm: Norm = Norm.rmsnorm
+    norm: str = "rmsnorm"  # or layernorm, or a class of your own as module.Class, called with (size, eps)
     rms_norm_eps: float = 1e-5
     qk_norm: bool = False
     position: Position = Position.rope
@@ -169,13 +170,13 @@ class ModelConfig:
 
     def num_parameters(self, *, active: bool = False) -> int:
         """All parameters, or with `active` only those that one token passes through."""
-        norm = self.hidden_size * (2 if self.norm is Norm.layernorm else 1)
+        norm = self._norm_parameters(self.hidden_size)
         total = self.vocab_size * self.hidden_size + norm
         total += 0 if self.tie_word_embeddings else self.vocab_size * self.hidden_size
         total += self.max_position_embeddings * self.hidden_size if self.position is Position.learned else 0
         per_layer = 2 * norm + self._attention_matmul()
         if self.qk_norm:
-            per_layer += 2 * self.resolved_head_dim * (2 if self.norm is Norm.layernorm else 1)
+            per_layer += 2 * self._norm_parameters(self.resolved_head_dim)
         return total + self.num_hidden_layers * per_layer + self._mlp_matmul(active=active)
 
     def flops_per_token(self, sequence_length: int) -> float:
@@ -193,6 +194,12 @@ class ModelConfig:
     def kv_bytes_per_token(self, bytes_per_value: int = 2) -> int:
         """What the KV cache stores for one token of one sequence, over all layers."""
         return 2 * self.num_hidden_layers * self.num_key_value_heads * self.resolved_head_dim * bytes_per_value
+
+    def _norm_parameters(self, size: int) -> int:
+        if self.norm in set(Norm):
+            return size * (2 if self.norm == Norm.layernorm else 1)
+        module = load_class(self.norm, "model.norm")(size, self.rms_norm_eps)
+        return sum(parameter.numel() for parameter in module.parameters())
 
     def _attention_matmul(self) -> int:
         query_and_output = 2 * self.num_attention_heads
@@ -237,7 +244,7 @@ def problems(cfg: ModelConfig) -> list[str]:
     if found := _size_problems(cfg):
         return found
     found = []
-    found += _attention_problems(cfg) + _yarn_problems(cfg) + _moe_problems(cfg)
+    found += _norm_problems(cfg) + _attention_problems(cfg) + _yarn_problems(cfg) + _moe_problems(cfg)
     for name in ("dropout", "attention_dropout"):
         if not 0 <= getattr(cfg, name) < 1:
             found.append(f"`{name}` must be at least 0 and below 1, but is {getattr(cfg, name)}.")
@@ -270,6 +277,20 @@ def _size_problems(cfg: ModelConfig) -> list[str]:
     if cfg.rope_scaling.factor > LARGEST:
         found.append(f"`rope_scaling.factor` must be at most {LARGEST:,}, but is {cfg.rope_scaling.factor}.")
     return found
+
+
+def _norm_problems(cfg: ModelConfig) -> list[str]:
+    if cfg.norm in set(Norm):
+        return []
+    if "." not in cfg.norm:
+        return [f"`norm` must be one of {', '.join(Norm)}, or a class of your own as module.Class, but is {cfg.norm}."]
+    try:
+        cfg._norm_parameters(cfg.hidden_size)
+    except ConfigError as error:
+        return error.problems
+    except Exception as error:  # whatever the user's class raises
+        return [f"`norm` must name a torch.nn.Module that takes (size, eps), but is {cfg.norm}: {error}."]
+    return []
 
 
 def _yarn_problems(cfg: ModelConfig) -> list[str]:

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from minimind.model.config import Norm
 from minimind.model.ops.choice import with_kernels
 from minimind.model.ops.norm import rms_norm_kernel
+from minimind.utils.user_code import load_class
 
 
 @with_kernels(rms_norm_kernel)
@@ -37,5 +38,8 @@ class LayerNorm(nn.LayerNorm):
         return F.layer_norm(x.float(), self.normalized_shape, weight, bias, self.eps).to(x.dtype)
 
 
-def build_norm(kind: Norm, size: int, eps: float) -> nn.Module:
-    return LayerNorm(size, eps) if kind is Norm.layernorm else RMSNorm(size, eps)
+def build_norm(kind: str, size: int, eps: float) -> nn.Module:
+    """A norm over the last dimension, of `size`; `kind` may be a class of the user's own, as module.Class."""
+    own = {Norm.rmsnorm.value: RMSNorm, Norm.layernorm.value: LayerNorm}
+    cls = own[kind] if kind in own else load_class(kind, "model.norm")
+    return cls(size, eps)

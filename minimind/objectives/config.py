@@ -5,10 +5,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
+from types import ModuleType
 from typing import ClassVar
 
 from minimind.utils.errors import ConfigError, suggestion
 from minimind.utils.terminal import say
+from minimind.utils.user_code import allowed, import_allowed
 
 # Metrics of every run, and families of them, whose names an objective's own must not take.
 RESERVED = ("loss", "weight", "tokens", "steps", "skipped", "empty", "grad_norm", "lr", "tokens_per_second", "mfu",
@@ -50,12 +52,19 @@ class PretrainConfig(ObjectiveConfig):
 BUILT_IN: dict[str, type[ObjectiveConfig]] = {"pretrain": PretrainConfig}
 
 
-@cache
 def objective_configs() -> dict[str, type[ObjectiveConfig]]:
-    """By kind: ours, and those of the installed packages that have entry points in `minimind.objectives`.
+    """By kind: ours, those of installed packages (entry points in `minimind.objectives`) and of allowed modules.
 
-    One that cannot be used is left out with a warning, so that no package stands in the way of other objectives.
+    An installed one that cannot be used is left out with a warning, so that no package stands in the way of others.
+
+    Raises:
+        ConfigError: an allowed module cannot be imported, or its objective cannot be used.
     """
+    return _objective_configs(allowed())
+
+
+@cache
+def _objective_configs(modules: tuple[str, ...]) -> dict[str, type[ObjectiveConfig]]:
     configs = dict(BUILT_IN)
     for entry in entry_points(group=ENTRY_POINTS):
         try:
@@ -66,7 +75,24 @@ def objective_configs() -> dict[str, type[ObjectiveConfig]]:
             say(f"Warning: the objective `{entry.name}` of {entry.value} cannot be used: {error}.", file=sys.stderr)
         else:
             configs[entry.name] = config
+    for module in modules:
+        for kind, config in _configs_of(import_allowed(module)).items():
+            found = _unusable(kind, config, configs)
+            if config.kind != kind:  # a stored configuration must say which module to allow
+                found = f"its `kind` must have the default {kind!r}, but has {config.kind!r}"
+            if found:
+                raise ConfigError([f"The objective {kind} cannot be used: {found}."])
+            configs[kind] = config
     return configs
+
+
+def _configs_of(module: ModuleType) -> dict[str, type[ObjectiveConfig]]:
+    """The objectives that a module defines, by the name under which they are chosen: objective=module.Class."""
+    return {
+        f"{module.__name__}.{name}": value
+        for name, value in vars(module).items()
+        if isinstance(value, type) and issubclass(value, ObjectiveConfig) and value.__module__ == module.__name__
+    }
 
 
 def _unusable(kind: str, config: object, known: Mapping[str, type[ObjectiveConfig]]) -> str:

@@ -1,6 +1,7 @@
 """Configuration → optimizer."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -8,6 +9,8 @@ from torch import nn
 from minimind.optim.config import OptimConfig, OptimKind
 from minimind.optim.muon import Muon
 from minimind.optim.param_groups import param_groups
+from minimind.utils.errors import ConfigError
+from minimind.utils.user_code import load_class
 
 
 def build_optimizer(named_parameters: Iterable[tuple[str, nn.Parameter]], cfg: OptimConfig) -> torch.optim.Optimizer:
@@ -16,6 +19,36 @@ def build_optimizer(named_parameters: Iterable[tuple[str, nn.Parameter]], cfg: O
     for group in groups:
         group["peak_lr"] = group["lr"]
     betas = (cfg.betas[0], cfg.betas[1])
-    if cfg.kind is OptimKind.muon:
+    if cfg.kind == OptimKind.adamw:
+        return torch.optim.AdamW(groups, betas=betas, eps=cfg.eps, fused=True)
+    if cfg.kind == OptimKind.muon:
         return Muon(groups, betas=betas, eps=cfg.eps)
-    return torch.optim.AdamW(groups, betas=betas, eps=cfg.eps, fused=True)
+    return _own_optimizer(groups, cfg)
+
+
+def _own_optimizer(groups: list[dict[str, Any]], cfg: OptimConfig) -> torch.optim.Optimizer:
+    """An optimizer of the user's own, which skips a step as ours do.
+
+    Raises:
+        ConfigError: the class does not take the parameter groups and `options`, or is not an optimizer.
+    """
+    cls = load_class(cfg.kind, "optim.kind")
+    try:
+        optimizer = cls(groups, **cfg.options)
+    except (TypeError, ValueError) as error:
+        raise ConfigError([
+            f"`optim.kind={cfg.kind}` must take parameter groups and `optim.options` ({cfg.options}), but: {error}."
+        ]) from error  # fmt: skip
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise ConfigError([f"`optim.kind` must name a torch.optim.Optimizer, but is {cfg.kind}."])
+    take_step = optimizer.step
+
+    def step(closure: Callable[[], Any] | None = None) -> Any:
+        """The fused optimizers read `found_inf` on the device; for others the host has to wait for it."""
+        loss = closure() if closure is not None else None  # scales the gradients, sets rates and `found_inf`
+        if not vars(optimizer).pop("found_inf", False):  # torch's own refuse to see it unless they are fused
+            take_step()
+        return loss
+
+    optimizer.step = step  # type: ignore[method-assign]
+    return optimizer

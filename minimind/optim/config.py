@@ -1,12 +1,15 @@
 """How parameters are updated, and how the learning rate moves."""
 
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import Enum, StrEnum
+from typing import Any
 
 from minimind.utils.errors import ConfigError
+from minimind.utils.settings import added
+from minimind.utils.user_code import load_class
 
 
-class OptimKind(Enum):
+class OptimKind(StrEnum):
     adamw = "adamw"
     muon = "muon"  # for the matrices of the blocks, AdamW for the rest
 
@@ -19,14 +22,15 @@ class Decay(Enum):
 
 @dataclass
 class OptimConfig:
-    kind: OptimKind = OptimKind.adamw
+    kind: str = "adamw"  # or muon, or a torch.optim.Optimizer of your own as module.Class
     lr: float = 5e-4
     matrix_lr_ratio: float = 1.0  # learning rate of the matrices of the blocks relative to `lr`
     embedding_lr_ratio: float = 1.0  # of the embedding (and a tied head)
     betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
     eps: float = 1e-8
-    momentum: float | None = None  # of Muon alone
+    momentum: float | None = None  # Muon only
     weight_decay: float = 0.1  # matrices of the blocks only
+    options: dict[str, Any] = added({})  # further arguments of an optimizer of your own
 
     def __post_init__(self) -> None:
         if found := optim_problems(self):
@@ -55,10 +59,37 @@ def optim_problems(cfg: OptimConfig) -> list[str]:
         found.append(f"`optim.betas` must be two numbers from 0 to below 1, but are {list(cfg.betas)}.")
     if cfg.weight_decay < 0:
         found.append(f"`optim.weight_decay` must be at least 0, but is {cfg.weight_decay}.")
-    if cfg.kind is OptimKind.adamw and cfg.momentum is not None:
+    if cfg.kind not in set(OptimKind):
+        return found + _own_problems(cfg)
+    if cfg.options:
+        found.append(
+            f"`optim.options` must be empty with optim={cfg.kind}, which takes no others, but is {cfg.options}."
+        )
+    if cfg.kind == OptimKind.adamw and cfg.momentum is not None:
         found.append(f"`optim.momentum` must be null with optim=adamw, but is {cfg.momentum}; set optim.betas.")
-    if cfg.kind is OptimKind.muon and (cfg.momentum is None or not 0 <= cfg.momentum < 1):
+    if cfg.kind == OptimKind.muon and (cfg.momentum is None or not 0 <= cfg.momentum < 1):
         found.append(f"`optim.momentum` must be from 0 to below 1 with optim=muon, but is {cfg.momentum}; try 0.95.")
+    return found
+
+
+def _own_problems(cfg: OptimConfig) -> list[str]:
+    """Rules for an optimizer of the user's own, which gets rates, weight decays and `options`."""
+    if "." not in cfg.kind:
+        return [
+            f"`optim.kind` must be one of {', '.join(OptimKind)}, or a class of your own as module.Class, "
+            f"but is {cfg.kind}."
+        ]
+    defaults = OptimConfig()
+    found = [
+        f"`optim.{name}` is a setting of adamw and muon; with optim.kind={cfg.kind} choose optim=own, and set "
+        f"optim.options.{name} if the class takes it."
+        for name in ("betas", "eps", "momentum")
+        if getattr(cfg, name) != getattr(defaults, name)
+    ]
+    try:
+        load_class(cfg.kind, "optim.kind")
+    except ConfigError as error:
+        found += error.problems
     return found
 
 

@@ -11,7 +11,7 @@ from minimind.optim.config import OptimConfig, OptimKind
 def param_groups(named_parameters: Iterable[tuple[str, nn.Parameter]], cfg: OptimConfig) -> list[dict[str, Any]]:
     """Matrices decay; embeddings have a rate of their own; an untied head, norms and biases do not decay."""
     of_matrices: dict[str, Any] = {"lr": cfg.lr * cfg.matrix_lr_ratio, "weight_decay": cfg.weight_decay}
-    if cfg.kind is OptimKind.muon:
+    if cfg.kind == OptimKind.muon:
         of_matrices["momentum"] = cfg.momentum
     settings: dict[str, dict[str, Any]] = {
         "matrices": of_matrices,

@@ -126,8 +126,8 @@ class TrainingModule(pl.LightningModule):
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Set the learning rate, turn the gradient of the summed loss into that of the mean, and clip its norm.
 
-        A step is skipped if its loss or gradient is not finite, or its weight is 0: the fused optimizer reads
-        `found_inf` on the device and leaves weights, moments and step counts unchanged. The norm is global, so all
+        A step is skipped if its loss or gradient is not finite, or its weight is 0: the optimizer reads `found_inf`, if
+        it is fused on the device, and leaves weights, moments and step counts unchanged. The norm is global, so all
         ranks agree.
         """
         factor = learning_rate_factor(self.schedule, self.trainer.global_step)

@@ -27,6 +27,7 @@ NEEDED = {
     "data=parquet": ("data.files=[a.parquet]",),
     "data=huggingface": ("data.dataset=a",),
     "data=mixture": ("data.sources={a: {weight: 2, kind: text, files: [a.txt]}, code: {kind: stdlib}}",),
+    "optim=own": ("optim.kind=torch.optim.SGD",),
     "tokenizer=file": ("tokenizer.path=t.json",),
     **{f"experiment=minimind3_{name}": MINIMIND3 for name in ("pretrain", "moe_pretrain", "packed")},
 }

@@ -97,7 +97,7 @@ def test_rope_is_that_of_minimind_unless_told() -> None:
 
 def test_words_are_read_as_choices() -> None:
     cfg = ModelConfig(norm="layernorm", attention_backend="eager")  # type: ignore[arg-type]
-    assert cfg.norm is Norm.layernorm
+    assert cfg.norm == Norm.layernorm
     assert cfg.attention_backend is AttentionBackend.eager
 
 

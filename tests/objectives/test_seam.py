@@ -18,7 +18,7 @@ import torch
 
 from minimind.cli import train
 from minimind.config.resume import refuse_other_settings
-from minimind.objectives.config import objective_configs
+from minimind.objectives.config import _objective_configs, objective_configs
 from minimind.runs.folder import RunFolder
 from minimind.runs.metrics_file import read_rows
 from minimind.runs.stored_config import write_config
@@ -149,9 +149,9 @@ def test_two_ranks_share_a_step(objective: str, made: dict[str, list[str]], root
 def known_objectives(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The other package is installed, for this process."""
     monkeypatch.syspath_prepend(HERE / "made")
-    objective_configs.cache_clear()
+    _objective_configs.cache_clear()
     yield
-    objective_configs.cache_clear()
+    _objective_configs.cache_clear()
 
 
 @pytest.mark.parametrize(
