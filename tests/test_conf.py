@@ -3,6 +3,7 @@
 That every option of `conf/` is valid is looked at where its hash is (golden/test_hashes.py).
 """
 
+import math
 import re
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -18,7 +19,9 @@ from minimind.config.plan import plain
 from minimind.config.schema import TrainConfig, register
 from minimind.data.config import CORPUS_CONFIGS
 from minimind.model.config import ModelConfig
+from minimind.optim.config import OptimConfig
 from minimind.runs.identity import HASHED, NOT_HASHED, is_hashed, run_hash
+from minimind.training.config import RecipeConfig, TrainerConfig
 from minimind.utils.errors import ConfigError
 from minimind.utils.paths import conf_dir
 
@@ -135,3 +138,33 @@ def test_all_mistakes_at_once() -> None:
 def test_conf_is_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert (conf_dir() / "train.yaml").is_file()
+
+
+SIZES = [path.stem for path in sorted(conf_dir().glob("model/*.yaml")) if path.stem != "nano"]
+
+
+@pytest.mark.parametrize("model", SIZES)
+def test_the_recipe_of_a_size_follows_the_rule_in_the_readme(model: str) -> None:
+    cfg = composed(f"model={model}")
+    parameters = OmegaConf.to_object(cfg.model).num_parameters(active=True)
+    recipe = OmegaConf.to_container(cfg.recipe)
+    assert recipe["batch_tokens"] == max(2**17, 2 ** round(math.log2(2**19 * parameters / 124e6)))
+    steps = 20 * parameters / recipe["batch_tokens"]
+    assert recipe["max_steps"] == round(steps, -2)
+    assert recipe["warmup_steps"] == 50 * round(0.05 * steps / 50)
+    assert recipe["lr"] == float(f"{0.003239 - 0.0001395 * math.log(parameters):.1e}")
+    rest = {"sequence_length": 512, "beta2": 0.95, "final_lr_ratio": 0.1, "embedding_lr_ratio": 1.0}
+    assert rest.items() <= recipe.items()
+
+
+def test_every_model_has_a_recipe() -> None:
+    names = [{path.stem for path in conf_dir().glob(f"{group}/*.yaml")} for group in ("model", "recipe")]
+    assert names[0] == names[1]
+
+
+def test_defaults_of_dataclasses_agree() -> None:
+    """Those of the recipe are minimind_26m's, and the groups that refer to a recipe have the same."""
+    cfg = composed("model=minimind_26m")
+    assert OmegaConf.to_object(cfg.recipe) == RecipeConfig()
+    assert OmegaConf.to_object(cfg.optim) == OptimConfig()
+    assert OmegaConf.to_object(cfg.trainer) == TrainerConfig()

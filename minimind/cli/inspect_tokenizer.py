@@ -9,7 +9,7 @@ from rich.text import Text
 
 from minimind.data.config import DataConfig, JsonlConfig, ParquetConfig, TextConfig
 from minimind.data.corpora import build_corpus
-from minimind.data.encode import batches, encoded
+from minimind.data.encode import encode_batches, make_batches
 from minimind.data.shards import token_dtype
 from minimind.data.worker import Encoder
 from minimind.tokenizer.bpe import BPE
@@ -60,7 +60,7 @@ def measured(bpe: BPE, file: str) -> tuple[int, int]:
     encoder = Encoder(corpus, bpe, token_dtype(bpe.vocab_size), all_held_out=True)
     text_bytes = tokens = 0
     with progress_bar("Encoding", corpus.size) as advance:
-        for batch, (_, made) in encoded(encoder, batches(corpus, 1 << 27), None):
+        for batch, (_, made) in encode_batches(encoder, make_batches(corpus, 1 << 27), None):
             text_bytes += made.text_bytes
             tokens += int(np.sum(made.lengths - 1))
             advance(batch.read)

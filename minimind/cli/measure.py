@@ -8,10 +8,9 @@ from typing import Any
 import torch
 
 from minimind.config.schema import EvaluateConfig
-from minimind.data.loader import EachOnce
+from minimind.data.loader import SequentialLoader
 from minimind.data.packing import validation_packing
-from minimind.data.prepare import VALIDATION, prepare_with
-from minimind.data.verify import verify
+from minimind.data.prepare import VALIDATION, prepare_with, verify
 from minimind.evaluation.compressors import compressors_on
 from minimind.evaluation.loop import evaluate
 from minimind.evaluation.text_loss import TextMeasure
@@ -49,7 +48,7 @@ def measure(cfg: EvaluateConfig, checkpoint: Path, cache: Path, *, all_held_out:
     streams = data.streams(VALIDATION)
     start = time.perf_counter()
     texts = {
-        source.name: EachOnce(validation_packing(stream, cfg.data), batch=SEQUENCES)
+        source.name: SequentialLoader(validation_packing(stream, cfg.data), batch=SEQUENCES)
         for source, stream in zip(data.sources, streams, strict=True)
     }
     text = TextMeasure(tokenizer)

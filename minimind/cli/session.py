@@ -23,8 +23,7 @@ from minimind.config.resume import refuse_fewer_steps
 from minimind.config.schema import TrainConfig
 from minimind.data.corpora import STDLIB_PROMPTS
 from minimind.data.datamodule import DataModule
-from minimind.data.prepare import TRAIN, VALIDATION, PreparedData, prepare
-from minimind.data.verify import verify
+from minimind.data.prepare import TRAIN, VALIDATION, PreparedData, prepare, verify
 from minimind.evaluation.compressors import compressors_on
 from minimind.evaluation.contexts import context_metrics
 from minimind.evaluation.decoding import decoding_metrics
@@ -33,8 +32,8 @@ from minimind.generation.sampler import Sampler
 from minimind.generation.sampling import SamplingConfig
 from minimind.objectives.config import ObjectiveConfig
 from minimind.parallel.collectives import from_main, main_first
-from minimind.report.loss_plot import plot_loss
 from minimind.report.metrics import best_key
+from minimind.report.plotting import plot_loss
 from minimind.report.summary import print_summary
 from minimind.runs.checkpoints import STATE, TOKENIZER, checkpoint_of, resume_point
 from minimind.runs.folder import RunFolder, step_of

@@ -1,1 +1,1 @@
-"""Text → shards on disk → a pure global order of windows → batches."""
+"""Text → shards on disk → a deterministic global order of windows → batches."""

@@ -1,4 +1,4 @@
-"""Folders made once, named by what they are made of, and never seen half made."""
+"""Cache folders: named by a hash of their inputs, built once, and never visible before they are complete."""
 
 import errno
 import hashlib
@@ -14,24 +14,24 @@ from filelock import FileLock
 from minimind.utils.errors import UserError
 from minimind.utils.files import write_json
 
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def folder_of(parent: Path, made_of: dict[str, Any]) -> Path:
-    return parent / hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:16]
+def cached_folder(parent: Path, cache_key: dict[str, Any]) -> Path:
+    return parent / hashlib.sha256(json.dumps(cache_key, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @contextmanager
-def filled_folder(parent: Path, made_of: dict[str, Any]) -> Iterator[Path | None]:
-    """Yields the folder to fill, or None where it is there; it gets its name when the block ends well.
+def build_folder(parent: Path, cache_key: dict[str, Any]) -> Iterator[Path | None]:
+    """Yield a partial folder to fill, or None if the folder exists; it gets its final name when the block succeeds.
 
-    One process at a time. After an interruption the next one finds what was written so far and can go on; after a
-    mistake in the input nothing is left.
+    Only one process at a time enters the block. After an interruption, the next process finds the partial folder and
+    can resume; after a UserError, such as invalid input, the partial folder is deleted.
 
     Raises:
-        UserError: there is no room on the disk.
+        UserError: the disk is full.
     """
-    final = folder_of(parent, made_of)
+    final = cached_folder(parent, cache_key)
     partial = parent / f".{final.name}.partial"
     try:
         parent.mkdir(parents=True, exist_ok=True)
@@ -40,19 +40,19 @@ def filled_folder(parent: Path, made_of: dict[str, Any]) -> Iterator[Path | None
                 yield None
                 return
             partial.mkdir(exist_ok=True)
-            for torn in partial.rglob(".*.tmp"):
-                torn.unlink()
+            for leftover in partial.rglob(".*.tmp"):
+                leftover.unlink()
             try:
                 yield partial
             except UserError:
                 shutil.rmtree(partial)
                 raise
-            write_json(partial / "made_of.json", made_of)
+            write_json(partial / "made_of.json", cache_key)
             partial.rename(final)
     except OSError as error:
-        if error.errno not in NO_ROOM:
+        if error.errno not in DISK_FULL:
             raise
         raise UserError(
-            f"{parent} must have room for the prepared data, but the disk says: {error.strerror}. What is finished is "
-            "kept: free some space and run the same command again, or choose another place with paths.cache=…"
+            f"{parent} must have room for the prepared data, but writing failed: {error.strerror}. Finished chunks "
+            "are kept: free some space and run the same command again, or choose another folder with paths.cache=…"
         ) from None

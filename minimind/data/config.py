@@ -1,4 +1,4 @@
-"""Where the text comes from, and how it is cut into batches."""
+"""Data settings: where the text comes from, and how it is packed into batches."""
 
 import re
 from collections.abc import Mapping
@@ -14,27 +14,27 @@ from minimind.utils.settings import added, added_settings
 
 
 class Packing(Enum):
-    stream = "stream"  # windows of all documents one after another; every token is a target, nothing is padding
-    pad = "pad"  # one document a row, cut or padded
+    stream = "stream"  # windows over all documents concatenated; no padding
+    pad = "pad"  # one document per sequence, truncated or padded
 
 
 class Verify(Enum):
-    first_use = "first_use"  # the hash of a shard is compared when it is first read
-    full = "full"  # of all shards, before training
+    first_use = "first_use"  # check the hash of each shard when it is first read
+    full = "full"  # check all shards before training
 
 
 @dataclass
 class DataConfig:
-    records: ClassVar[str] = "text"  # what kind of records it gives, which an objective must accept
+    records: ClassVar[str] = "text"  # kind of records that the corpus yields; the objective must accept it
 
     kind: str = "???"  # which corpus; set by each YAML of the group
-    sequence_length: int = 512  # tokens of a row that are predicted
+    sequence_length: int = 512  # input tokens per sequence, and predictions
     packing: Packing = Packing.stream
-    document_mask: bool = False  # no token sees another document of its window, and positions restart
+    document_mask: bool = False  # tokens attend only within their document, and positions restart
     verify: Verify = Verify.first_use
-    validation_files: list[str] = field(default_factory=list)  # none named: one file (or record) in twenty
-    num_workers: int = 0  # processes that read ahead
-    prepare_processes: int | None = None  # that turn text into shards; None: all cores, for more than a little text
+    validation_files: list[str] = field(default_factory=list)  # empty: one file (or record) in twenty
+    num_workers: int = 0  # processes that read batches ahead
+    prepare_processes: int | None = None  # processes that encode text; None: all cores, unless there is little text
 
     def __post_init__(self) -> None:
         if found := problems(self):
@@ -51,56 +51,56 @@ class StdlibConfig(DataConfig):
 
 @dataclass
 class TextConfig(DataConfig):
-    """Files of UTF-8 text, or globs of them."""
+    """UTF-8 text files, or globs."""
 
     kind: str = "text"
     files: list[str] = field(default_factory=list)
-    separator: str | None = None  # where a file is cut into documents; None: blocks of whole lines
-    block_kb: int = 16  # size of such a block; a smaller file stays whole
+    separator: str | None = None  # string that separates documents; None: split into blocks of whole lines
+    block_kb: int = 16  # size of such a block; a smaller file is one document
 
 
 @dataclass
 class JsonlConfig(DataConfig):
-    """Files (or globs) with one JSON object a line; `.gz` and `.zst` are read as they are."""
+    """Files (or globs) with one JSON object per line; `.gz` and `.zst` files are decompressed on the fly."""
 
     kind: str = "jsonl"
     files: list[str] = field(default_factory=list)
     text_field: str = "text"
-    prompt_field: str | None = added(None)  # its text comes before the text, and is no target
+    prompt_field: str | None = added(None)  # a prompt that precedes the text and is not a target
 
 
 @dataclass
 class ParquetConfig(DataConfig):
-    """Parquet files (or globs) with text in one column."""
+    """Parquet files (or globs) with a text column."""
 
     kind: str = "parquet"
     files: list[str] = field(default_factory=list)
     text_field: str = "text"
-    prompt_field: str | None = added(None)  # its text comes before the text, and is no target
+    prompt_field: str | None = added(None)  # a prompt that precedes the text and is not a target
 
 
 @dataclass
 class HuggingFaceConfig(DataConfig):
-    """A data set of the Hugging Face hub or in a local folder, streamed."""
+    """A dataset on the Hugging Face hub or in a local folder, streamed."""
 
     kind: str = "huggingface"
-    dataset: str = ""  # its name on the hub, or a folder
-    config: str | None = None  # which of its configurations, where it has several
+    dataset: str = ""  # name on the hub, or a folder
+    config: str | None = None  # which configuration, if the dataset has several
     split: str = "train"
-    revision: str | None = None  # of a data set of the hub; None: the newest
+    revision: str | None = None  # of a dataset on the hub; None: the latest
     text_field: str = "text"
-    prompt_field: str | None = added(None)  # its text comes before the text, and is no target
+    prompt_field: str | None = added(None)  # a prompt that precedes the text and is not a target
 
 
 @dataclass
 class MixtureConfig(DataConfig):
-    """Several corpora, each with a weight: name → {weight, kind, settings of that kind}."""
+    """Several weighted corpora: name → {weight, kind, settings of that kind}."""
 
     kind: str = "mixture"
     sources: dict[str, Any] = field(default_factory=dict)
 
     def weighted_sources(self) -> dict[str, tuple[float, DataConfig]]:
-        """Raises: ConfigError, naming every setting that cannot be used."""
+        """Raises: ConfigError, which names every invalid setting."""
         return {name: _weighted_source(name, options) for name, options in self.sources.items()}
 
 
@@ -122,7 +122,7 @@ def problems(cfg: DataConfig) -> list[str]:
     if cfg.sequence_length < 1:
         found.append(f"`data.sequence_length` must be at least 1, but is {cfg.sequence_length}.")
     if cfg.document_mask and cfg.packing is Packing.pad:
-        found.append("`data.document_mask` must be false with data.packing=pad: a row holds one document already.")
+        found.append("`data.document_mask` must be false with data.packing=pad: a sequence already holds one document.")
     if cfg.num_workers < 0:
         found.append(f"`data.num_workers` must be at least 0, but is {cfg.num_workers}.")
     if cfg.prepare_processes is not None and cfg.prepare_processes < 1:
@@ -134,18 +134,20 @@ def _source_problems(cfg: DataConfig) -> list[str]:
     found = []
     if isinstance(cfg, TextConfig | JsonlConfig | ParquetConfig) and not cfg.files:
         example = EXAMPLE_FILES[cfg.kind]
-        found.append(f"`data.files` must name the text of data={cfg.kind}, such as data.files='[{example}]'.")
+        found.append(f"`data.files` must name files for data={cfg.kind}, such as data.files='[{example}]'.")
     if isinstance(cfg, TextConfig) and cfg.separator == "":
-        found.append("`data.separator` must not be empty; leave it out to cut at whole lines.")
+        found.append("`data.separator` must not be empty; leave it out to split at line breaks.")
     if isinstance(cfg, TextConfig) and cfg.block_kb < 1:
         found.append(f"`data.block_kb` must be at least 1, but is {cfg.block_kb}.")
     if isinstance(cfg, JsonlConfig | ParquetConfig | HuggingFaceConfig) and cfg.prompt_field == cfg.text_field:
-        found.append(f"`data.prompt_field` must be another field than data.text_field, but both are {cfg.text_field}.")
+        found.append(f"`data.prompt_field` must differ from `data.text_field`, but both are {cfg.text_field}.")
     if isinstance(cfg, HuggingFaceConfig):
         if not cfg.dataset:
-            found.append("`data.dataset` must name a data set of the hub or a folder, such as data.dataset=my/folder.")
+            found.append("`data.dataset` must name a folder or a dataset on the hub, such as data.dataset=my/folder.")
         if cfg.validation_files:
-            found.append("`data.validation_files` must be left out with data=huggingface: one record in twenty it is.")
+            found.append(
+                "`data.validation_files` cannot be used with data=huggingface: one record in twenty is held out."
+            )
     if isinstance(cfg, MixtureConfig):
         found += _mixture_problems(cfg)
     return found
@@ -159,7 +161,7 @@ def _mixture_problems(cfg: MixtureConfig) -> list[str]:
             "data.sources='{prose: {weight: 2, kind: text, files: [my/*.txt]}, code: {kind: stdlib}}'."
         )
     if cfg.validation_files:
-        found.append("`data.validation_files` must stand in the sources of data=mixture, such as data.sources.NAME.…")
+        found.append("`data.validation_files` must be set per source with data=mixture, such as data.sources.NAME.…")
     for name, options in cfg.sources.items():
         try:
             _weighted_source(name, options)
@@ -169,22 +171,22 @@ def _mixture_problems(cfg: MixtureConfig) -> list[str]:
 
 
 def record_kinds(cfg: DataConfig) -> set[str]:
-    """Of the corpus, or of all sources of a mixture."""
+    """Kinds of records in the corpus, or in all sources of a mixture."""
     if isinstance(cfg, MixtureConfig):
         return {source.records for _, source in cfg.weighted_sources().values()}
     return {cfg.records}
 
 
 def source_settings(config: type[DataConfig]) -> list[str]:
-    """The settings that say which text it is, without those that say how it is read in training."""
-    of_training = {item.name for item in fields(DataConfig)} - {"kind", "validation_files"}
-    return [item.name for item in fields(config) if item.name not in of_training]
+    """Names of the settings that select the text, without those that only affect how training reads it."""
+    training_settings = {item.name for item in fields(DataConfig)} - {"kind", "validation_files"}
+    return [item.name for item in fields(config) if item.name not in training_settings]
 
 
 def _weighted_source(name: str, options: Any) -> tuple[float, DataConfig]:
     where = f"data.sources.{name}"
     if not re.fullmatch(r"[A-Za-z0-9_-]+", str(name)):
-        raise ConfigError([f"`{where}`: the name must be of letters, digits, - and _, as metrics are named by it."])
+        raise ConfigError([f"`{where}`: names may contain only letters, digits, - and _, as metrics use them."])
     kinds = [kind for kind in CORPUS_CONFIGS if kind != "mixture"]
     if not isinstance(options, Mapping) or options.get("kind") not in kinds:
         kind = options.get("kind") if isinstance(options, Mapping) else options

@@ -1,4 +1,4 @@
-"""Which corpora there are."""
+"""Builds the corpus that a configuration describes."""
 
 from minimind.data.config import (
     DataConfig,
@@ -17,10 +17,10 @@ STDLIB_PROMPTS = ["def read_file(path", "class Stack:\n    def __init__(self", "
 
 
 def build_corpus(cfg: DataConfig) -> Corpus:
-    """One corpus; the sources of a mixture are built one by one.
+    """Build a single corpus; build the sources of a mixture one by one.
 
     Raises:
-        UserError: files that are not there, or a package.
+        UserError: files or an optional package are missing.
     """
     if isinstance(cfg, StdlibConfig):
         return StdlibCorpus(cfg)

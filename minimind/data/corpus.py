@@ -1,4 +1,4 @@
-"""What a corpus is: raw records in a fixed order, cheap to read, and the documents that are in them."""
+"""The corpus interface: raw records in a fixed order, cheap to read, and the documents parsed from them."""
 
 import hashlib
 from collections.abc import Iterable, Iterator
@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 HELD_OUT_ONE_IN = 20
-BLOCK_BYTES = 1 << 18  # raw text read at a time
+BLOCK_BYTES = 1 << 18  # raw text per read
 
 
 class Piece(NamedTuple):
-    """Part of a document that is a target as a whole, or is context only, such as a prompt."""
+    """Part of a document that is either all target or all context, such as a prompt."""
 
     text: str
     is_target: bool
@@ -20,42 +20,42 @@ class Piece(NamedTuple):
 class Document:
     text: str
     held_out: bool
-    pieces: tuple[Piece, ...] = ()  # the text in pieces, which are encoded one by one; none: all of it is a target
+    pieces: tuple[Piece, ...] = ()  # the text in pieces that are encoded separately; empty: all of it is a target
 
     @classmethod
-    def of_pieces(cls, pieces: Iterable[Piece], held_out: bool) -> "Document":
+    def from_pieces(cls, pieces: Iterable[Piece], held_out: bool) -> "Document":
         pieces = tuple(pieces)
         return cls("".join(piece.text for piece in pieces), held_out, pieces)
 
     @property
     def target_bytes(self) -> int:
-        """UTF-8 bytes of the text that is a target."""
+        """Number of UTF-8 bytes that are targets."""
         texts = [piece.text for piece in self.pieces if piece.is_target] if self.pieces else [self.text]
         return sum(len(text.encode()) for text in texts)
 
 
 class RawBlock(NamedTuple):
-    """Records that follow each other in one file, as raw as they are there."""
+    """Consecutive unparsed records of one file."""
 
     file: str
-    first: int  # where the first of them is: a line, a row, or a byte, as the corpus counts
+    first: int  # position of the first record: a line, row or byte number, depending on the corpus
     records: list[bytes]
-    read: int  # bytes of the file that were read for them, for the progress bar
+    read: int  # bytes of the file read for these records, for the progress bar
 
 
 class Corpus(Protocol):
-    """Reading is one process' work and does little; `documents` is the workers' and does the rest.
+    """One process reads `blocks`, which does as little as possible; the workers call `documents`, which does the rest.
 
-    A corpus travels to the workers: it holds names and options, no open files.
+    A corpus is pickled and sent to the workers, so it holds names and options, but no open files.
     """
 
     @property
     def size(self) -> int | None:
-        """Bytes of its files; None: not known."""
+        """Total bytes of the files; None: unknown."""
         ...
 
-    def made_of(self) -> Any:
-        """What tells one version of the text from another, as JSON."""
+    def cache_key(self) -> Any:
+        """JSON value that changes whenever the text does."""
         ...
 
     def blocks(self) -> Iterator[RawBlock]:
@@ -63,23 +63,23 @@ class Corpus(Protocol):
         ...
 
     def documents(self, block: RawBlock) -> Iterator[Document]:
-        """Raises: UserError, if a record is not what it should be."""
+        """Raises: UserError, if a record is invalid."""
         ...
 
 
-def document_of(text: str, prompt: str | None, held_out: bool | None) -> Document:
-    """The document of a record: its text, after a prompt that is no target if it has one; nothing between the two.
+def make_document(text: str, prompt: str | None, held_out: bool | None) -> Document:
+    """Document of a record: the prompt, if any, as context, directly followed by the text as target.
 
     Args:
-        held_out: None: what the record says decides, the prompt included.
+        held_out: None: decide by a hash of prompt and text.
     """
     if held_out is None:
         held_out = is_held_out((prompt or "") + text)
     if prompt is None:
         return Document(text, held_out)
-    return Document.of_pieces([Piece(prompt, False), Piece(text, True)], held_out)
+    return Document.from_pieces([Piece(prompt, False), Piece(text, True)], held_out)
 
 
 def is_held_out(name: str) -> bool:
-    """One in twenty, by the name of the file or the text of the record, so that added text moves nothing."""
+    """Select one in twenty by a hash of a file's name or a record's text, so that adding text moves nothing else."""
     return int(hashlib.sha256(name.encode()).hexdigest(), 16) % HELD_OUT_ONE_IN == 0

@@ -1,4 +1,4 @@
-"""Wires examples to Lightning."""
+"""Lightning data module for training and validation examples."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,16 +7,16 @@ import lightning.pytorch as pl
 import torch
 
 from minimind.data.examples import ExampleSource
-from minimind.data.loader import EachOnce, TrainLoader, ValidationLoader
+from minimind.data.loader import SequentialLoader, TrainLoader, ValidationLoader
 from minimind.data.mixture import Mixture, Source
 from minimind.utils.seeding import stream_seed
 
 
 class DataModule(pl.LightningDataModule):
-    """Gives each optimizer step as a list of micro-batches, and validation as one item: all its sources.
+    """Yields each optimizer step as a list of micro-batches, and validation as a single item with all sources.
 
     Args:
-        rank, world_size: of those that data are shared out to.
+        rank, world_size: in the group of processes that the data is split across.
     """
 
     def __init__(
@@ -46,10 +46,10 @@ class DataModule(pl.LightningDataModule):
 
     def val_dataloader(self) -> ValidationLoader:
         return ValidationLoader({
-            name: EachOnce(source, batch=self.micro_batch, rank=self.rank, world_size=self.world_size)
+            name: SequentialLoader(source, batch=self.micro_batch, rank=self.rank, world_size=self.world_size)
             for name, source in self.validation.items()
         })  # fmt: skip
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """What travelled small is widened where it is used; validation does so itself, batch by batch."""
+        """Move training examples in their compact form and widen them on the device; validation does so per batch."""
         return [examples.to(device).widen() for examples in batch] if isinstance(batch, list) else batch

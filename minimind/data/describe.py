@@ -1,4 +1,4 @@
-"""What is in a folder of token shards: how long its documents are, and what a window of them holds."""
+"""Statistics and excerpts of a folder of token shards, for `minimind inspect`."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from minimind.data.shards import TokenStream
 
 
 class Excerpt(NamedTuple):
-    """Part of a document, as much of it as a window holds."""
+    """The part of a document that lies within a window."""
 
     document: int
     tokens: list[int]
@@ -19,7 +19,7 @@ class Excerpt(NamedTuple):
 
 
 def length_histogram(stream: TokenStream) -> list[tuple[int, int]]:
-    """(shortest, documents) of each bin of document lengths: 0, 1, 2–3, 4–7, … tokens, <|endoftext|> not counted."""
+    """(shortest length, number of documents) per bin: 0, 1, 2–3, 4–7, … tokens, without <|endoftext|>."""
     counts = np.zeros(64, dtype=np.int64)
     for shard in stream.shards:  # one at a time: a corpus may have 10⁸ documents
         lengths = np.diff(_offsets(stream, shard).astype(np.int64), append=shard.tokens) - 1
@@ -30,7 +30,7 @@ def length_histogram(stream: TokenStream) -> list[tuple[int, int]]:
 
 
 def excerpts(stream: TokenStream, start: int, stop: int, end_of_text: int) -> Iterator[Excerpt]:
-    """Tokens [start, stop) cut at the borders of documents."""
+    """Split tokens [start, stop) at document boundaries."""
     tokens = stream.read(start, stop)
     document = _document_at(stream, start)
     ends = np.flatnonzero(tokens == end_of_text).tolist()
@@ -42,17 +42,17 @@ def excerpts(stream: TokenStream, start: int, stop: int, end_of_text: int) -> It
         yield Excerpt(document, tokens[begin:].tolist(), False)
 
 
-def _document_at(stream: TokenStream, place: int) -> int:
-    """Which document the token at this place of the stream belongs to."""
+def _document_at(stream: TokenStream, position: int) -> int:
+    """Index of the document that contains the token at this position of the stream."""
     before = 0
     for shard in stream.shards:
-        if place < shard.tokens:
-            return before + int(np.searchsorted(_offsets(stream, shard), place, side="right")) - 1
-        place, before = place - shard.tokens, before + shard.documents
+        if position < shard.tokens:
+            return before + int(np.searchsorted(_offsets(stream, shard), position, side="right")) - 1
+        position, before = position - shard.tokens, before + shard.documents
     return before
 
 
 def _offsets(stream: TokenStream, shard: ShardInfo) -> NDArray[np.uint64]:
-    """Where the documents of a shard begin: the last part of its file."""
+    """Start of each document of a shard, from the last section of its file."""
     path = stream.folder / shard.name
     return np.fromfile(path, dtype="<u8", offset=path.stat().st_size - 8 * shard.documents)

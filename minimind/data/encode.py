@@ -1,4 +1,4 @@
-"""Raw records → tokens, on as many processes as there are, in the order of the records."""
+"""Encodes raw records into tokens with any number of processes, in the order of the records."""
 
 import contextlib
 import os
@@ -11,23 +11,23 @@ from typing import NamedTuple
 from minimind.data.corpus import Corpus, RawBlock
 from minimind.data.worker import Encoder, EncodingProcess, Tokens
 
-BATCH_BYTES = 1 << 20  # raw text encoded at a time: enough to make the way to a worker and back cheap
-AHEAD = 3  # batches on their way, for each worker
+BATCH_BYTES = 1 << 20  # raw text per batch: enough to amortize the transfer to a worker and back
+BATCHES_AHEAD = 3  # in flight per worker
 PARALLELISM = "TOKENIZERS_PARALLELISM"
 
 
 class Batch(NamedTuple):
     blocks: list[RawBlock]
-    chunk: int  # which chunk of the corpus it belongs to …
-    ends_chunk: bool  # … and whether it is the last of it
+    chunk: int  # index of the chunk it belongs to
+    ends_chunk: bool  # whether it is the last batch of its chunk
 
     @property
     def read(self) -> int:
         return sum(block.read for block in self.blocks)
 
 
-def batches(corpus: Corpus, chunk_bytes: int) -> Iterator[Batch]:
-    """The corpus in batches, and those in chunks; where one ends depends on the raw text alone."""
+def make_batches(corpus: Corpus, chunk_bytes: int) -> Iterator[Batch]:
+    """Group the corpus into batches, and these into chunks; where each ends depends on the raw text alone."""
     blocks: list[RawBlock] = []
     batch_size = chunk_size = chunk = 0
     for block in corpus.blocks():
@@ -44,31 +44,32 @@ def batches(corpus: Corpus, chunk_bytes: int) -> Iterator[Batch]:
         yield Batch(blocks, chunk, False)
 
 
-def encoded(
-    encoder: Encoder, work: Iterator[Batch], processes: int | None
+def encode_batches(
+    encoder: Encoder, batches: Iterator[Batch], processes: int | None
 ) -> Iterator[tuple[Batch, tuple[Tokens, Tokens]]]:
-    """Each batch with its tokens, in order.
+    """Yield each batch with its training and held-out tokens, in order; memory is bounded by the batches in flight.
 
-    `processes` None: in this process, with the tokenizer's own threads, for text so short that starting others costs
-    more than it saves. 1: in this process, with one thread. Memory is bounded by the batches on their way.
+    Args:
+        processes: None: encode in this process with the tokenizer's own threads, for text so short that starting
+            workers costs more than it saves. 1: encode in this process with one thread.
 
     Raises:
-        UserError: a record is not what it should be.
+        UserError: a record is invalid.
         RuntimeError: a worker was killed.
     """
     if processes is None:
-        yield from ((batch, encoder.encode(batch.blocks)) for batch in work)
+        yield from ((batch, encoder.encode(batch.blocks)) for batch in batches)
     elif processes == 1:
-        with _one_thread():
-            yield from ((batch, encoder.encode(batch.blocks)) for batch in work)
+        with _single_threaded():
+            yield from ((batch, encoder.encode(batch.blocks)) for batch in batches)
     else:
-        yield from _encoded_by_workers(encoder, work, processes)
+        yield from _encode_in_workers(encoder, batches, processes)
 
 
-def _encoded_by_workers(
-    encoder: Encoder, work: Iterator[Batch], processes: int
+def _encode_in_workers(
+    encoder: Encoder, batches: Iterator[Batch], processes: int
 ) -> Iterator[tuple[Batch, tuple[Tokens, Tokens]]]:
-    """A thread for each worker hands it batches and waits for the tokens; the main one reads and writes meanwhile."""
+    """One thread per worker sends it batches and waits for the tokens; meanwhile the main thread reads and writes."""
     workers = queue.SimpleQueue[EncodingProcess]()
     pending: deque[tuple[Batch, Future[tuple[Tokens, Tokens]]]] = deque()
     with contextlib.ExitStack() as stack:
@@ -77,16 +78,16 @@ def _encoded_by_workers(
         threads = stack.enter_context(ThreadPoolExecutor(processes))
         stack.callback(threads.shutdown, cancel_futures=True)
 
-        def ask(blocks: list[RawBlock]) -> tuple[Tokens, Tokens]:
+        def encode(blocks: list[RawBlock]) -> tuple[Tokens, Tokens]:
             worker = workers.get()
             try:
-                return worker.ask(blocks)
+                return worker.encode(blocks)
             finally:
                 workers.put(worker)
 
-        for batch in work:
-            pending.append((batch, threads.submit(ask, batch.blocks)))
-            if len(pending) > AHEAD * processes:
+        for batch in batches:
+            pending.append((batch, threads.submit(encode, batch.blocks)))
+            if len(pending) > BATCHES_AHEAD * processes:
                 first, result = pending.popleft()
                 yield first, result.result()
         while pending:
@@ -95,7 +96,7 @@ def _encoded_by_workers(
 
 
 @contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
+def _single_threaded() -> Iterator[None]:
     before = os.environ.get(PARALLELISM)
     os.environ[PARALLELISM] = "false"
     try:

@@ -1,4 +1,4 @@
-"""What a model is trained on: numbered examples, and those of token sequences."""
+"""Training examples: the interface of a numbered source, and token sequences as one implementation."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol, Self
@@ -11,39 +11,39 @@ from minimind.model.config import IGNORED
 
 
 class Examples(Protocol):
-    """Some examples as they are read: small, and of tensors, since they travel between processes and to the device."""
+    """Examples as tensors in compact form, for the transfer between processes and to the device."""
 
     def join(self, others: Sequence[Self], order: Tensor) -> Self:
-        """These and the others one after another, in the given order."""
+        """Concatenate these with the others, then reorder them by the indices in `order`."""
 
     def to(self, device: torch.device) -> Self: ...
 
     def widen(self) -> Any:
-        """The batch that an objective takes, made where the examples are."""
+        """Make the batch that the objective takes, on the device that the examples are on."""
 
 
 class ExampleSource(Protocol):
-    """Examples by number. The number says all: order, mixture, loader and resume know nothing else."""
+    """Random access to examples by number; order, mixture, loader and resume use nothing else."""
 
     num_examples: int
 
     def read(self, numbers: NDArray[Any]) -> Examples:
-        """Those of these numbers, 0 … num_examples - 1."""
+        """Read the examples with these numbers, each in 0 … num_examples - 1."""
 
 
 class TokenBatch(NamedTuple):
     input_ids: Tensor  # (B, T) int64
-    labels: Tensor  # (B, T) int64, the token that follows each input; IGNORED where it is no target
+    labels: Tensor  # (B, T) int64, the token after each input; IGNORED if it is not a target
     document_ids: Tensor | None = None  # (B, T) int64, equal within a document; None: a sequence is one context
-    position_ids: Tensor | None = None  # (B, T) int64, counted from where a document begins; None: 0, 1, 2 …
+    position_ids: Tensor | None = None  # (B, T) int64, counted from the start of each document; None: 0, 1, 2 …
 
 
 class TokenSequences(NamedTuple):
-    """Sequences of T + 1 tokens, in no more bytes than they take in the shards."""
+    """Sequences of T + 1 tokens, in the dtype of the shards."""
 
     tokens: Tensor  # (B, T + 1) uint16 or uint32
-    is_target: Tensor  # (B, T) bool, of the tokens from the second on
-    begins: Tensor | None = None  # (B, T) bool, where an input begins a document; None: a sequence is one context
+    is_target: Tensor  # (B, T) bool, for all tokens but the first
+    begins: Tensor | None = None  # (B, T) bool, whether an input begins a document; None: a sequence is one context
 
     def join(self, others: Sequence["TokenSequences"], order: Tensor) -> "TokenSequences":
         parts = (self, *others)
@@ -69,6 +69,6 @@ class TokenSequences(NamedTuple):
 
 
 def positions(begins: Tensor) -> Tensor:
-    """0, 1, 2 … from where each document of a sequence begins, or from the start of the sequence: (B, T)."""
-    places = torch.arange(begins.shape[1], device=begins.device).expand_as(begins)
-    return places - places.where(begins, 0).cummax(dim=1).values
+    """Position of each token within its document (or its part in the sequence), (B, T)."""
+    indices = torch.arange(begins.shape[1], device=begins.device).expand_as(begins)
+    return indices - indices.where(begins, 0).cummax(dim=1).values

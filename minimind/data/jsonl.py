@@ -1,4 +1,4 @@
-"""One JSON object a line, its text in one field; plain, gzip or Zstandard."""
+"""JSONL corpus: one JSON object per line with the text in one field; plain, gzip or Zstandard."""
 
 import gzip
 import io
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from minimind.data.config import JsonlConfig
-from minimind.data.corpus import BLOCK_BYTES, Document, RawBlock, document_of
+from minimind.data.corpus import BLOCK_BYTES, Document, RawBlock, make_document
 from minimind.data.named_files import named_files
 from minimind.utils.errors import UserError
 from minimind.utils.extras import missing_extra
@@ -17,23 +17,23 @@ from minimind.utils.files import parse_json
 
 
 class JsonlCorpus:
-    """Held out by content, or by file where files are named for it."""
+    """Held out by content, or by file if validation files are named."""
 
     def __init__(self, cfg: JsonlConfig) -> None:
         self.text_field, self.prompt_field = cfg.text_field, cfg.prompt_field
         self.files = named_files(cfg.files, cfg.validation_files)
         self.size = self.files.size
 
-    def made_of(self) -> Any:
-        return self.files.made_of()
+    def cache_key(self) -> Any:
+        return self.files.cache_key()
 
     def blocks(self) -> Iterator[RawBlock]:
         for file in self.files.names:
             with file.open("rb") as raw, _decompressed(file, raw) as lines:
-                number, place = 1, 0
+                number, position = 1, 0
                 while records := lines.readlines(BLOCK_BYTES):
-                    before, place = place, raw.tell()
-                    yield RawBlock(str(file), number, records, place - before)
+                    before, position = position, raw.tell()
+                    yield RawBlock(str(file), number, records, position - before)
                     number += len(records)
 
     def documents(self, block: RawBlock) -> Iterator[Document]:
@@ -44,47 +44,51 @@ class JsonlCorpus:
                 try:
                     parsed = parse_json(line)
                 except ValueError as error:
-                    raise UserError(f"{where}: must be a JSON object in UTF-8, but: {error}.") from None
-                may_be_half = b"\\u" in line  # only so can half of a surrogate pair come in, which no UTF-8 can hold
-                text = _text(parsed, self.text_field, "text_field", where, may_be_half)
+                    raise UserError(
+                        f"{where}: must be a JSON object in UTF-8, but cannot be parsed: {error}."
+                    ) from None
+                has_escapes = b"\\u" in line  # the only way to get an unpaired surrogate, which UTF-8 cannot encode
+                text = _text(parsed, self.text_field, "text_field", where, has_escapes)
                 prompt = None
                 if self.prompt_field is not None:
-                    prompt = _text(parsed, self.prompt_field, "prompt_field", where, may_be_half)
-                yield document_of(text, prompt, by_file)
+                    prompt = _text(parsed, self.prompt_field, "prompt_field", where, has_escapes)
+                yield make_document(text, prompt, by_file)
 
 
-def _text(parsed: Any, field: str, option: str, where: str, may_be_half: bool) -> str:
-    """Raises: UserError, naming `where` and the option that names another field."""
+def _text(parsed: Any, field: str, option: str, where: str, has_escapes: bool) -> str:
+    """Raises: UserError, which names the line and the option that selects the field."""
     text = parsed.get(field) if isinstance(parsed, dict) else None
     if not isinstance(text, str):
         fields = ", ".join(parsed) if isinstance(parsed, dict) else type(parsed).__name__
         raise UserError(
             f'{where}: must have text in the field "{field}", but has {fields or "no fields"}; '
-            f"name another with data.{option}=…"
+            f"select another with data.{option}=…"
         )
-    if may_be_half:
+    if has_escapes:
         try:
             text.encode()
         except UnicodeEncodeError as error:
             half = text[error.start]
-            raise UserError(f"{where}: must be whole characters, but has {half!r}; mend it.") from None
+            raise UserError(
+                f"{where}: must be valid Unicode, but has the unpaired surrogate {half!r}; fix it."
+            ) from None
     return text
 
 
 @contextmanager
 def _decompressed(file: Path, raw: BinaryIO) -> Iterator[BinaryIO]:
-    """Raises: UserError, if the file is not compressed as its suffix says, or ends too early."""
+    """Raises: UserError, if the file is not in the format of its suffix, or is truncated."""
     stream: Any = raw
-    broken: tuple[type[Exception], ...] = ()
+    errors: tuple[type[Exception], ...] = ()
     if file.suffix == ".gz":
-        stream, broken = gzip.GzipFile(fileobj=raw), (EOFError, gzip.BadGzipFile, zlib.error)
+        stream, errors = gzip.GzipFile(fileobj=raw), (EOFError, gzip.BadGzipFile, zlib.error)
     elif file.suffix == ".zst":
         try:
-            from backports import zstd  # unlike `zstandard`, it tells a file cut short from one that ends
+            from backports import zstd  # unlike `zstandard`, it detects a truncated file
         except ImportError:
             raise missing_extra("zstd", f"To read {file}") from None
-        stream, broken = zstd.ZstdFile(raw), (EOFError, zstd.ZstdError)
+        stream, errors = zstd.ZstdFile(raw), (EOFError, zstd.ZstdError)
     try:
         yield raw if stream is raw else cast(BinaryIO, io.BufferedReader(stream, BLOCK_BYTES))
-    except broken as error:
-        raise UserError(f"{file} must be a whole {file.suffix} file, but: {error}.") from None
+    except errors as error:
+        raise UserError(f"{file} must be a complete {file.suffix} file, but reading it failed: {error}.") from None

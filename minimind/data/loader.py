@@ -1,4 +1,4 @@
-"""Steps by number: step k of the run holds the same examples whatever the processes, workers or restarts."""
+"""Deterministic loaders: step k has the same examples for any number of ranks and workers, and after any restart."""
 
 import math
 import time
@@ -13,15 +13,15 @@ from minimind.data.examples import Examples, ExampleSource
 from minimind.data.mixture import Mixture
 from minimind.utils.child import leave_signals_to_parent
 
-EXAMPLES_AHEAD = 1024  # found in the order at a time: one by one they would cost as much as a small batch itself
+EXAMPLES_AHEAD = 1024  # looked up in the order at once: step by step this would cost as much as reading a small batch
 
 
 class TrainLoader:
-    """This rank's part of each optimizer step, as a list of micro-batches, from any step on.
+    """Yields this rank's part of each optimizer step as a list of micro-batches, starting at any step.
 
-    A step takes `batch_examples` examples of the global order. They go in blocks of `micro_batch` to the ranks in
-    turn, so the number of steps done is all there is to save.
-    It has a length (all steps of the run): Lightning would otherwise read one step ahead of its count.
+    A step takes the next `batch_examples` examples of the global order. They are dealt out to the ranks in turn, in
+    blocks of `micro_batch`, so the number of completed steps is the only state.
+    The length is that of the whole run: without one, Lightning would read one step ahead of its count.
     """
 
     def __init__(
@@ -39,14 +39,14 @@ class TrainLoader:
         self.mixture = mixture
         self.batch_examples = batch_examples
         self.num_steps = num_steps
-        # of a step, where each micro-batch of this rank lies: (accumulation, micro_batch)
-        self.share = np.arange(batch_examples).reshape(-1, world_size, micro_batch)[:, rank]
+        # this rank's slots in the global batch: (accumulation, micro_batch)
+        self.slots = np.arange(batch_examples).reshape(-1, world_size, micro_batch)[:, rank]
         self.num_workers = num_workers
         self.pin_memory = pin_memory
         self.step = 0
-        self.waited_s = 0.0  # in which the training loop had to wait for data
-        self._planned = range(0)  # steps whose examples are known
-        self._sources = self._numbers = np.zeros((0, *self.share.shape), dtype=np.int64)
+        self.waited_s = 0.0  # total time that the training loop waited for data
+        self._planned = range(0)  # steps whose example numbers are in `_sources` and `_numbers`
+        self._sources = self._numbers = np.zeros((0, *self.slots.shape), dtype=np.int64)
 
     def __len__(self) -> int:
         return self.num_steps
@@ -65,33 +65,33 @@ class TrainLoader:
         if not (self.num_workers or self.pin_memory):
             return map(self.read, steps)
         return DataLoader(
-            _StepByNumber(self),
+            _StepDataset(self),
             batch_size=None,
             sampler=steps,
             num_workers=self.num_workers,
             pin_memory=self.pin_memory,
             prefetch_factor=4 if self.num_workers else None,
-            worker_init_fn=leave_signals_to_parent,  # a signal to all must not take the last step's data
-            generator=torch.Generator(),  # else the number of workers would move the global stream, and dropout
+            worker_init_fn=leave_signals_to_parent,  # a signal to the process group must not kill the workers
+            generator=torch.Generator(),  # otherwise the global one would advance, which would change dropout
         )
 
     def read(self, step: int) -> list[Examples]:
         if step not in self._planned:
             self._plan(step)
-        place = step - self._planned.start
-        return [self.mixture.read(*at) for at in zip(self._sources[place], self._numbers[place], strict=True)]
+        row = step - self._planned.start
+        return [self.mixture.read(*found) for found in zip(self._sources[row], self._numbers[row], strict=True)]
 
     def _plan(self, step: int) -> None:
-        """Finds the examples of this step, and of many after it unless it is the first: a seek waits for one."""
-        ahead = max(1, EXAMPLES_AHEAD // self.share.size) if self._planned else 1
+        """Look up the examples of this step and of many after it, but only of this one on the first call."""
+        ahead = max(1, EXAMPLES_AHEAD // self.slots.size) if self._planned else 1
         self._planned = range(step, step + ahead)
         first = np.arange(step, step + ahead) * self.batch_examples
-        self._sources, self._numbers = self.mixture.at(first[:, None, None] + self.share)
+        self._sources, self._numbers = self.mixture.at(first[:, None, None] + self.slots)
 
     def metrics(self) -> dict[str, float]:
-        """What has been taken from each source of a mixture, over all ranks."""
-        taken = self.step * self.batch_examples
-        return self.mixture.metrics(taken) if len(self.mixture.sources) > 1 else {}
+        """Fraction and epoch of each source of a mixture so far, over all ranks; empty for a single source."""
+        num_examples = self.step * self.batch_examples
+        return self.mixture.metrics(num_examples) if len(self.mixture.sources) > 1 else {}
 
     def state_dict(self) -> dict[str, int]:
         return {"step": self.step}
@@ -100,7 +100,7 @@ class TrainLoader:
         self.step = state["step"]
 
 
-class _StepByNumber(Dataset[list[Examples]]):
+class _StepDataset(Dataset[list[Examples]]):
     def __init__(self, loader: TrainLoader) -> None:
         self.loader = loader
 
@@ -108,10 +108,10 @@ class _StepByNumber(Dataset[list[Examples]]):
         return self.loader.read(step)
 
 
-class EachOnce:
-    """Every example of a source once, in order, shared out between the ranks one by one.
+class SequentialLoader:
+    """Yields every example of a source once, in order, dealt out to the ranks one by one.
 
-    Ranks may get one batch more or less than others, or none: metrics are sums, reduced after the last.
+    Ranks may get different numbers of batches, or none: metrics are sums that are reduced at the end.
     """
 
     def __init__(self, source: ExampleSource, *, batch: int, rank: int = 0, world_size: int = 1) -> None:
@@ -128,9 +128,9 @@ class EachOnce:
 
 
 class ValidationLoader:
-    """What Lightning takes for a loader of one batch: all sources by name, which the evaluation loop goes through."""
+    """Yields a single item for Lightning: the loaders of all sources by name, which the evaluation loop iterates."""
 
-    def __init__(self, sources: Mapping[str, EachOnce]) -> None:
+    def __init__(self, sources: Mapping[str, SequentialLoader]) -> None:
         self.sources = sources
 
     def __len__(self) -> int:

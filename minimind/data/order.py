@@ -1,10 +1,10 @@
-"""Which row comes when: a pure function of (seed, index), without an index file and in constant time.
+"""Shuffled order of the examples: a pure function of (seed, index), in constant time and without an index file.
 
-    index ──► epoch = index // n,  place = index % n
-    place ──► a keyed permutation of 0 … n-1, another each epoch ──► row
+    index ──► epoch = index // n,  position = index % n
+    position ──► keyed permutation of 0 … n-1, a different one each epoch ──► example number
 
-The permutation is a Feistel network over the next even number of bits that holds n; a result of n or more is put
-through again (cycle walking) until it falls below n, which keeps it a bijection of 0 … n-1.
+The permutation is a Feistel network over the smallest even number of bits that can represent n-1; a result of n or more
+is permuted again (cycle walking) until it is below n, which keeps it a bijection of 0 … n-1.
 """
 
 from functools import lru_cache
@@ -20,21 +20,21 @@ FACTORS = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
 
 def examples_at(indices: ArrayLike, num_examples: int, seed: int) -> NDArray[np.int64]:
-    """The rows at these places of the endless sequence, each epoch a new permutation of all rows."""
+    """Example numbers at these indices of the endless sequence; each epoch is a new permutation of all examples."""
     index = np.asarray(indices, dtype=np.int64)
-    epochs, places = np.divmod(index, num_examples)
-    rows = np.empty_like(places)
+    epochs, positions = np.divmod(index, num_examples)
+    numbers = np.empty_like(positions)
     for epoch in np.unique(epochs).tolist():
-        chosen = epochs == epoch
-        rows[chosen] = permute(places[chosen], num_examples, stream_seed(seed, f"order/epoch{epoch}"))
-    return rows
+        in_epoch = epochs == epoch
+        numbers[in_epoch] = permute(positions[in_epoch], num_examples, stream_seed(seed, f"order/epoch{epoch}"))
+    return numbers
 
 
-def permute(places: NDArray[np.int64], size: int, key: int) -> NDArray[np.int64]:
-    """A bijection of 0 … size-1, chosen by `key`, at the given places."""
+def permute(positions: NDArray[np.int64], size: int, key: int) -> NDArray[np.int64]:
+    """Apply the permutation of 0 … size-1 that `key` selects."""
     half_bits = max(1, (max(size - 1, 1).bit_length() + 1) // 2)
     keys = _round_keys(key)
-    values = _feistel(places.astype(np.uint64), half_bits, keys)
+    values = _feistel(positions.astype(np.uint64), half_bits, keys)
     outside = np.flatnonzero(values >= size)
     while outside.size:
         values[outside] = _feistel(values[outside], half_bits, keys)
@@ -48,19 +48,22 @@ def _round_keys(key: int) -> list[np.uint64]:
 
 
 def _feistel(values: NDArray[np.uint64], half_bits: int, keys: list[np.uint64]) -> NDArray[np.uint64]:
-    """Luby & Rackoff 1988: swaps halves, adding a hash of one to the other; invertible whatever the hash."""
+    """Feistel network: swap the halves and XOR one with a hash of the other; invertible for any hash.
+
+    Source: Luby & Rackoff 1988.
+    """
     bits, mask = np.uint64(half_bits), np.uint64((1 << half_bits) - 1)
     left, right = values >> bits, values & mask
     for key in keys:
-        hashed = _mixed(right ^ key)
+        hashed = _hash(right ^ key)
         hashed &= mask
         hashed ^= left
         left, right = right, hashed
     return (left << bits) | right
 
 
-def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The finaliser of SplitMix64 (Steele et al. 2014), in place; multiplication wraps, as it should."""
+def _hash(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Finalizer of SplitMix64 (Steele et al. 2014), in place; the multiplications wrap on purpose."""
     values ^= values >> THIRTY
     values *= FACTORS[0]
     values ^= values >> TWENTY_SEVEN

@@ -1,4 +1,4 @@
-"""How a stream of tokens becomes sequences of T + 1: windows of it, or one document each."""
+"""Packs a token stream into sequences of T + 1 tokens: windows of the stream, or one document per sequence."""
 
 import math
 
@@ -12,14 +12,13 @@ from minimind.data.shards import TokenStream
 
 
 class WindowPacking:
-    """Window i is the tokens iS … iS+T, with the stride S = T for training.
+    """Example i is the window of tokens iS … iS+T, with the stride S = T for training.
 
-    Every target but the stream's first token is one exactly once: of a window that overlaps the one before (S < T),
-    the T - S targets that were there already are masked, and are only context. What the last window lacks is padded
-    and masked.
+    Every token but the stream's first is a target exactly once: if windows overlap (S < T), the T - S targets that the
+    previous window already had are masked and serve as context only. The last window is padded and masked.
 
-    With `document_mask` no input sees another document. The border is before the <|endoftext|> that ends a document:
-    as a target it ends that document, as an input it begins the next one, whose first token is its target.
+    With `document_mask`, inputs attend only within their document. The boundary is before the <|endoftext|> that ends
+    a document: as a target it ends that document; as an input it begins the next, whose first token it predicts.
     """
 
     def __init__(
@@ -30,8 +29,8 @@ class WindowPacking:
         self.stride = stride or sequence_length
         self.document_mask = document_mask
         num_targets = max(0, len(stream) - 1)
-        beyond_the_first = max(0, num_targets - sequence_length)
-        self.num_examples = min(1, num_targets) + math.ceil(beyond_the_first / self.stride)
+        beyond_first_window = max(0, num_targets - sequence_length)
+        self.num_examples = min(1, num_targets) + math.ceil(beyond_first_window / self.stride)
 
     def read(self, numbers: NDArray[np.int64]) -> TokenSequences:
         length, starts = self.sequence_length, numbers * self.stride
@@ -50,7 +49,7 @@ class WindowPacking:
 
 
 class DocumentPacking:
-    """Example i is document i: <|endoftext|>, its tokens, <|endoftext|>; cut at T + 1, else padded and masked."""
+    """Example i is document i between two <|endoftext|>, truncated to T + 1 tokens, or padded and masked."""
 
     def __init__(self, stream: TokenStream, sequence_length: int) -> None:
         self.stream = stream
@@ -76,9 +75,9 @@ def training_packing(stream: TokenStream, cfg: DataConfig) -> ExampleSource:
 
 
 def validation_packing(stream: TokenStream, cfg: DataConfig) -> WindowPacking:
-    """Windows that overlap by half, so that every target has up to half a window of its own context before it.
+    """Windows that overlap by half, so that each target has half a window of the stream before it, if there is as much.
 
-    Where training shows no document beside another, neither do they: each token is counted once, whatever the packing.
+    Each token is counted once for any packing. Documents are masked from each other if they are during training.
     """
-    apart = cfg.document_mask or cfg.packing is Packing.pad
-    return WindowPacking(stream, cfg.sequence_length, max(1, cfg.sequence_length // 2), document_mask=apart)
+    document_mask = cfg.document_mask or cfg.packing is Packing.pad
+    return WindowPacking(stream, cfg.sequence_length, max(1, cfg.sequence_length // 2), document_mask=document_mask)

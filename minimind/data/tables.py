@@ -1,6 +1,6 @@
-"""Text in columns of a table: Parquet files, and data sets of Hugging Face; streamed, one row group at a time.
+"""Tabular corpora: Parquet files and Hugging Face datasets, streamed in groups of rows.
 
-A raw record is the text of a row; with `prompt_field` there are two of each row, the prompt and then the text.
+A raw record is the text of a row; with `prompt_field` each row has two records, the prompt and then the text.
 """
 
 import re
@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minimind.data.config import HuggingFaceConfig, ParquetConfig
-from minimind.data.corpus import Document, RawBlock, document_of
-from minimind.data.named_files import files_made_of, named_files
+from minimind.data.corpus import Document, RawBlock, make_document
+from minimind.data.named_files import file_stats, named_files
 from minimind.utils.errors import UserError, in_brief
 from minimind.utils.extras import missing_extra
 from minimind.utils.paths import find_existing
@@ -18,12 +18,12 @@ from minimind.utils.paths import find_existing
 if TYPE_CHECKING:
     import pyarrow
 
-ROWS = 256  # read at a time
+ROWS = 256  # per read
 TableConfig = ParquetConfig | HuggingFaceConfig
 
 
 class ParquetCorpus:
-    """Held out by content, or by file where files are named for it."""
+    """Held out by content, or by file if validation files are named."""
 
     def __init__(self, cfg: ParquetConfig) -> None:
         try:
@@ -34,8 +34,8 @@ class ParquetCorpus:
         self.files = named_files(cfg.files, cfg.validation_files)
         self.size = self.files.size
 
-    def made_of(self) -> Any:
-        return self.files.made_of()
+    def cache_key(self) -> Any:
+        return self.files.cache_key()
 
     def blocks(self) -> Iterator[RawBlock]:
         for file in self.files.names:
@@ -51,18 +51,20 @@ class ParquetCorpus:
         try:
             with pyarrow.parquet.ParquetFile(file) as table:
                 _check_columns(table.schema_arrow, self.cfg, str(file))
-                bytes_a_row = file.stat().st_size / max(1, table.metadata.num_rows)
+                bytes_per_row = file.stat().st_size / max(1, table.metadata.num_rows)
                 first = 0
                 for rows in table.iter_batches(ROWS, columns=list(_columns(self.cfg).values())):
                     records = _records(rows, self.cfg, str(file), first)
-                    yield RawBlock(str(file), first, records, round(rows.num_rows * bytes_a_row))
+                    yield RawBlock(str(file), first, records, round(rows.num_rows * bytes_per_row))
                     first += rows.num_rows
         except (pyarrow.ArrowException, OSError) as error:
-            raise UserError(f"{file} must be a whole Parquet file, but: {in_brief(error)}.") from None
+            raise UserError(
+                f"{file} must be a complete Parquet file, but reading it failed: {in_brief(error)}."
+            ) from None
 
 
 class HuggingFaceCorpus:
-    """Held out by content. A folder is known by its files, a data set of the hub by its revision."""
+    """Held out by content. The cache key is the list of files for a folder, and the commit for a dataset on the hub."""
 
     size = None
 
@@ -75,10 +77,10 @@ class HuggingFaceCorpus:
         self.folder = find_existing(cfg.dataset, "data.dataset") if _looks_local(cfg.dataset) else None
         self.revision = None if self.folder else _revision(cfg)
 
-    def made_of(self) -> Any:
+    def cache_key(self) -> Any:
         if self.folder is None:
             return self.revision
-        return files_made_of(sorted(path for path in self.folder.rglob("*") if path.is_file()))
+        return file_stats(sorted(path for path in self.folder.rglob("*") if path.is_file()))
 
     def blocks(self) -> Iterator[RawBlock]:
         where = f"{self.cfg.dataset}, split {self.cfg.split}"
@@ -94,7 +96,7 @@ class HuggingFaceCorpus:
         return _documents(block, self.cfg, None)
 
     def _rows(self) -> Iterator[Any]:
-        """Raises: UserError, if what the data set is made of cannot be read."""
+        """Raises: UserError, if the dataset cannot be read."""
         import datasets
         import pyarrow
 
@@ -102,13 +104,15 @@ class HuggingFaceCorpus:
         try:
             yield from rows
         except (pyarrow.ArrowException, datasets.exceptions.DatasetsError, ValueError, OSError) as error:
-            raise UserError(f"{self.cfg.dataset} must be readable to its end, but: {in_brief(error)}.") from None
+            raise UserError(
+                f"{self.cfg.dataset} must be a complete dataset, but reading it failed: {in_brief(error)}."
+            ) from None
 
     def _open(self) -> Any:
-        """The split as datasets streams it.
+        """Open the split as a streaming dataset.
 
         Raises:
-            UserError: there is no such data set, configuration or split.
+            UserError: there is no such dataset, configuration or split.
         """
         import datasets
 
@@ -122,34 +126,34 @@ class HuggingFaceCorpus:
             path = cfg.dataset if folder is None else str(folder)
             return datasets.load_dataset(path, cfg.config, split=cfg.split, revision=self.revision, streaming=True)
         except (ValueError, LookupError, TypeError, RuntimeError, OSError, datasets.exceptions.DatasetsError) as error:
-            raise UserError(  # RuntimeError: a script in place of data, which is never run
-                f"data.dataset must be a data set with the split {cfg.split}, but {cfg.dataset} is not: "
+            raise UserError(  # RuntimeError: the dataset is a script, which is never run
+                f"data.dataset must be a dataset with the split {cfg.split}, but {cfg.dataset} is not: "
                 f"{in_brief(error)}."
             ) from None
 
 
 def _looks_local(name: str) -> bool:
-    """A name on the hub has at most one slash, and no folder of that name is here."""
+    """Whether the name is a folder: names on the hub have at most one slash, and existing folders take precedence."""
     return Path(name).expanduser().is_dir() or name.startswith(("/", ".", "~")) or name.count("/") > 1
 
 
 def _revision(cfg: HuggingFaceConfig) -> str:
-    """The commit that `revision` means now."""
+    """Commit that `revision` currently refers to."""
     if cfg.revision and re.fullmatch(r"[0-9a-f]{40}", cfg.revision):
         return cfg.revision
     from huggingface_hub import HfApi
 
     try:
         return str(HfApi().dataset_info(cfg.dataset, revision=cfg.revision, timeout=20).sha)
-    except Exception as error:  # no network, no such name, no permission: the library has a dozen classes for it
+    except Exception as error:  # no network, no such name, no permission: the library raises a dozen classes
         raise UserError(
             f"data.dataset must be a folder or on the hub, but {cfg.dataset} was not found: {in_brief(error)}. "
-            "Without a network, name a folder, or a commit already in the library's cache with data.revision=…"
+            "When offline, name a folder, or a commit in the library's cache with data.revision=…"
         ) from None
 
 
 def _columns(cfg: TableConfig) -> dict[str, str]:
-    """Option → the column it names, in the order of a row's records."""
+    """Option → column name, in the order of a row's records."""
     prompt = {} if cfg.prompt_field is None else {"prompt_field": cfg.prompt_field}
     return {**prompt, "text_field": cfg.text_field}
 
@@ -158,19 +162,19 @@ def _check_columns(schema: "pyarrow.Schema", cfg: TableConfig, where: str) -> No
     from pyarrow import types
 
     for option, name in _columns(cfg).items():
-        another = f"name another with data.{option}=…"
+        remedy = f"select another with data.{option}=…"
         if name not in schema.names:
-            raise UserError(f"{where} must have the column {name}, but has {', '.join(schema.names)}; {another}")
+            raise UserError(f"{where} must have the column {name}, but has {', '.join(schema.names)}; {remedy}")
         kind = schema.field(name).type
         kind = kind.value_type if types.is_dictionary(kind) else kind
         if not (types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)):
-            raise UserError(f"{where}: the column {name} must be text, but is {kind}; {another}")
+            raise UserError(f"{where}: the column {name} must be text, but is {kind}; {remedy}")
 
 
 def _records(rows: "pyarrow.RecordBatch | pyarrow.Table", cfg: TableConfig, where: str, first: int) -> list[bytes]:
-    """Of each row one after another; `first` is the number of the first row."""
+    """Records of the rows in order; `first` is the number of the first row."""
     columns = [_utf8(rows.column(name), name, where, first) for name in _columns(cfg).values()]
-    return [one for row in zip(*columns, strict=True) for one in row]
+    return [record for row in zip(*columns, strict=True) for record in row]
 
 
 def _utf8(column: "pyarrow.Array | pyarrow.ChunkedArray", name: str, where: str, first: int) -> list[bytes]:
@@ -178,7 +182,7 @@ def _utf8(column: "pyarrow.Array | pyarrow.ChunkedArray", name: str, where: str,
 
     if column.null_count:
         row = first + column.is_null().to_pylist().index(True)
-        raise UserError(f"{where}, row {row}: must have text, but is empty (null) in column {name}; drop such rows.")
+        raise UserError(f"{where}, row {row}: must have text, but column {name} is null; drop such rows.")
     return column.cast(pyarrow.large_string()).cast(pyarrow.large_binary()).to_pylist()
 
 
@@ -187,4 +191,4 @@ def _documents(block: RawBlock, cfg: TableConfig, held_out: bool | None) -> Iter
     has_prompts = cfg.prompt_field is not None
     prompts = texts[::2] if has_prompts else [None] * len(texts)
     for prompt, text in zip(prompts, texts[1::2] if has_prompts else texts, strict=True):
-        yield document_of(text, prompt, held_out)
+        yield make_document(text, prompt, held_out)

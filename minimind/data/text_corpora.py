@@ -1,4 +1,4 @@
-"""Plain text: the standard library's source, and files of one's own."""
+"""Plain text corpora: the standard library's source code, and the user's own files."""
 
 import sys
 import sysconfig
@@ -8,16 +8,16 @@ from typing import Any, BinaryIO
 
 from minimind.data.config import StdlibConfig, TextConfig
 from minimind.data.corpus import BLOCK_BYTES, Document, RawBlock, is_held_out
-from minimind.data.named_files import files_made_of, find_files, named_files
+from minimind.data.named_files import file_stats, find_files, named_files
 from minimind.utils.errors import UserError
 from minimind.utils.terminal import say
 
 SMALLEST_STDLIB_BYTES = 1_000_000
-LONGEST_LINE = 1 << 20  # bytes; a longer one is cut at a space, so that no document outgrows the memory
+LONGEST_LINE = 1 << 20  # bytes; longer lines are split at a space, so that documents always fit into memory
 
 
 class StdlibCorpus:
-    """Every Python file of the standard library but tests and generated tables; held out by path."""
+    """Python files of the standard library without tests and generated tables; held out by path."""
 
     def __init__(self, cfg: StdlibConfig) -> None:
         self.root = Path(sysconfig.get_path("stdlib"))
@@ -27,21 +27,21 @@ class StdlibCorpus:
         self.size = sum(path.stat().st_size for path in self.files)
         if self.size < SMALLEST_STDLIB_BYTES:
             raise UserError(
-                f"The standard library in {self.root} must have at least 1 MB of source, but has "
-                f"{self.size / 1e6:.2f} MB (a stripped Python); use data=text data.files='[...]' with text of your own."
+                f"The standard library in {self.root} must have at least 1 MB of source code, but has "
+                f"{self.size / 1e6:.2f} MB (a stripped Python); use your own text with data=text data.files='[...]'."
             )
         if not (self.root / "pydoc.py").is_file() or not (self.root / "tkinter").is_dir():
-            say(f"The standard library in {self.root} is incomplete; using the {self.size / 1e6:.1f} MB that are "
-                  "there.", file=sys.stderr)  # fmt: skip
+            say(f"The standard library in {self.root} is incomplete; using the {self.size / 1e6:.1f} MB that it has.",
+                file=sys.stderr)  # fmt: skip
 
     def _belongs(self, path: Path) -> bool:
         tests = {"test", "tests", "idle_test", "lib2to3_tests"}
         generated = path.parts[0] == "encodings" or path.as_posix() == "pydoc_data/topics.py"
-        foreign = {"site-packages", "dist-packages", "__pycache__"} & set(path.parts)
-        return not (foreign or generated or (not self.include_tests and tests & set(path.parts)))
+        third_party = {"site-packages", "dist-packages", "__pycache__"} & set(path.parts)
+        return not (third_party or generated or (not self.include_tests and tests & set(path.parts)))
 
-    def made_of(self) -> Any:
-        return files_made_of(self.files)
+    def cache_key(self) -> Any:
+        return file_stats(self.files)
 
     def blocks(self) -> Iterator[RawBlock]:
         for file in self.files:
@@ -56,12 +56,12 @@ class StdlibCorpus:
         for raw in block.records:
             try:
                 yield Document(raw.decode("utf-8"), held_out)
-            except UnicodeDecodeError:  # a few test files are in other encodings on purpose
+            except UnicodeDecodeError:  # a few test files use other encodings on purpose
                 continue
 
 
 class TextCorpus:
-    """Files of text, cut into documents; held out by path, or by content where all paths fall on one side."""
+    """Text files, split into documents; held out by path, or by content if all paths would be in the same split."""
 
     def __init__(self, cfg: TextConfig) -> None:
         self.separator = cfg.separator.encode() if cfg.separator is not None else None
@@ -73,39 +73,40 @@ class TextCorpus:
             by_path = {str(file): file in self.files.validation for file in self.files.names}
         self.by_path = by_path if len(set(by_path.values())) == 2 else None
 
-    def made_of(self) -> Any:
-        return [(*facts, name) for facts, name in zip(self.files.made_of(), self.files.names.values(), strict=True)]
+    def cache_key(self) -> Any:
+        return [(*stats, name) for stats, name in zip(self.files.cache_key(), self.files.names.values(), strict=True)]
 
     def blocks(self) -> Iterator[RawBlock]:
         for path in self.files.names:
             with path.open("rb") as file:
-                place = 0
-                cut = self._at_lines(file) if self.separator is None else _at_separators(file, self.separator)
-                for records in cut:
+                position = 0
+                separator = self.separator
+                blocks = self._split_at_lines(file) if separator is None else _split_at_separators(file, separator)
+                for records in blocks:
                     size = sum(map(len, records))
-                    yield RawBlock(str(path), place, records, size)
-                    place += size
+                    yield RawBlock(str(path), position, records, size)
+                    position += size
 
     def documents(self, block: RawBlock) -> Iterator[Document]:
-        place = block.first
+        position = block.first
         for raw in block.records:
             try:
                 text = raw.removesuffix(self.separator or b"").decode("utf-8")
             except UnicodeDecodeError as error:
                 raise UserError(
-                    f"{block.file} must be UTF-8 text, but byte {place + error.start} is not; convert the file."
+                    f"{block.file} must be UTF-8 text, but byte {position + error.start} is not; convert the file."
                 ) from None
             yield Document(text, is_held_out(text) if self.by_path is None else self.by_path[block.file])
-            place += len(raw)
+            position += len(raw)
 
-    def _at_lines(self, file: BinaryIO) -> Iterator[list[bytes]]:
-        """Whole lines, as many as make up `block_kb`."""
+    def _split_at_lines(self, file: BinaryIO) -> Iterator[list[bytes]]:
+        """Yield lists of documents: blocks of `block_kb`, each extended to the next line break."""
         records: list[bytes] = []
         while record := file.read(self.block_bytes):
             if not record.endswith(b"\n"):
                 record += file.readline(LONGEST_LINE)
                 if len(record) >= LONGEST_LINE and not record.endswith(b"\n"):
-                    record = _cut_at_space(file, record)
+                    record = _split_at_space(file, record)
             records.append(record)
             if sum(map(len, records)) >= BLOCK_BYTES:
                 yield records
@@ -114,22 +115,22 @@ class TextCorpus:
             yield records
 
 
-def _cut_at_space(file: BinaryIO, record: bytes) -> bytes:
-    """Of a line too long the part up to its last space, or last character; the file goes back behind it."""
+def _split_at_space(file: BinaryIO, record: bytes) -> bytes:
+    """Truncate an overlong line after its last space, or else its last character, and seek back to there."""
     end = record.rfind(b" ") + 1
     if end == 0:
         end = len(record) - 1
-        while end > 1 and record[end] & 0xC0 == 0x80:  # not the first byte of its character
+        while end > 1 and record[end] & 0xC0 == 0x80:  # a UTF-8 continuation byte
             end -= 1
     file.seek(end - len(record), 1)
     return record[:end]
 
 
-def _at_separators(file: BinaryIO, separator: bytes) -> Iterator[list[bytes]]:
+def _split_at_separators(file: BinaryIO, separator: bytes) -> Iterator[list[bytes]]:
     rest = b""
     while read := file.read(BLOCK_BYTES):
-        *whole, rest = (rest + read).split(separator)
-        if whole:
-            yield [record + separator for record in whole]
+        *complete, rest = (rest + read).split(separator)
+        if complete:
+            yield [record + separator for record in complete]
     if rest:
         yield [rest]

@@ -1,7 +1,7 @@
-"""Encoding: raw records → tokens, and a process of its own that does it.
+"""Encodes raw records into tokens, in this process or in a worker process.
 
-Started as a program and not by multiprocessing: that would import the caller's main module again, and its pools hang
-for ever when a worker is killed while a large batch is on the way (Python 3.11).
+Workers are started as programs, not with multiprocessing, which would import the caller's main module again and whose
+pools hang forever when a worker is killed during the transfer of a large batch (Python 3.11).
 """
 
 import sys
@@ -20,17 +20,17 @@ from minimind.utils.errors import UserError
 
 
 class Tokens(NamedTuple):
-    """Documents one after another, each with its <|endoftext|>."""
+    """Concatenated documents, each ending with <|endoftext|>."""
 
     ids: NDArray[np.unsignedinteger]
-    lengths: NDArray[np.int64]  # tokens of each document
-    text_bytes: int  # of the text that is a target
-    targets: NDArray[np.bool_] | None = None  # whether each token is one; None: all are
+    lengths: NDArray[np.int64]  # tokens per document
+    text_bytes: int  # bytes of target text
+    targets: NDArray[np.bool_] | None = None  # whether each token is a target; None: all are
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """Turns raw records into (training tokens, held-out tokens)."""
+    """Encodes raw records into (training tokens, held-out tokens)."""
 
     corpus: Corpus
     bpe: BPE
@@ -56,33 +56,33 @@ class Encoder:
 
 
 class EncodingProcess:
-    """The parent's side. The worker ends with its pipe: when this block does, and when the parent is killed."""
+    """Parent's side of a worker, which exits when its pipe closes: at the end of this context, or if we are killed."""
 
     def __init__(self, encoder: Encoder) -> None:
-        self.pipe, theirs = Pipe()
+        self.pipe, worker_pipe = Pipe()
         self.process = start(
-            python_module("minimind.data.worker", str(theirs.fileno())),
-            pass_fds=[theirs.fileno()], stdin=DEVNULL, env=environment(TOKENIZERS_PARALLELISM="false"),
+            python_module("minimind.data.worker", str(worker_pipe.fileno())),
+            pass_fds=[worker_pipe.fileno()], stdin=DEVNULL, env=environment(TOKENIZERS_PARALLELISM="false"),
         )  # fmt: skip
-        theirs.close()
+        worker_pipe.close()
         self.pipe.send(encoder)
 
-    def ask(self, blocks: list[RawBlock]) -> tuple[Tokens, Tokens]:
+    def encode(self, blocks: list[RawBlock]) -> tuple[Tokens, Tokens]:
         """Raises:
-        UserError: a record is not what it should be.
+        UserError: a record is invalid.
         RuntimeError: the worker was killed.
         """
         try:
             self.pipe.send(blocks)
-            answer = self.pipe.recv()
+            reply = self.pipe.recv()
         except (EOFError, ConnectionError):
             raise RuntimeError(
-                f"A process that prepares the data ended with code {self.process.wait()}; if it was killed for want of "
-                "memory, run the same command again with fewer of them by data.prepare_processes=…"
+                f"A data preparation process exited with code {self.process.wait()}; if it ran out of memory, run the "
+                "same command again with fewer processes, by data.prepare_processes=…"
             ) from None
-        if isinstance(answer, UserError):
-            raise answer
-        return answer
+        if isinstance(reply, UserError):
+            raise reply
+        return reply
 
     def __enter__(self) -> "EncodingProcess":
         return self
@@ -94,17 +94,17 @@ class EncodingProcess:
 
 
 def serve(pipe: Connection) -> None:
-    """The worker's side: an encoder, then batch after batch until nobody asks any more."""
+    """Worker's side: receive an encoder, then encode batches until the pipe closes."""
     try:
         encoder: Encoder = pipe.recv()
         while True:
             blocks = pipe.recv()
-            answer: tuple[Tokens, Tokens] | UserError
+            reply: tuple[Tokens, Tokens] | UserError
             try:
-                answer = encoder.encode(blocks)
+                reply = encoder.encode(blocks)
             except UserError as error:
-                answer = error
-            pipe.send(answer)
+                reply = error
+            pipe.send(reply)
     except (EOFError, ConnectionError):
         return
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from minimind.data.config import DataConfig
-from minimind.data.loader import EachOnce
+from minimind.data.loader import SequentialLoader
 from minimind.data.packing import validation_packing
 from minimind.data.shards import TokenStream
 from minimind.evaluation.loop import evaluate
@@ -28,7 +28,7 @@ def context_metrics(
         if yarn:
             model.set_rope_scaling(YarnConfig(factor=factor, original_max_position_embeddings=trained))
         longer = validation_packing(stream, replace(cfg, sequence_length=trained * factor))
-        windows = EachOnce(longer, batch=max(1, SEQUENCES // factor))
+        windows = SequentialLoader(longer, batch=max(1, SEQUENCES // factor))
         figures[f"context_{factor}x/perplexity"] = evaluate(model, measure, {"": windows})["val/perplexity"]
     model.set_rope_scaling(as_it_was)
     return figures

@@ -23,7 +23,7 @@ class Decay(Enum):
 @dataclass
 class OptimConfig:
     kind: str = "adamw"  # or muon, or a torch.optim.Optimizer of your own as module.Class
-    lr: float = 5e-4
+    lr: float = 8.6e-4
     matrix_lr_ratio: float = 1.0  # learning rate of the matrices of the blocks relative to `lr`
     embedding_lr_ratio: float = 1.0  # of the embedding (and a tied head)
     betas: list[float] = field(default_factory=lambda: [0.9, 0.95])

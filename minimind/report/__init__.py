@@ -1,1 +1,1 @@
-"""Run folders → metrics, tables, plots."""
+"""Reports: run folders → metrics, tables, plots."""

@@ -1,11 +1,10 @@
-"""One sentence for a reader in a hurry, made of the verdicts."""
+"""The verdicts of a report, summed up in one sentence."""
 
-from minimind.report.analysis import Arm, Report
-from minimind.report.metrics import Better, several
-from minimind.report.number_arms import numbers_of
+from minimind.report.analysis import Arm, Report, arm_values
+from minimind.report.metrics import Better, plural
 from minimind.report.verdict import Finding, Verdict
 
-FEW = 4
+MAX_DETAILED = 4  # arms; with more, only the findings are listed
 SHOWN = {Finding.better, Finding.worse, Finding.higher, Finding.lower, Finding.equal}
 CLAUSES = {
     Finding.equal: "equal within the margin: {}",
@@ -17,23 +16,23 @@ CLAUSES = {
 def answer_of(report: Report) -> str:
     finished = sum(run.finished for run in report.runs)
     if not finished:
-        return f"Nothing can be said yet: none of {len(report.runs)} runs is finished."
+        return f"No answer yet: none of {len(report.runs)} runs has finished."
     opening = "" if finished == len(report.runs) else f"With {finished} of {len(report.runs)} runs finished, "
     label, baseline = report.metric.label, report.baseline
     if not report.others:
-        return f"{opening}{_alone(baseline, report)}"
-    if not baseline.counted(report.sweep.metric):
+        return f"{opening}{_single_arm(baseline, report)}"
+    if not baseline.by_replicate(report.sweep.metric):
         nothing = "nothing" if opening else "Nothing"
         return f"{opening}{nothing} can be compared: the baseline `{baseline.name}` has no run with a {label}."
-    without = [arm.name for arm in report.others if arm.verdict is None]
-    parts = [*_verdicts(report), *([f"nothing to compare of {_listed(without)}"] if without else [])]
+    unpaired = [arm.name for arm in report.others if arm.verdict is None]
+    parts = [*_verdicts(report), *([f"nothing to compare for {_listed(unpaired)}"] if unpaired else [])]
     on = "on" if opening else "On"
     return f"{opening}{on} {label}, compared with `{baseline.name}`: {'; '.join(parts)}.{_best(report)}"
 
 
 def _verdicts(report: Report) -> list[str]:
-    """A clause for each arm if they are few, else one for each finding."""
-    few = len(report.others) <= FEW
+    """One clause per arm if there are few, else one per finding."""
+    few = len(report.others) <= MAX_DETAILED
     parts = []
     for finding in Finding:
         arms = [arm for arm in report.others if arm.verdict and arm.verdict.finding is finding]
@@ -48,8 +47,8 @@ def _verdicts(report: Report) -> list[str]:
 def _clause(name: str, verdict: Verdict) -> str:
     if verdict.finding in SHOWN:
         return f"`{name}` is {verdict.words}"
-    told = verdict.words.removeprefix(verdict.finding.value)  # the metrics
-    return CLAUSES[verdict.finding].format(f"`{name}`") + told
+    details = verdict.words.removeprefix(verdict.finding.value)
+    return CLAUSES[verdict.finding].format(f"`{name}`") + details
 
 
 def _listed(names: list[str]) -> str:
@@ -57,20 +56,20 @@ def _listed(names: list[str]) -> str:
     return quoted[0] if len(quoted) == 1 else f"{', '.join(quoted[:-1])} and {quoted[-1]}"
 
 
-def _alone(arm: Arm, report: Report) -> str:
+def _single_arm(arm: Arm, report: Report) -> str:
     found = arm.spreads.get(report.sweep.metric)
     if found is None:
         return f"`{arm.name}` has no run with a {report.metric.label}."
-    metrics = f"{report.metric.show(found.mean)} ± {report.metric.show(found.sd)}"
-    runs = several(found.count, report.unit)
-    return f"`{arm.name}` has a {report.metric.label} of {metrics} over {runs}; there is no other arm."
+    value = f"{report.metric.show(found.mean)} ± {report.metric.show(found.sd)}"
+    runs = plural(found.count, report.unit)
+    return f"`{arm.name}` has a {report.metric.label} of {value} over {runs}; there is no other arm."
 
 
 def _best(report: Report) -> str:
-    """Of a quantity that was varied, where the metric is best: a reading, without a test of its own."""
+    """Where the metric is best, if the arms are values of one setting. Descriptive only: nothing is tested."""
     means = {arm.name: found.mean for arm in report.arms if (found := arm.spreads.get(report.sweep.metric))}
-    if report.metric.better is None or numbers_of([*means]) is None:
+    if report.metric.better is None or arm_values([*means]) is None:
         return ""
     choose = min if report.metric.better is Better.lower else max
     best = choose(means, key=means.__getitem__)
-    return f" The best mean is that of `{best}`: {report.metric.show(means[best])}."
+    return f" `{best}` has the best mean: {report.metric.show(means[best])}."

@@ -1,4 +1,4 @@
-"""report.json: every number of a report, for programs."""
+"""report.json: every number of a report in machine-readable form."""
 
 import math
 from dataclasses import asdict
@@ -41,7 +41,7 @@ def _arm(arm: Arm, report: Report) -> dict[str, Any]:
 
 
 def _finite(value: Any) -> Any:
-    """JSON has no infinity and nothing that is not a number: null instead."""
+    """Replaces infinities and NaN, which JSON does not have, with None."""
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,7 +1,7 @@
-"""A document as a list of blocks, of which Markdown, HTML and the terminal are three renderings.
+"""A document as a list of blocks, which is rendered as Markdown, as HTML and in the terminal.
 
-In all text, `…` between backticks is code; nothing else is markup. Names in it may come from others, and may hold
-anything: a rendering takes its text from `parts` and its addresses from `address`.
+Text between backticks is code; nothing else in a block's text is markup. The text may contain untrusted names: a
+renderer must take it from `parts`, and URLs from `address`.
 """
 
 import re
@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from minimind.utils.terminal import one_line
 
-CODE = re.compile(r"((?:`[^`]+`)+)")  # what touches is one: in Markdown, `` would be another mark than `
+CODE = re.compile(r"((?:`[^`]+`)+)")  # adjacent spans are one: Markdown reads `` as a different delimiter than `
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Heading:
 @dataclass(frozen=True)
 class Paragraph:
     text: str
-    lead: str = ""  # printed bold, before it
+    lead: str = ""  # bold, before the text
 
 
 @dataclass(frozen=True)
@@ -53,22 +53,22 @@ class Picture:
 
 @dataclass(frozen=True)
 class Table:
-    """MetricsWriter of cells; columns whose number is in `wordy` are read as text, the others as metrics."""
+    """Rows of cells; the columns in `text_columns` are left-aligned text, the others numbers."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[Cell]]
-    wordy: Sequence[int] = (0,)
+    text_columns: Sequence[int] = (0,)
 
 
 Block = Heading | Paragraph | Bullets | Code | Picture | Table
 
 
 def parts(text: str) -> Iterator[tuple[bool, str]]:
-    """Whether it is code, and the text, in visible characters and on one line; a backtick without a partner is text."""
+    """Yields (is code, text) for each part, escaped to one line of visible characters; an unpaired backtick is text."""
     for number, part in enumerate(CODE.split(one_line(text))):
         yield bool(number % 2), part.replace("`", "") if number % 2 else part
 
 
 def address(path: str) -> str:
-    """A path as a URL that leads nowhere else: `javascript:` and `//host` are names of files."""
+    """A path as a relative URL: `javascript:` and `//host` are taken for file names, never for a scheme or host."""
     return quote(path.lstrip("/"), errors="surrogateescape")

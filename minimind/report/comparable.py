@@ -1,24 +1,24 @@
-"""Whether runs may be compared: what was to be held equal and is not, and what a reader must know besides."""
+"""Whether runs may be compared: refuses differences in what must be held constant, and warns of others."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from minimind.report.metrics import several
+from minimind.report.metrics import plural
 from minimind.report.run_record import RunRecord
 from minimind.report.sweep_file import Sweep
 from minimind.utils.errors import UserError
 
 FINGERPRINT, PRECISION, ACCELERATOR = "data fingerprint", "resolved precision", "accelerator"
-OF_EACH_RUN = {"seed", "run.tag", "init_from"}  # may differ between the replicates of an arm
-SAME_BATCHES = {"data.document_mask"}  # alone of the data's settings: it changes no batch
+PER_RUN = {"seed", "run.tag", "init_from"}  # may differ between the replicates of an arm
+SAME_BATCHES = {"data.document_mask"}  # the only data setting that leaves the batches as they are
 SAME_TEXT = {"data.document_mask", "data.sequence_length", "data.packing"}
 BUDGETS = {"steps": "step", "tokens": "tokens", "flops": "flops"}
-BUDGET_TOLERANCE = 0.01  # whole steps cannot give every number
+BUDGET_TOLERANCE = 0.01  # a whole number of steps cannot match every budget exactly
 
 
-def held_equal(run: RunRecord) -> dict[str, Any]:
-    """What two runs of one comparison must have in common."""
+def held_constant(run: RunRecord) -> dict[str, Any]:
+    """Everything that compared runs must have in common."""
     auto = run.status.get("auto", {})
     return {
         **run.settings,
@@ -29,10 +29,10 @@ def held_equal(run: RunRecord) -> dict[str, Any]:
 
 
 def refuse_unequal(sweep: Sweep, runs: list[RunRecord]) -> None:
-    """Holds each run against the first of its arm, and against the baseline's of the same replicate.
+    """Compares the settings of each run with the first run of its arm and with the baseline's run of its replicate.
 
     Raises:
-        UserError: naming arm, run and keys.
+        UserError: they differ in more than the arm changes; names arm, run and keys.
     """
     started = [run for run in runs if run.settings]
     baseline = {run.job.replicate: run for run in started if run.job.arm == sweep.baseline}
@@ -40,17 +40,17 @@ def refuse_unequal(sweep: Sweep, runs: list[RunRecord]) -> None:
     found = []
     for run in started:
         arm = run.job.arm
-        found += _differences(run, first.setdefault(arm, run), OF_EACH_RUN)
+        found += _differences(run, first.setdefault(arm, run), PER_RUN)
         if arm != sweep.baseline and run.job.replicate in baseline:
             found += _differences(run, baseline[run.job.replicate], may_differ(sweep.differs.get(arm, [])))
     if found:
-        head = "Runs that are compared must be equal in all that the arms do not change, but"
-        remedy = "Run the sweep again (a changed run: with run.fresh=true), or compare these runs as arms of their own."
+        head = "Compared runs must be equal in everything that the arms do not change, but"
+        remedy = "Rerun the sweep (a changed run: with run.fresh=true), or compare these runs as separate arms."
         raise UserError("\n  - ".join([head, *found]) + f"\n{remedy}")
 
 
 def may_differ(keys: Iterable[str]) -> set[str]:
-    """With the settings of an arm, what follows from them."""
+    """The settings that an arm changes, and what follows from them."""
     allowed = {*keys, "run.tag"}
     if any(key.startswith(("data.", "tokenizer.")) for key in allowed):
         allowed.add(FINGERPRINT)
@@ -60,7 +60,7 @@ def may_differ(keys: Iterable[str]) -> set[str]:
 
 
 def _differences(run: RunRecord, other: RunRecord, allowed: set[str]) -> list[str]:
-    mine, its = held_equal(run), held_equal(other)
+    mine, its = held_constant(run), held_constant(other)
     keys = sorted(key for key in mine.keys() | its.keys() if key not in allowed and mine.get(key) != its.get(key))
     if not keys:
         return []
@@ -69,30 +69,30 @@ def _differences(run: RunRecord, other: RunRecord, allowed: set[str]) -> list[st
 
 
 def caveats(sweep: Sweep, runs: list[RunRecord]) -> list[str]:
-    """What was not held equal without being refused, and what the metric cannot bear."""
+    """Differences that do not prevent a comparison but may bias it."""
     started = [run for run in runs if run.settings]
-    found = [_not_held_equal(what, values) for what, values in _circumstances(started) if len(set(values)) > 1]
+    found = [_runs_differ(what, values) for what, values in _circumstances(started) if len(set(values)) > 1]
     found += [*_unequal_budget(sweep, runs), *_broken_rounds(sweep, runs)]
     for arm, keys in sweep.differs.items():
-        if other := [key for key in keys if sees_other_batches(key)]:
-            found.append(f"`{arm}` sees other batches than the baseline ({', '.join(other)}): paired by seed only.")
+        if other := [key for key in keys if changes_batches(key)]:
+            found.append(f"`{arm}` sees different batches than the baseline ({', '.join(other)}): paired by seed only.")
         if any(key.startswith("tokenizer.") for key in keys) and sweep.metric.endswith(("loss", "perplexity")):
             found.append(
-                f"`{arm}` has another tokenizer: {sweep.metric} counts per token and is not comparable; "
-                "val/bits_per_byte is."
+                f"`{arm}` has a different tokenizer: {sweep.metric} is per token and not comparable; use "
+                "val/bits_per_byte."
             )
         elif other := [key for key in keys if key.startswith("data.") and key not in SAME_TEXT]:
-            found.append(f"`{arm}` has other text ({', '.join(other)}), the held-out part may differ too.")
+            found.append(f"`{arm}` has different text ({', '.join(other)}); its held-out text may differ, too.")
     return found
 
 
-def sees_other_batches(key: str) -> bool:
-    of_the_data = key.startswith(("data.", "tokenizer.")) and key not in SAME_BATCHES
-    return of_the_data or key == "trainer.batch_tokens"
+def changes_batches(key: str) -> bool:
+    is_data = key.startswith(("data.", "tokenizer.")) and key not in SAME_BATCHES
+    return is_data or key == "trainer.batch_tokens"
 
 
 def _circumstances(runs: list[RunRecord]) -> list[tuple[str, list[str]]]:
-    """Name → its value in each run."""
+    """(name, its value in each run) for code, libraries and hardware."""
 
     def each(mappings: list[Mapping[str, Any]], names: dict[str, str]) -> list[tuple[str, list[str]]]:
         return [(label, [str(mapping.get(name)) for mapping in mappings]) for name, label in names.items()]
@@ -110,9 +110,9 @@ def _circumstances(runs: list[RunRecord]) -> list[tuple[str, list[str]]]:
     ]
 
 
-def _not_held_equal(what: str, values: list[str]) -> str:
-    shares = "; ".join(f"{value}: {several(count, 'run')}" for value, count in Counter(values).most_common())
-    return f"not held equal: {what} ({shares})."
+def _runs_differ(what: str, values: list[str]) -> str:
+    counts = "; ".join(f"{value}: {plural(count, 'run')}" for value, count in Counter(values).most_common())
+    return f"Not held constant: {what} ({counts})."
 
 
 def _unequal_budget(sweep: Sweep, runs: list[RunRecord]) -> list[str]:
@@ -120,16 +120,16 @@ def _unequal_budget(sweep: Sweep, runs: list[RunRecord]) -> list[str]:
     values = sorted((run.metrics[key], run.job.arm) for run in runs if key in run.metrics)
     if not values or values[-1][0] <= (1 + BUDGET_TOLERANCE) * values[0][0]:
         return []
-    (least, scant), (most, ample) = values[0], values[-1]
-    return [f"not held equal: the budget. `{ample}` had {most:.4g} {sweep.budget}, `{scant}` {least:.4g}."]
+    (least, smallest), (most, largest) = values[0], values[-1]
+    return [f"Not held constant: budget (`{largest}`: {most:.4g} {sweep.budget}; `{smallest}`: {least:.4g})."]
 
 
 def _broken_rounds(sweep: Sweep, runs: list[RunRecord]) -> list[str]:
-    """Repeats that did not end round by round: those of a second start, for one."""
+    """A caveat if repeats did not end round by round, for example because some were rerun later."""
     ended = sorted(
         (run.status["updated"], run.job.replicate) for run in runs if run.finished and "updated" in run.status
     )
     rounds = [replicate for _, replicate in ended]
     if sweep.kind != "cost" or rounds == sorted(rounds):
         return []
-    return ["some repeats were done again later than their round: such pairs do not share a moment of the machine."]
+    return ["Some repeats were rerun after their round, so not every pair was measured at about the same time."]

@@ -1,4 +1,4 @@
-"""What an ablation asks, and which arms answer it."""
+"""Configuration of an ablation: its question, arms, metric and margin."""
 
 from dataclasses import dataclass, field
 from enum import Enum
@@ -9,12 +9,12 @@ from minimind.utils.errors import ConfigError
 
 
 class Kind(Enum):
-    quality = "quality"  # what a model learns: the same seeds for every arm
-    cost = "cost"  # what it costs: repeats of the same seed, interleaved, one at a time
+    quality = "quality"  # what the model learns: every arm has the same seeds
+    cost = "cost"  # speed or memory: repeats of one seed, interleaved, one at a time
 
 
 class Budget(Enum):
-    """What every arm has as much of as the baseline."""
+    """The quantity that every arm has as much of as the baseline."""
 
     steps = "steps"
     tokens = "tokens"
@@ -24,16 +24,16 @@ class Budget(Enum):
 @dataclass
 class AblationConfig:
     question: str = MISSING
-    claim: str = MISSING  # that is put to the test, and whose it is
+    claim: str = MISSING  # the claim under test, with its source
     baseline: str = MISSING  # the arm that the others are compared with
     arms: dict[str, list[str]] = field(default_factory=dict)  # name → overrides
-    common: list[str] = field(default_factory=list)  # overrides of all arms; the command line's come after them
+    common: list[str] = field(default_factory=list)  # overrides for all arms; the command line takes precedence
     kind: Kind = Kind.quality
     seeds: list[int] = field(default_factory=lambda: [1, 2, 3])
-    repeats: int = 5  # of each arm of `kind: cost`, in place of seeds
-    metric: str | None = None  # of summary.json, which the verdict is on; None: what the arms' objective is judged by
-    columns: list[str] = field(default_factory=list)  # further metrics of summary.json worth a column
-    margin: float = MISSING  # the smallest effect worth naming, in units of the metric
+    repeats: int = 5  # per arm, for `kind: cost`, in place of seeds
+    metric: str | None = None  # key of summary.json to compare; None: the objective's primary metric
+    columns: list[str] = field(default_factory=list)  # more keys of summary.json to show in the table
+    margin: float = MISSING  # the smallest difference that matters, in units of the metric (cost: a fraction)
     budget: Budget = Budget.steps
 
     def __post_init__(self) -> None:
@@ -44,11 +44,11 @@ class AblationConfig:
 def problems(cfg: AblationConfig) -> list[str]:
     found = []
     if len(cfg.arms) < 2:
-        found.append(f"`ablation.arms` must have two or more, but has {len(cfg.arms)}: add `name: [overrides]`.")
+        found.append(f"`ablation.arms` must have at least two arms, but has {len(cfg.arms)}: add `name: [overrides]`.")
     if cfg.baseline not in cfg.arms:
         found.append(f"`ablation.baseline` must be one of the arms ({', '.join(cfg.arms)}), but is {cfg.baseline}.")
     if len(set(cfg.seeds)) != len(cfg.seeds) or not cfg.seeds:
-        found.append(f"`ablation.seeds` must be different numbers, at least one, but are {list(cfg.seeds)}.")
+        found.append(f"`ablation.seeds` must be one or more distinct numbers, but is {list(cfg.seeds)}.")
     if cfg.repeats < 1:
         found.append(f"`ablation.repeats` must be at least 1, but is {cfg.repeats}.")
     if cfg.margin < 0:

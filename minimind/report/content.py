@@ -1,4 +1,4 @@
-"""What a report says, in which order."""
+"""The content of a report: its sections, in order, as blocks."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -7,20 +7,20 @@ from minimind.report import tables
 from minimind.report.analysis import Report
 from minimind.report.answer import answer_of
 from minimind.report.blocks import Block, Bullets, Code, Heading, Paragraph, Picture
-from minimind.report.comparable import ACCELERATOR, FINGERPRINT, OF_EACH_RUN, PRECISION, held_equal
+from minimind.report.comparable import ACCELERATOR, FINGERPRINT, PER_RUN, PRECISION, held_constant
 from minimind.report.metrics import metric_of
 from minimind.report.statistics import CONFIDENCE
 
 PICTURE = "report.png"
 CAPTION = (
-    "Curves: the mean of an arm's runs, with a band from the lowest to the highest; the steep beginning is cut off. "
-    "Arms: a point for each run, a diamond for their mean, a bar for the interval of the difference, drawn from the "
-    "baseline's mean (dashed, with the margin in grey)."
+    "Curves: the mean over an arm's runs with a band from the lowest to the highest; the steep initial drop is cut "
+    "off. Arms: a point for each run, a diamond for the mean, and a bar for the interval of the difference, offset by "
+    "the baseline's mean (dashed, with the margin in grey)."
 )
 
 
 def content(report: Report) -> list[Block]:
-    return [*_opening(report), *_figures(report), *_comparison(report), *_origin(report), *_runs(report)]
+    return [*_opening(report), *_metrics(report), *_comparison(report), *_reproduction(report), *_runs(report)]
 
 
 def title(report: Report) -> str:
@@ -33,43 +33,43 @@ def _opening(report: Report) -> list[Block]:
         blocks.append(Paragraph(report.sweep.claim, lead="Claim."))
     blocks.append(Paragraph(answer_of(report), lead="Answer."))
     if report.caveats:
-        blocks += [Paragraph("", lead="Mind:"), Bullets(report.caveats)]
+        blocks += [Paragraph("", lead="Caveats."), Bullets(report.caveats)]
     blocks += [tables.verdicts(report), Paragraph(how_to_read(report))]
     if any(run.finished for run in report.runs):
-        blocks += [Picture(PICTURE, f"Curves of the loss, and {report.metric.label} by arm"), Paragraph(CAPTION)]
+        blocks += [Picture(PICTURE, f"Loss curves, and {report.metric.label} by arm"), Paragraph(CAPTION)]
     return blocks
 
 
 def how_to_read(report: Report) -> str:
-    """The statistics in three sentences."""
+    """How to read the table of verdicts: the statistics in three sentences."""
     better, margin, count = report.metric.better, report.margin, len(report.others)
     text = f"Mean ± standard deviation over {report.unit}s" + (f"; {better.value} is better." if better else ".")
     if count:
         each = f" (Bonferroni: {1 - (1 - CONFIDENCE) / count:.2%} each)"
-        together = f" for all {count} comparisons together{each}" if count > 1 else ""
+        simultaneous = f", simultaneous over all {count} comparisons{each}" if count > 1 else ""
         text += (
-            f" Differences are between runs of the same {report.unit}; in brackets, {CONFIDENCE:.0%} intervals"
-            f"{together}: paired t with df degrees of freedom."
+            f" Differences are between runs of the same {report.unit}; in brackets, {CONFIDENCE:.0%} paired-t "
+            f"confidence intervals{simultaneous}; df: degrees of freedom."
         )
-    return text + (f" Margin, the smallest difference worth naming: {margin:.3g}." if margin else "")
+    return text + (f" Margin (the smallest difference that matters): {margin:.3g}." if margin else "")
 
 
-def _figures(report: Report) -> list[Block]:
+def _metrics(report: Report) -> list[Block]:
     if not any(run.finished for run in report.runs):
         return []
-    blocks: list[Block] = [Heading("Figures"), tables.metrics(report)]
+    blocks: list[Block] = [Heading("Metrics"), tables.metrics(report)]
     if report.sweep.kind == "cost":
         blocks += [
-            Paragraph("The same as median (quartiles), which one disturbed repeat does not move:"),
+            Paragraph("The same as median (quartiles), which a single outlier does not affect:"),
             tables.metrics(report, tables.median_and_quartiles),
         ]
     if constant := tables.constant_metrics(report):
         same = ", ".join(f"{metric_of(key).label} {metric_of(key).show(value)}" for key, value in constant.items())
-        blocks.append(Paragraph(f"The same in every run: {same}."))
+        blocks.append(Paragraph(f"Equal in every run: {same}."))
     blocks.append(
         Paragraph(
-            "Tokens/s, MFU and load of experts of a run are medians over its log points but the first; "
-            "training time leaves out validation and checkpoints; memory is the peak of the main process."
+            "Tokens/s, MFU and expert load of a run are medians over its log points except the first; training time "
+            "excludes validation and checkpoints; memory is the peak of the main process."
         )
     )
     return blocks
@@ -77,22 +77,22 @@ def _figures(report: Report) -> list[Block]:
 
 def _comparison(report: Report) -> list[Block]:
     started = [run for run in report.runs if run.settings]
-    blocks: list[Block] = [Heading("What the arms change"), tables.changes(report), Heading("What was held equal")]
+    blocks: list[Block] = [Heading("What the arms change"), tables.changes(report), Heading("What was held constant")]
     if not started:
-        return [*blocks, Paragraph("No run has started; the settings are compared when they have.")]
+        return [*blocks, Paragraph("No run has started yet, so there are no settings to compare.")]
     changed = {key for keys in report.sweep.differs.values() for key in keys}
-    equal = sum(key not in changed and key not in OF_EACH_RUN for key in started[0].settings)
+    num_equal = sum(key not in changed and key not in PER_RUN for key in started[0].settings)
     same = [
-        f"{key} {str(held_equal(started[0])[key])[:12]}"
+        f"{key} {str(held_constant(started[0])[key])[:12]}"
         for key in (FINGERPRINT, PRECISION, ACCELERATOR)
-        if len({str(held_equal(run)[key]) for run in started}) == 1
+        if len({str(held_constant(run)[key]) for run in started}) == 1
     ]
     budget = f" Budget: equal {report.sweep.budget}." if report.sweep.budget else ""
     return [
         *blocks,
         Paragraph(
-            f"Compared over {len(started)} runs and found equal: the {equal} settings that can change a metric and are "
-            f"not named above, {', '.join(same)}.{budget}"
+            f"Equal in all {len(started)} runs that have started: the {num_equal} settings that can change a metric "
+            f"and are not listed above, {', '.join(same)}.{budget}"
         ),
     ]
 
@@ -101,7 +101,7 @@ def _runs(report: Report) -> list[Block]:
     return [Heading("Runs"), tables.runs(report)]
 
 
-def _origin(report: Report) -> list[Block]:
+def _reproduction(report: Report) -> list[Block]:
     started = [run.status for run in report.runs if run.status]
     facts: dict[str, list[str | None]] = {
         "hardware": [_machine(status.get("machine", {})) for status in started],
@@ -112,7 +112,7 @@ def _origin(report: Report) -> list[Block]:
         "data fingerprint": [status.get("data_fingerprint") for status in started],
     }
     lines = [f"{name}: {_distinct(values)}" for name, values in facts.items() if _distinct(values)]
-    return [Heading("To repeat it"), Code(report.sweep.command), *([Bullets(lines)] if lines else [])]
+    return [Heading("How to reproduce"), Code(report.sweep.command), *([Bullets(lines)] if lines else [])]
 
 
 def _machine(machine: dict[str, Any]) -> str | None:

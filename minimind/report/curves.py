@@ -1,4 +1,4 @@
-"""The runs of an arm as one curve: mean, lowest and highest at each step."""
+"""The curve of an arm: mean, minimum and maximum over its runs at each step."""
 
 import math
 from collections.abc import Sequence
@@ -8,8 +8,8 @@ import numpy as np
 
 from minimind.report.run_record import RunRecord
 
-FEWEST_VALIDATIONS = 4  # that make a curve
-FEWEST_POINTS = 3  # of a curve that has a steep beginning to leave out
+MIN_VALIDATIONS = 4  # for a curve of the validation metric
+MIN_POINTS = 3  # for cutting off the steep start of a curve
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Curve:
 
 
 def curve_of(runs: Sequence[RunRecord], x_key: str, y_key: str, window: int = 1) -> Curve | None:
-    """Joined at the steps that all runs logged; `window`: log points of the moving average."""
+    """Aggregates over the steps that all runs logged. `window`: log points in the moving average of y."""
     points = [
         {
             row["step"]: (row[x_key], row[y_key])
@@ -33,28 +33,28 @@ def curve_of(runs: Sequence[RunRecord], x_key: str, y_key: str, window: int = 1)
     steps = sorted(set.intersection(*map(set, points))) if points else []
     if not steps:
         return None
-    joined = np.array([[of_run[step] for step in steps] for of_run in points])  # (runs, steps, 2)
-    values = np.stack([moving_average(of_run, window) for of_run in joined[:, :, 1]])
+    joined = np.array([[logged[step] for step in steps] for logged in points])  # (runs, steps, 2)
+    values = np.stack([moving_average(y, window) for y in joined[:, :, 1]])
     return Curve(joined[:, :, 0].mean(axis=0), values.mean(axis=0), values.min(axis=0), values.max(axis=0))
 
 
 def moving_average(values: np.ndarray, window: int) -> np.ndarray:
-    """Centred; towards the ends over as many as there are on both sides."""
+    """Centred moving average; near the ends the window shrinks symmetrically."""
     sums = np.concatenate([[0.0], np.cumsum(values)])
     index = np.arange(len(values))
     reach = np.minimum(window // 2, np.minimum(index, len(values) - 1 - index))
     return (sums[index + reach + 1] - sums[index - reach]) / (2 * reach + 1)
 
 
-def usual_window(runs: Sequence[RunRecord]) -> int:
+def smoothing_window(runs: Sequence[RunRecord]) -> int:
     """An odd number of log points, about a twentieth of a run."""
     lengths = [sum("train/loss" in row for row in run.rows) for run in runs]
     return max(lengths, default=0) // 40 * 2 + 1
 
 
 def visible_range(curves: Sequence[Curve]) -> tuple[float, float] | None:
-    """Limits for y that leave out the steep beginning, and a curve that left the others for above."""
-    if max((len(curve.x) for curve in curves), default=0) < FEWEST_POINTS:
+    """Limits for y that cut off the steep start, and curves that diverge upwards."""
+    if max((len(curve.x) for curve in curves), default=0) < MIN_POINTS:
         return None
     late = [curve.high[curve.x >= curve.x[0] + 0.2 * (curve.x[-1] - curve.x[0])].max() for curve in curves]
     starts = [curve.mean[0] for curve in curves]

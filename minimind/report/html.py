@@ -1,4 +1,4 @@
-"""Blocks → one HTML file that needs nothing beside it: pictures are inside."""
+"""Renders blocks as one self-contained HTML file with embedded pictures."""
 
 import base64
 from collections.abc import Iterable
@@ -27,7 +27,7 @@ h1 { line-height: 1.2; } h2 { margin-top: 2.2rem; border-bottom: 1px solid #ccc;
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 0.92rem; }
 th, td { padding: 0.3rem 0.7rem; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top; }
-th { border-bottom: 2px solid #888; } .figure { text-align: right; white-space: nowrap; }
+th { border-bottom: 2px solid #888; } .number { text-align: right; white-space: nowrap; }
 code { font: 0.9em ui-monospace, monospace; background: #f1f1f1; padding: 0 0.2em; }
 pre { background: #f1f1f1; padding: 0.8rem; white-space: pre-wrap; overflow-wrap: anywhere; }
 img { max-width: 100%; } a { color: #0b57a4; }
@@ -35,7 +35,7 @@ img { max-width: 100%; } a { color: #0b57a4; }
 
 
 def to_html(blocks: Iterable[Block], title: str, folder: Path) -> str:
-    """`folder`: where the pictures are."""
+    """`folder`: the one that picture paths are relative to."""
     body = "\n".join(_block(block, folder) for block in blocks)
     return (
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -63,8 +63,8 @@ def _block(block: Block, folder: Path) -> str:
 
 def _table(table: Table) -> str:
     def row(tag: str, cells: Iterable[Cell]) -> str:
-        kinds = ("" if column in table.wordy else ' class="figure"' for column in range(len(table.header)))
-        return "<tr>" + "".join(f"<{tag}{kind}>{_cell(cell)}</{tag}>" for kind, cell in zip(kinds, cells, strict=True))
+        classes = ("" if column in table.text_columns else ' class="number"' for column in range(len(table.header)))
+        return "<tr>" + "".join(f"<{tag}{css}>{_cell(cell)}</{tag}>" for css, cell in zip(classes, cells, strict=True))
 
     rows = "\n".join(row("td", cells) for cells in table.rows)
     return (

@@ -1,4 +1,4 @@
-"""Blocks → Markdown, as GitHub reads it. Text stays text: no name in it can become markup, HTML or a link."""
+"""Renders blocks as GitHub Markdown. All text is escaped: no name in it can become markup, HTML or a link."""
 
 import re
 from collections.abc import Iterable
@@ -18,10 +18,10 @@ from minimind.report.blocks import (
 )
 from minimind.utils.terminal import visible
 
-SPECIAL = re.compile(r"[\\`*~#$]|\](?=[(\[:])|(?<![^\W_])_|_(?![^\W_])")  # could be markup; within a word _ is none
-IN_LABEL = re.compile(rf"[\[\]]|{SPECIAL.pattern}")  # of a link, which a bracket would end
+SPECIAL = re.compile(r"[\\`*~#$]|\](?=[(\[:])|(?<![^\W_])_|_(?![^\W_])")  # possible markup; `_` inside a word is not
+IN_LABEL = re.compile(rf"[\[\]]|{SPECIAL.pattern}")  # the text of a link, which a bracket would end
 ENTITY = re.compile(r"&(?=[#\w])")
-START = re.compile(r"^(\d*)(?=[-+>.)=\[])")  # of a line: a list, a quotation, a heading's underline, a task
+START = re.compile(r"^(\d*)(?=[-+>.)=\[])")  # a line that would start a list, quotation, setext heading or task
 
 
 def to_markdown(blocks: Iterable[Block]) -> str:
@@ -40,14 +40,14 @@ def _block(block: Block) -> str:
             return _fenced(visible(text))
         case Picture(path, description):
             return f"![{_text(description, IN_LABEL)}]({address(path)})"
-        case Table(header, rows, wordy):
-            ruler = ["---" if column in wordy else "---:" for column in range(len(header))]
+        case Table(header, rows, text_columns):
+            ruler = ["---" if column in text_columns else "---:" for column in range(len(header))]
             cells = [[_cell(cell) for cell in row] for row in (header, *rows)]
             return "\n".join("| " + " | ".join(row) + " |" for row in (cells[0], ruler, *cells[1:]))
 
 
 def _fenced(text: str) -> str:
-    """Between fences that are longer than any in the text."""
+    """Uses a fence longer than any run of backticks in the text."""
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
     return f"{fence}\n{text}\n{fence}"
 
@@ -63,7 +63,7 @@ def _line(text: str) -> str:
 
 
 def _text(text: str, special: re.Pattern[str] = SPECIAL) -> str:
-    r"""Code with `\|` is not set as code: readers of tables disagree where its cell would end (cmark-gfm #277)."""
+    r"""Does not mark up code that contains `\|`: parsers disagree on where its table cell ends (cmark-gfm #277)."""
     shown = (f"`{part}`" if code and r"\|" not in part else _escaped(part, special) for code, part in parts(text))
     return "".join(shown)
 

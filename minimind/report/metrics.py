@@ -1,4 +1,4 @@
-"""How a metric is called and written, and which way is better."""
+"""How a metric is labelled and formatted, and which direction is better."""
 
 from dataclasses import dataclass
 from enum import Enum
@@ -13,12 +13,12 @@ class Better(Enum):
 
 @dataclass(frozen=True)
 class Metric:
-    """One key of summary.json."""
+    """A key of summary.json and how to show it."""
 
     key: str
     label: str
-    spec: str  # of `format`
-    better: Better | None  # None: that is for the reader to say
+    spec: str  # for `format`
+    better: Better | None  # None: unknown, or neither direction is better
 
     def show(self, value: float) -> str:
         return format(value, self.spec)
@@ -49,14 +49,15 @@ KNOWN = {
     "moe/dead_experts": ("dead experts", ".1f"),
     "moe/balance_loss": ("balance loss", ".4f"),
 }
-LOWER = ("loss", "perplexity", "bits_per_byte", "_s", "_mib", "_bytes", "max_load", "dead_experts", "wait_fraction")
-HIGHER = ("per_second", "mfu", "real_token_fraction", "accuracy")
+LOWER_SUFFIXES = ("loss", "perplexity", "bits_per_byte", "_s", "_mib", "_bytes", "max_load", "dead_experts",
+                  "wait_fraction")  # fmt: skip
+HIGHER_SUFFIXES = ("per_second", "mfu", "real_token_fraction", "accuracy")
 
 
 def metric_of(key: str) -> Metric:
-    """What an objective declares of the metric it is judged by goes before what names suggest."""
+    """How to show the metric; the direction that an objective declares overrides the one inferred from the name."""
     label, spec = KNOWN.get(key, (key, ".4g"))
-    better = Better.lower if key.endswith(LOWER) else Better.higher if key.endswith(HIGHER) else None
+    better = Better.lower if key.endswith(LOWER_SUFFIXES) else Better.higher if key.endswith(HIGHER_SUFFIXES) else None
     return Metric(key, label, spec, _declared().get(key, better))
 
 
@@ -66,9 +67,9 @@ def _declared() -> dict[str, Better]:
 
 
 def best_key(metric: str) -> str:
-    """What summary.json calls the best value of a metric."""
+    """The key in summary.json of a metric's best value."""
     return f"best_{metric.replace('/', '_')}"
 
 
-def several(count: int, unit: str) -> str:
+def plural(count: int, unit: str) -> str:
     return f"{count} {unit}{'' if count == 1 else 's'}"

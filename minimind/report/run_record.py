@@ -1,4 +1,4 @@
-"""What a report takes from one run folder."""
+"""What a report reads from one run folder."""
 
 import math
 from collections.abc import Mapping
@@ -17,9 +17,9 @@ from minimind.runs.stored_config import read_config
 from minimind.utils.errors import DamagedFile
 from minimind.utils.files import read_object
 
-# Of log points, in place of the last one's: a run's speed, and load of its experts, is its usual one.
-MEDIANS = ("train/tokens_per_second", "train/mfu", "train/data_wait_fraction", "train/real_token_fraction",
-           "moe/max_load", "moe/dead_experts")  # fmt: skip
+# Metrics for which a run's value is the median over its log points, not the last one.
+MEDIAN_KEYS = ("train/tokens_per_second", "train/mfu", "train/data_wait_fraction", "train/real_token_fraction",
+               "moe/max_load", "moe/dead_experts")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class RunRecord:
     path: Path
     state: str  # a RunState
     reason: str | None
-    metrics: Mapping[str, float]  # of a finished run
-    rows: list[Row]  # of a finished run
-    settings: Mapping[str, Any]  # hashed ones; none: not started
+    metrics: Mapping[str, float]  # empty unless finished
+    rows: list[Row]  # of metrics.jsonl; empty unless finished
+    settings: Mapping[str, Any]  # the hashed ones; empty: not started
     status: Mapping[str, Any]
 
     @property
@@ -38,12 +38,12 @@ class RunRecord:
         return self.state == RunState.FINISHED
 
     def metric(self, key: str) -> float | None:
-        """Of a finished run, if it is finite."""
+        """The value of a finished run, or None if it is missing or not finite."""
         value = self.metrics.get(key)
         return value if value is not None and math.isfinite(value) else None
 
-    def trouble(self, metric: str) -> str | None:
-        """Why it is not counted; None: it is."""
+    def exclusion(self, metric: str) -> str | None:
+        """Why the run does not count towards its arm's metric, or None if it does."""
         if not self.finished:
             return self.state + (f": {self.reason}" if self.reason else "")
         if metric not in self.metrics:
@@ -52,7 +52,7 @@ class RunRecord:
 
 
 def read_run(job: SweepJob, path: Path, failure: str | None = None) -> RunRecord:
-    """`failure`: why its job failed, for a run that could not say so itself. One that is damaged is not counted."""
+    """Reads a run; a damaged one counts as failed. `failure`: why its job failed, if the run could not record it."""
     try:
         return _read_run(job, path, failure)
     except DamagedFile as error:
@@ -68,7 +68,7 @@ def _read_run(job: SweepJob, path: Path, failure: str | None) -> RunRecord:
     if state == RunState.FINISHED and not folder.summary.is_file():
         state, reason = RunState.FAILED, f"no {folder.summary.name}"
     rows = read_rows(folder.metrics) if state == RunState.FINISHED else []
-    metrics = {**numbers(read_object(folder.summary)), **usual_speed(rows)} if state == RunState.FINISHED else {}
+    metrics = {**numbers(read_object(folder.summary)), **medians(rows)} if state == RunState.FINISHED else {}
     return RunRecord(job, path, state, reason, metrics, rows, hashed_settings(folder.config), status)
 
 
@@ -82,10 +82,10 @@ def numbers(summary: dict[str, Any]) -> dict[str, float]:
     return {key: value for key, value in summary.items() if type(value) in (int, float)}
 
 
-def usual_speed(rows: list[Row]) -> dict[str, float]:
-    """Medians over the log points but the first, which warms up (or is the only one)."""
+def medians(rows: list[Row]) -> dict[str, float]:
+    """Medians over the log points, except the first, which includes warm-up, unless it is the only one."""
     found = {}
-    for key in MEDIANS:
+    for key in MEDIAN_KEYS:
         values = [row[key] for row in rows if key in row]
         if values:
             found[key] = median(values[1:] or values)

@@ -1,4 +1,4 @@
-"""What a few runs can say: the spread of a metric, and paired differences with intervals that hold all at once."""
+"""Statistics of a few runs: the spread of a metric, and paired differences with simultaneous confidence intervals."""
 
 import math
 from collections.abc import Sequence
@@ -7,17 +7,17 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-CONFIDENCE = 0.95  # of all intervals of a report together
-FEWEST_PAIRS = 3  # below, an interval would say nothing
+CONFIDENCE = 0.95  # that all intervals of a report hold simultaneously
+MIN_PAIRS = 3  # for an interval; with fewer it would be too wide to mean anything
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Of one metric over the runs of an arm."""
+    """Location and spread of one metric over the runs of an arm."""
 
     count: int
     mean: float
-    sd: float  # with count - 1; 0 for one run
+    sd: float  # sample standard deviation (count - 1); 0 for one run
     median: float
     quartiles: tuple[float, float]
 
@@ -30,14 +30,14 @@ def spread(values: Sequence[float]) -> Spread:
 
 @dataclass(frozen=True)
 class Difference:
-    """Arm minus baseline, over pairs of runs."""
+    """Arm minus baseline, over paired runs."""
 
     pairs: int
     mean: float
-    relative: float | None  # to the baseline's mean; None where that is 0
+    relative: float | None  # to the baseline's mean; None if that is 0
     sd: float
-    interval: tuple[float, float] | None  # None: fewer than `FEWEST_PAIRS`
-    confidence: float  # of this interval alone
+    interval: tuple[float, float] | None  # None: fewer than MIN_PAIRS pairs
+    confidence: float  # of this interval on its own
 
     @property
     def degrees_of_freedom(self) -> int:
@@ -45,19 +45,19 @@ class Difference:
 
 
 def paired_difference(arm: Sequence[float], baseline: Sequence[float], num_compared: int) -> Difference:
-    """The paired t interval, one of `num_compared` that hold together with probability `CONFIDENCE` (Bonferroni).
+    """Paired t interval, Bonferroni-corrected so that `num_compared` of them hold together with `CONFIDENCE`.
 
-    Differences that are all the same have an interval of no width.
+    If all differences are equal, the interval has zero width.
 
     Source: Dunn 1961, "Multiple comparisons among means".
     """
-    of_pairs = spread(np.subtract(arm, baseline).tolist())
+    differences = spread(np.subtract(arm, baseline).tolist())
     base = float(np.mean(baseline))
     confidence = 1 - (1 - CONFIDENCE) / num_compared
     interval = None
-    if of_pairs.count >= FEWEST_PAIRS:
-        quantile = float(stats.t.ppf((1 + confidence) / 2, df=of_pairs.count - 1))
-        half = quantile * of_pairs.sd / math.sqrt(of_pairs.count)
-        interval = (of_pairs.mean - half, of_pairs.mean + half)
-    relative = of_pairs.mean / abs(base) if base else None
-    return Difference(of_pairs.count, of_pairs.mean, relative, of_pairs.sd, interval, confidence)
+    if differences.count >= MIN_PAIRS:
+        quantile = float(stats.t.ppf((1 + confidence) / 2, df=differences.count - 1))
+        half = quantile * differences.sd / math.sqrt(differences.count)
+        interval = (differences.mean - half, differences.mean + half)
+    relative = differences.mean / abs(base) if base else None
+    return Difference(differences.count, differences.mean, relative, differences.sd, interval, confidence)

@@ -1,4 +1,4 @@
-"""The last thing a run prints: its metrics beside two compressors, its samples, and how to go on."""
+"""What a run prints at the end: its metrics, a comparison with two compressors, samples, and next steps."""
 
 import shlex
 from pathlib import Path
@@ -19,7 +19,7 @@ ROWS = (
     ("training loss (last log point)", "train/loss", "{:.4f}"),
     ("validation loss", "val/loss", "{:.4f}"),
     ("validation perplexity", "val/perplexity", "{:.2f}"),
-    ("tokens a second", "train/tokens_per_second", "{:,.0f}"),
+    ("tokens per second", "train/tokens_per_second", "{:,.0f}"),
     ("MFU", "train/mfu", "{:.1%}"),
     ("training time (s)", "elapsed_s", "{:.0f}"),
 )
@@ -27,13 +27,13 @@ ROWS = (
 
 def print_summary(summary: dict[str, Any], samples: list[dict[str, str]], folder: Path) -> None:
     console = VisibleConsole()
-    metrics = Table(title="Final figures", show_header=False)
+    metrics = Table(title="Final metrics", show_header=False)
     for label, key, form in ROWS:
         if key in summary:
             metrics.add_row(label, form.format(summary[key]))
-    for judged in map(metric_of, primaries()):
-        if judged.key in summary and judged.key not in [key for _, key, _ in ROWS]:
-            metrics.add_row(judged.label, judged.show(summary[judged.key]))
+    for primary in map(metric_of, primaries()):
+        if primary.key in summary and primary.key not in [key for _, key, _ in ROWS]:
+            metrics.add_row(primary.label, primary.show(summary[primary.key]))
     console.print(metrics)
     if "val/bits_per_byte" in summary:
         console.print(bits_table(summary))
@@ -47,7 +47,7 @@ def print_summary(summary: dict[str, Any], samples: list[dict[str, str]], folder
 
 
 def bits_table(metrics: dict[str, Any]) -> Table:
-    """The model among the compressors, best first, with the distance to `xz -9`."""
+    """Ranks the model among the compressors, best first, relative to `xz -9`."""
     table = Table()
     for column in ("held-out text", "bits per byte", "against xz -9"):
         table.add_column(column, justify="left" if column == "held-out text" else "right")
@@ -61,6 +61,6 @@ def bits_table(metrics: dict[str, Any]) -> Table:
 def print_next_steps(folder: Path) -> None:
     path = Path(folder)
     shown = shlex.quote(str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path))
-    say(f"\nThe run is in {shown}: metrics.jsonl, loss.png, samples.jsonl, checkpoints/. To go on:")
+    say(f"\nThe run is in {shown}: metrics.jsonl, loss.png, samples.jsonl, checkpoints/. Next steps:")
     say(f'  minimind generate {shown} --prompt "def "')
     say(f"  python evaluate.py checkpoint={shown}")

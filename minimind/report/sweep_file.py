@@ -1,4 +1,4 @@
-"""sweep.json: which runs a sweep is made of, and what they are to answer."""
+"""sweep.json: the runs of a sweep and the question they answer."""
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,34 +12,34 @@ OUTCOMES_FILE = "outcomes.json"
 
 @dataclass(frozen=True)
 class SweepJob:
-    """One run, as one arm's answer. Two arms of the same settings share a run."""
+    """A run as a member of an arm. Arms with the same settings share their runs."""
 
     arm: str
-    replicate: int  # the seed; of a cost ablation the number of the repeat
-    run: str  # the run folder, relative to the root where it is below it
+    replicate: int  # the seed or, in a cost ablation, the number of the repeat
+    run: str  # the run folder, relative to the root if it is below it
     overrides: list[str]
 
 
 @dataclass(frozen=True)
 class Sweep:
     name: str
-    command: str  # that repeats it
+    command: str  # to reproduce it
     kind: str  # quality or cost
     baseline: str
     metric: str
-    arms: dict[str, list[str]]  # name → overrides that make it what it is; the baseline among them
+    arms: dict[str, list[str]]  # name → overrides that define it; includes the baseline
     jobs: list[SweepJob]
-    question: str | None = None  # none: a sweep that is no ablation
+    question: str | None = None  # None: the sweep is not an ablation
     claim: str | None = None
     margin: float | None = None
     budget: str | None = None
     columns: list[str] = field(default_factory=list)
-    # arm → hashed settings in which it differs from the baseline, as composed: what is not here was to be held equal
+    # arm → hashed settings in which it differs from the baseline; all others are held constant
     differs: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def unit(self) -> str:
-        """What there are several of in an arm."""
+        """What distinguishes the runs of an arm."""
         return "repeat" if self.kind == "cost" else "seed"
 
     def save(self, folder: Path) -> None:
@@ -51,23 +51,24 @@ class Sweep:
 
 
 def load_sweep(folder: Path) -> Sweep:
-    """Raises: UserError, if the folder has no sweep.json, or one that is damaged."""
+    """Raises: UserError, if sweep.json is missing or damaged."""
     if not (folder / SWEEP_FILE).is_file():
-        raise UserError(f"{folder} must be a sweep folder, but has no {SWEEP_FILE}.")
+        raise UserError(f"{folder} is not a sweep folder: it has no {SWEEP_FILE}.")
     content = read_object(folder / SWEEP_FILE)
     try:
         jobs = [SweepJob(**job) for job in content["jobs"]]
-        arms = {arm: content["arms"][arm] for arm in dict.fromkeys(job.arm for job in jobs)}  # JSON's are sorted
+        # The file's arms are sorted by name; the jobs are in planned order.
+        arms = {arm: content["arms"][arm] for arm in dict.fromkeys(job.arm for job in jobs)}
         return Sweep(**{**content, "jobs": jobs, "arms": arms})
     except (KeyError, TypeError):
         raise DamagedFile(
-            f"{folder / SWEEP_FILE} must say which runs a sweep is made of, but lacks some of it; run the sweep's "
-            "command again, which writes it anew and keeps its runs."
+            f"{folder / SWEEP_FILE} must describe a sweep, but has missing or unknown fields; run the sweep's command "
+            "again, which rewrites it and keeps the runs."
         ) from None
 
 
 def save_outcomes(folder: Path, failures: dict[str, str]) -> None:
-    """Run folder's name → why its job failed, of the last start: what a killed or refused run cannot say itself."""
+    """Saves why jobs of the latest launch failed, by run folder name: a killed run cannot record it itself."""
     write_json(folder / OUTCOMES_FILE, failures)
 
 

@@ -8,34 +8,34 @@ from minimind.report.blocks import Cell, Link, Table
 from minimind.report.metrics import Metric, metric_of
 from minimind.report.statistics import Spread
 
-USUAL = (
+DEFAULT_KEYS = (
     "val/loss", "val/bits_per_byte", "train/tokens_per_second", "train/mfu", "memory/host_peak_mib",
     "memory/device_peak_mib", "parameters", "active_parameters", "step", "tokens", "flops", "elapsed_s",
 )  # fmt: skip
-NOTHING = "–"
+EMPTY = "–"
 
 
 def verdicts(report: Report) -> Table:
-    """Each arm's metric, and the verdict, which has the difference and its interval in it."""
+    """Each arm's metric, and its verdict with the difference and interval."""
     metric = report.metric
     planned = len(report.sweep.replicates())
     rows = []
     for arm in report.arms:
         found, difference = arm.spreads.get(metric.key), arm.difference
-        relative = NOTHING if difference is None or difference.relative is None else f"{difference.relative:+.2%}"
-        degrees = str(difference.degrees_of_freedom) if difference and difference.interval else NOTHING
-        runs_of_all = f"{found.count if found else 0} of {planned}"
+        relative = EMPTY if difference is None or difference.relative is None else f"{difference.relative:+.2%}"
+        degrees = str(difference.degrees_of_freedom) if difference and difference.interval else EMPTY
+        num_runs = f"{found.count if found else 0} of {planned}"
         rows.append(
-            [_name(arm, report), runs_of_all, mean_and_sd(metric, found), relative, degrees, _verdict(arm, report)]
+            [_name(arm, report), num_runs, mean_and_sd(metric, found), relative, degrees, _verdict(arm, report)]
         )
-    header = ("arm", f"{report.unit}s", metric.label, "relative", "df", "against the baseline")
-    return Table(header, rows, wordy=(0, 5))
+    header = ("arm", f"{report.unit}s", metric.label, "relative", "df", "vs. baseline")
+    return Table(header, rows, text_columns=(0, 5))
 
 
 def _verdict(arm: Arm, report: Report) -> str:
     if arm.verdict:
         return arm.verdict.words
-    return NOTHING if arm is report.baseline else "nothing to compare: no run paired with one of the baseline"
+    return EMPTY if arm is report.baseline else "nothing to compare: no run is paired with a baseline run"
 
 
 def _name(arm: Arm, report: Report) -> str:
@@ -44,29 +44,29 @@ def _name(arm: Arm, report: Report) -> str:
 
 def mean_and_sd(metric: Metric, found: Spread | None) -> str:
     if found is None:
-        return NOTHING
+        return EMPTY
     return metric.show(found.mean) + (f" ± {metric.show(found.sd)}" if found.sd else "")
 
 
 def median_and_quartiles(metric: Metric, found: Spread | None) -> str:
     if found is None:
-        return NOTHING
+        return EMPTY
     low, high = map(metric.show, found.quartiles)
     return metric.show(found.median) + (f" ({low} to {high})" if found.sd else "")
 
 
-def shown_keys(report: Report) -> list[str]:
-    """Figures that some arm has: the metric, those the sweep asks for, the objective's own, the usual ones."""
-    keys = dict.fromkeys((report.sweep.metric, *report.sweep.columns, report.primary.key, *USUAL))
+def column_keys(report: Report) -> list[str]:
+    """Keys of the metrics to show, if any arm has them: the sweep's, the objective's primary metric, the defaults."""
+    keys = dict.fromkeys((report.sweep.metric, *report.sweep.columns, report.primary.key, *DEFAULT_KEYS))
     if all(run.metrics.get("active_parameters") == run.metrics.get("parameters") for run in report.runs):
         keys.pop("active_parameters", None)
     return [key for key in keys if any(key in arm.spreads for arm in report.arms)]
 
 
 def constant_metrics(report: Report) -> dict[str, float]:
-    """Those that are the same in every finished run: said once, not in a column."""
+    """Metrics that are equal in every finished run, which do not need a column."""
     found = {}
-    for key in shown_keys(report):
+    for key in column_keys(report):
         values = {run.metrics.get(key) for run in report.runs if run.finished}
         if len(values) == 1 and key != report.sweep.metric and (value := values.pop()) is not None:
             found[key] = value
@@ -74,14 +74,14 @@ def constant_metrics(report: Report) -> dict[str, float]:
 
 
 def metrics(report: Report, show: Callable[[Metric, Spread | None], str] = mean_and_sd) -> Table:
-    keys = [key for key in shown_keys(report) if key not in constant_metrics(report)]
+    keys = [key for key in column_keys(report) if key not in constant_metrics(report)]
     shown = [metric_of(key) for key in keys]
     rows = [[_name(arm, report), *(show(item, arm.spreads.get(item.key)) for item in shown)] for arm in report.arms]
     return Table(("arm", *(item.label for item in shown)), rows)
 
 
 def changes(report: Report) -> Table:
-    """What was typed for each arm, and the other settings that it changed."""
+    """The overrides of each arm, and the other settings that they changed."""
     rows = []
     for arm in report.arms:
         overrides = report.sweep.arms[arm.name]
@@ -92,13 +92,13 @@ def changes(report: Report) -> Table:
         rows.append(
             [_name(arm, report), _codes(overrides), _codes([item for item in differing if item not in overrides])]
         )
-    header = ("arm", "overrides", "settings against the baseline's")
-    used = [column for column in range(3) if any(row[column] != NOTHING for row in rows)]
-    return Table([header[c] for c in used], [[row[c] for c in used] for row in rows], wordy=range(len(used)))
+    header = ("arm", "overrides", "other settings that differ from the baseline")
+    used = [column for column in range(3) if any(row[column] != EMPTY for row in rows)]
+    return Table([header[c] for c in used], [[row[c] for c in used] for row in rows], text_columns=range(len(used)))
 
 
 def _codes(items: Sequence[str]) -> str:
-    return ", ".join(f"`{item}`" for item in items) or NOTHING
+    return ", ".join(f"`{item}`" for item in items) or EMPTY
 
 
 def runs(report: Report) -> Table:
@@ -107,11 +107,10 @@ def runs(report: Report) -> Table:
     rows: list[list[Cell]] = []
     for run in report.runs:
         value = run.metric(metric.key)
-        trouble = run.trouble(metric.key)
-        state = trouble or run.state + (f" ({run.reason})" if run.reason else "")
+        state = run.exclusion(metric.key) or run.state + (f" ({run.reason})" if run.reason else "")
         target = os.path.relpath(run.path, report.folder.resolve())
         cell: Cell = Link(run.path.name, target) if run.status else run.path.name
         rows.append(
-            [f"`{run.job.arm}`", str(run.job.replicate), state, NOTHING if value is None else metric.show(value), cell]
+            [f"`{run.job.arm}`", str(run.job.replicate), state, EMPTY if value is None else metric.show(value), cell]
         )
-    return Table(("arm", report.unit, "state", metric.label, "run"), rows, wordy=(0, 2, 4))
+    return Table(("arm", report.unit, "state", metric.label, "run"), rows, text_columns=(0, 2, 4))

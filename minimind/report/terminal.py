@@ -1,4 +1,4 @@
-"""The report in the terminal: the answer and the table of verdicts."""
+"""Prints a report's table of verdicts, caveats and answer."""
 
 from typing import TYPE_CHECKING
 
@@ -19,10 +19,10 @@ def print_report(report: Report) -> None:
         console.print(f"\n{report.sweep.question}", style="bold")
     console.print(_rich_table(tables.verdicts(report)))
     for caveat in report.caveats:
-        console.print(f"Mind: {caveat.replace('`', '')}")
+        console.print(f"Caveat: {caveat.replace('`', '')}")
     for run in report.runs:
-        if trouble := run.trouble(report.sweep.metric):
-            console.print(f"{run.job.arm}, {report.unit} {run.job.replicate}: {trouble}; see {run.path}")
+        if exclusion := run.exclusion(report.sweep.metric):
+            console.print(f"{run.job.arm}, {report.unit} {run.job.replicate}: {exclusion}; see {run.path}")
     console.print(answer_of(report).replace("`", ""), style="bold")
     console.print(f"{report.folder}/report.html (also .md, .json, .png)", soft_wrap=True)
 
@@ -32,8 +32,8 @@ def _rich_table(table: Table) -> "rich.table.Table":
 
     shown = rich.table.Table()
     for column, name in enumerate(table.header):
-        wordy = column in table.wordy
-        shown.add_column(name, justify="left" if wordy else "right", no_wrap=not wordy)
+        is_text = column in table.text_columns
+        shown.add_column(name, justify="left" if is_text else "right", no_wrap=not is_text)
     for row in table.rows:
         shown.add_row(*((cell.text if isinstance(cell, Link) else cell).replace("`", "") for cell in row))
     return shown

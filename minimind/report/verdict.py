@@ -1,16 +1,16 @@
-"""An interval, read aloud."""
+"""Verdicts: a confidence interval put into words."""
 
 from dataclasses import dataclass
 from enum import Enum
 
-from minimind.report.metrics import Better, Metric, several
-from minimind.report.statistics import FEWEST_PAIRS, Difference
+from minimind.report.metrics import Better, Metric, plural
+from minimind.report.statistics import MIN_PAIRS, Difference
 
 
 class Finding(Enum):
     better = "better"
     worse = "worse"
-    higher = "higher"  # of a metric without a good and a bad end
+    higher = "higher"  # for metrics without a better direction
     lower = "lower"
     equal = "equal"  # the whole interval lies within the margin
     not_shown = "no difference shown"
@@ -24,17 +24,17 @@ class Verdict:
 
 
 def judge(difference: Difference, metric: Metric, margin: float | None, unit: str) -> Verdict:
-    """Says only what holds for every value in the interval; `margin`: the smallest effect worth naming.
+    """The verdict that holds for every value in the interval. `margin`: the smallest difference that matters.
 
-    Equality is claimed where all of the interval lies within ±margin, even if 0 does not lie in it: there is a
-    difference then, known to be too small to matter, and both are said.
+    If the whole interval lies within ±margin, the arm is equal to the baseline, even if the interval excludes 0: the
+    difference is then real but too small to matter, and the verdict states both.
     """
     if difference.interval is None:
-        few = f"{several(difference.pairs, unit)} in common with the baseline, {FEWEST_PAIRS} are needed"
+        few = f"{plural(difference.pairs, unit)} in common with the baseline, at least {MIN_PAIRS} needed"
         return Verdict(Finding.undecided, f"no verdict ({metric.show_signed(difference.mean)}; {few})")
     low, high = difference.interval
     if low == high == 0:
-        return Verdict(Finding.equal, f"identical in every {unit}")
+        return Verdict(Finding.equal, f"identical for every {unit}")
     signed = f"{metric.show_signed(difference.mean)} [{metric.show_signed(low)}, {metric.show_signed(high)}]"
     excludes_zero = low > 0 or high < 0
     finding = _direction(difference.mean, metric) if excludes_zero else Finding.not_shown

@@ -1,4 +1,4 @@
-"""A sweep folder gets its report: report.md, report.json, report.png, report.html."""
+"""Writes report.md, report.json, report.png and report.html into a sweep folder."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -15,17 +15,17 @@ from minimind.utils.files import write_json, write_text
 
 
 def write_report(folder: Path, baseline: str | None = None, metric: str | None = None) -> Report:
-    """Reads sweep.json and the run folders; `baseline` and `metric` in place of the sweep's own.
+    """Analyses the sweep in `folder`; `baseline` and `metric` override the sweep's own.
 
     Raises:
-        UserError: there is no sweep, it has symbolic links, runs differ in what was to be held equal, or none has the
-            metric.
+        UserError: there is no sweep, it contains symbolic links, runs differ in what must be held constant, or none
+            has the metric.
     """
     sweep = load_sweep(folder)
     refuse_links(folder)
-    asked = reframed(sweep, baseline, metric)
-    report = analyse(folder, asked)
-    report = replace(report, caveats=[*_chosen_afterwards(sweep, asked), *report.caveats])
+    requested = reframed(sweep, baseline, metric)
+    report = analyse(folder, requested)
+    report = replace(report, caveats=[*_chosen_afterwards(sweep, requested), *report.caveats])
     blocks = content(report)
     if any(run.finished for run in report.runs):
         draw(report, folder / PICTURE)
@@ -35,10 +35,10 @@ def write_report(folder: Path, baseline: str | None = None, metric: str | None =
     return report
 
 
-def _chosen_afterwards(sweep: Sweep, asked: Sweep) -> list[str]:
+def _chosen_afterwards(sweep: Sweep, requested: Sweep) -> list[str]:
     found = []
-    if asked.baseline != sweep.baseline:
-        found.append(f"the baseline was chosen for this report; the sweep's own is `{sweep.baseline}`.")
-    if asked.metric != sweep.metric:
-        found.append(f"the metric was chosen for this report, without a margin; the sweep's own is {sweep.metric}.")
+    if requested.baseline != sweep.baseline:
+        found.append(f"The baseline was chosen for this report; the sweep's own is `{sweep.baseline}`.")
+    if requested.metric != sweep.metric:
+        found.append(f"The metric was chosen for this report and has no margin; the sweep's own is {sweep.metric}.")
     return found

@@ -1,1 +1,1 @@
-"""Many runs from one command: which, in what order, where, and what came of them."""
+"""Sweeps: planning many runs from one command, running them in a queue, and reporting on them."""

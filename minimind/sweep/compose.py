@@ -1,4 +1,4 @@
-"""Overrides of one job → its settings, composed and checked."""
+"""Composes and checks the settings of one job from its overrides."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -14,17 +14,14 @@ from minimind.utils.errors import ConfigError
 
 class Composed(NamedTuple):
     plan: Plan
-    frozen: str  # YAML of the settings, resolved, for `train.py --frozen`
+    frozen: str  # resolved YAML of the settings, for `train.py --frozen`
 
 
 Compose = Callable[[Sequence[str]], Composed]
 
 
 def composer(loader: ConfigLoader, master: DictConfig) -> Compose:
-    """As Hydra composes the jobs of a multirun, with our rules applied.
-
-    The function returned raises ConfigError.
-    """
+    """Returns a function that composes a job as a Hydra multirun does and checks it; it raises ConfigError."""
 
     def compose(overrides: Sequence[str]) -> Composed:
         try:
@@ -36,9 +33,7 @@ def composer(loader: ConfigLoader, master: DictConfig) -> Compose:
             del cfg["hydra"]
         complete(cfg, hydra_node)
         if cfg.run.resume not in ("auto", "must", "never"):
-            raise ConfigError(
-                ["`run.resume` must be auto, must or never in a sweep, whose runs have folders of their own."]
-            )
+            raise ConfigError(["`run.resume` must be auto, must or never in a sweep, as each run has its own folder."])
         return Composed(plan(cfg), OmegaConf.to_yaml(cfg, resolve=True))
 
     return compose

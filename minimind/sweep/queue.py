@@ -1,4 +1,4 @@
-"""A queue of jobs, each a process tree of its own, so many at a time; one failure ends one job."""
+"""A queue of jobs, each a process tree, as many at a time as there are slots; a failure ends only its own job."""
 
 import subprocess
 import tempfile
@@ -15,22 +15,22 @@ from minimind.runs.states import Exit, JobState
 from minimind.sweep.slots import Slot, Slots
 from minimind.utils.child import SIGNALS, Children, environment, signals_to
 
-GLANCE_S = 0.2  # between two looks at the processes
-LOOK_AT_LOCK_S = 5.0  # between two looks at a run that someone else works on
+POLL_S = 0.2  # of the job processes
+LOCK_POLL_S = 5.0  # of the lock of a run that another process is working on
 
 
 @dataclass
 class Job:
-    label: tuple[str, ...]  # what tells it from the others, for the table
+    label: tuple[str, ...]  # identifies the job in the table
     plan: Plan
-    frozen: str
+    frozen: str  # the settings, as YAML
     log: Path
-    auto: Mapping[str, Any] = field(default_factory=dict)  # what that means; none: the job finds out for itself
+    auto: Mapping[str, Any] = field(default_factory=dict)  # what `auto` means; empty: the job resolves it itself
     state: JobState = JobState.QUEUED
     code: int | None = None
-    place: Slot | None = None
+    slot: Slot | None = None
     process: subprocess.Popen[bytes] | None = None
-    seen_held: float = -LOOK_AT_LOCK_S
+    last_seen_locked: float = -LOCK_POLL_S
 
     @property
     def num_gpus(self) -> int:
@@ -39,67 +39,65 @@ class Job:
 
 class Queue:
     """Args:
-    command: what starts a job, followed by the file of its settings.
+    command: starts a job when the path of its settings file is appended.
     on_change: called whenever a job's state has changed.
     """
 
-    def __init__(
-        self, jobs: Sequence[Job], places: Slots, command: list[str], on_change: Callable[[Job], None]
-    ) -> None:
-        self.jobs, self.places, self.command, self.on_change = list(jobs), places, command, on_change
-        self.processes = Children()  # once asked to stop, no further one is started
+    def __init__(self, jobs: Sequence[Job], slots: Slots, command: list[str], on_change: Callable[[Job], None]) -> None:
+        self.jobs, self.slots, self.command, self.on_change = list(jobs), slots, command, on_change
+        self.processes = Children()
 
-    def run(self, on_glance: Callable[[], None]) -> None:
-        """Returns when every job has ended, or none is running and we were asked to stop.
+    def run(self, on_poll: Callable[[], None]) -> None:
+        """Returns when every job has ended or, after a signal to stop, when no job is running.
 
-        Each running job gets the same signal, saves, and ends by itself; a second one ends it at once.
+        The signal is passed on to each running job, which saves and exits; a second one ends it at once.
         """
         with signals_to(self.processes.pass_on), tempfile.TemporaryDirectory() as folder:
             while self._step(Path(folder)):
-                on_glance()
-                time.sleep(GLANCE_S)
+                on_poll()
+                time.sleep(POLL_S)
 
     def _step(self, folder: Path) -> bool:
-        """Takes in who has ended, starts who fits; whether anything is left to wait for."""
+        """Collects ended jobs and starts those for which a slot is free; returns whether any job is left."""
         for job in self.jobs:
             if job.process is not None and job.state == JobState.RUNNING and (code := job.process.poll()) is not None:
-                assert job.place is not None
-                self.places.give_back(job.place)
-                job.place = None
+                assert job.slot is not None
+                self.slots.release(job.slot)
+                job.slot = None
                 self._ended(job, code)
         for job in [job for job in self.jobs if job.state in (JobState.QUEUED, JobState.WAITING)]:
             if self.processes.received:
                 self._set(job, JobState.STOPPED, Exit.PREEMPTED)
-            elif not self._held_elsewhere(job) and (place := self.places.take(job.num_gpus)):
-                self._start(job, place, folder)
+            elif not self._locked_elsewhere(job) and (slot := self.slots.acquire(job.num_gpus)):
+                self._start(job, slot, folder)
         return any(job.state in (JobState.QUEUED, JobState.WAITING, JobState.RUNNING) for job in self.jobs)
 
     def _ended(self, job: Job, code: int) -> None:
-        if code == Exit.BAD_INPUT and is_held(job.plan.folder.lock):  # another sweep's job came first by a moment
+        if code == Exit.BAD_INPUT and is_held(job.plan.folder.lock):  # another sweep's job took the lock just before
             self._set(job, JobState.WAITING, None)
-        elif self.processes.received and code in [-number for number in SIGNALS]:  # before it could listen
+        elif self.processes.received and code in [-number for number in SIGNALS]:  # before its handler was installed
             self._set(job, JobState.STOPPED, Exit.PREEMPTED)
         else:
             self._set(job, JobState.after(code), code)
 
-    def _held_elsewhere(self, job: Job) -> bool:
-        """Another process, perhaps another sweep's, works on the same run: its result will be ours too."""
-        if time.monotonic() - job.seen_held < LOOK_AT_LOCK_S:
+    def _locked_elsewhere(self, job: Job) -> bool:
+        """Whether another process, such as another sweep's job, is working on the same run; its result serves both."""
+        if time.monotonic() - job.last_seen_locked < LOCK_POLL_S:
             return True
         if not is_held(job.plan.folder.lock):
             return False
-        job.seen_held = time.monotonic()
+        job.last_seen_locked = time.monotonic()
         if job.state != JobState.WAITING:
             self._set(job, JobState.WAITING, None)
         return True
 
-    def _start(self, job: Job, place: Slot, folder: Path) -> None:
+    def _start(self, job: Job, slot: Slot, folder: Path) -> None:
         settings = folder / f"{self.jobs.index(job)}.yaml"
         settings.write_text(job.frozen, encoding="utf-8")
-        gpus = {"CUDA_VISIBLE_DEVICES": ",".join(place.gpus)} if place.gpus else {}
-        auto = hand_down(asked_by(job.plan.cfg.trainer), job.auto)  # none, too, in place of what our environment has
-        job.place, job.process = place, self.processes.start(
-            [*self.command, str(settings)], stdin=subprocess.DEVNULL, log=job.log, cores=place.cores,
+        gpus = {"CUDA_VISIBLE_DEVICES": ",".join(slot.gpus)} if slot.gpus else {}
+        auto = hand_down(asked_by(job.plan.cfg.trainer), job.auto)  # even if empty: replaces what we may have inherited
+        job.slot, job.process = slot, self.processes.start(
+            [*self.command, str(settings)], stdin=subprocess.DEVNULL, log=job.log, cores=slot.cores,
             env=environment(**gpus, **auto),
         )  # fmt: skip
         self._set(job, JobState.RUNNING, None)

@@ -1,4 +1,4 @@
-"""Where jobs run: on a GPU each, or as many as they ask for, or on the CPU as a whole, unless more jobs are wanted."""
+"""The GPUs, or shares of the CPU's cores, that jobs of a sweep run on."""
 
 import math
 import os
@@ -11,64 +11,64 @@ from minimind.utils.errors import ConfigError
 @dataclass(frozen=True)
 class Slot:
     name: str
-    gpus: tuple[str, ...] = ()  # as CUDA_VISIBLE_DEVICES names them; none: a CPU
-    cores: frozenset[int] = frozenset()  # of the CPU; none: all
-    seat: int = 0  # which of the jobs that may run at a time
+    gpus: tuple[str, ...] = ()  # as in CUDA_VISIBLE_DEVICES; empty: CPU
+    cores: frozenset[int] = frozenset()  # CPU cores; empty: all
+    index: int = 0  # among the jobs that run at the same time
 
 
 class Slots:
-    """What there is, and what of it is taken.
+    """Hands out slots to jobs.
 
     Args:
-        gpus: those that may be used; none: the CPU.
-        num_parallel: jobs at a time; None: one a GPU, or one on a CPU.
+        gpus: the GPUs to use; empty: the CPU.
+        num_parallel: jobs at a time; None: one per GPU, or one on the CPU.
     """
 
     def __init__(self, gpus: list[str], num_parallel: int | None) -> None:
         self.limit = num_parallel or len(gpus) or 1
-        self.share = math.ceil(self.limit / len(gpus)) if gpus else 0  # jobs on one GPU
-        self.use: Counter[str] = Counter(dict.fromkeys(gpus, 0))
-        self.seats = list(range(self.limit))
+        self.jobs_per_gpu = math.ceil(self.limit / len(gpus)) if gpus else 0
+        self.jobs_on: Counter[str] = Counter(dict.fromkeys(gpus, 0))
+        self.free = list(range(self.limit))  # indices of slots
 
-    def take(self, num_gpus: int) -> Slot | None:
-        """A place for a job, or None until another is given back.
+    def acquire(self, num_gpus: int) -> Slot | None:
+        """A slot for a job, on the least used GPUs, or None while there is none.
 
         Raises:
-            ConfigError: there are not so many GPUs.
+            ConfigError: there are fewer GPUs in total.
         """
-        if self.use and num_gpus > len(self.use):
+        if self.jobs_on and num_gpus > len(self.jobs_on):
             raise ConfigError([
-                f"`trainer.devices` must be at most the GPUs there are ({len(self.use)}), but is {num_gpus}."
+                f"`trainer.devices` must be at most the number of GPUs ({len(self.jobs_on)}), but is {num_gpus}."
             ])  # fmt: skip
-        if not self.seats:
+        if not self.free:
             return None
-        if not self.use:
-            seat = self.seats.pop(0)
-            return Slot("CPU") if self.limit == 1 else Slot(f"CPU {seat}", cores=self._cores(seat), seat=seat)
-        free = sorted((gpu for gpu, jobs in self.use.items() if jobs < self.share), key=self.use.__getitem__)
+        if not self.jobs_on:
+            index = self.free.pop(0)
+            return Slot("CPU") if self.limit == 1 else Slot(f"CPU {index}", cores=self._cores(index), index=index)
+        free = sorted((g for g, jobs in self.jobs_on.items() if jobs < self.jobs_per_gpu), key=self.jobs_on.__getitem__)
         if len(free) < num_gpus:
             return None
-        taken = tuple(free[:num_gpus])
-        self.use.update(taken)
-        return Slot(f"GPU {','.join(taken)}", taken, seat=self.seats.pop(0))
+        gpus = tuple(free[:num_gpus])
+        self.jobs_on.update(gpus)
+        return Slot(f"GPU {','.join(gpus)}", gpus, index=self.free.pop(0))
 
-    def give_back(self, place: Slot) -> None:
-        self.seats.append(place.seat)
-        self.use.subtract(place.gpus)
+    def release(self, slot: Slot) -> None:
+        self.free.append(slot.index)
+        self.jobs_on.subtract(slot.gpus)
 
     def fewest_cores(self) -> frozenset[int]:
-        """Those of the seat that has the fewest; none: all."""
-        if self.use or self.limit == 1:
+        """The cores of the slot with the fewest; empty: all."""
+        if self.jobs_on or self.limit == 1:
             return frozenset()
         return min(map(self._cores, range(self.limit)), key=len)
 
-    def _cores(self, seat: int) -> frozenset[int]:
-        """Its share of the cores this process may use; of one core if there are more jobs than cores."""
+    def _cores(self, index: int) -> frozenset[int]:
+        """A slot's share of the cores this process may use; slots share cores if there are more slots than cores."""
         if not hasattr(os, "sched_getaffinity"):
             return frozenset()
         cores = sorted(os.sched_getaffinity(0))
-        share = cores[len(cores) * seat // self.limit : len(cores) * (seat + 1) // self.limit]
-        return frozenset(share or [cores[seat % len(cores)]])
+        share = cores[len(cores) * index // self.limit : len(cores) * (index + 1) // self.limit]
+        return frozenset(share or [cores[index % len(cores)]])
 
 
 def visible_gpus() -> list[str]:

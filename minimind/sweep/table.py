@@ -1,4 +1,4 @@
-"""How the jobs of a sweep stand: a live table on a terminal, a line a change elsewhere, and what failed at the end."""
+"""Progress of a sweep: a live table on a terminal, else a line per state change; at the end a table of failed jobs."""
 
 import sys
 import time
@@ -21,7 +21,7 @@ from minimind.utils.files import parse_json
 from minimind.utils.terminal import say
 
 REFRESH_S = 1.0
-SHOWN = 24  # more jobs than that: only those that are not waiting or done
+MAX_SHOWN = 24  # with more jobs, queued and finished ones are hidden
 TAIL_BYTES = 65536
 STYLES = {JobState.FINISHED: "green", JobState.RUNNING: "bold", JobState.FAILED: "red", JobState.STOPPED: "yellow"}
 
@@ -31,26 +31,26 @@ class SweepProgress:
         self.jobs, self.columns = jobs, columns
         self.console = VisibleConsole(stderr=True)
         self.live = Live(console=self.console, auto_refresh=False) if self.console.is_terminal else None
-        self.shown = 0.0
+        self.refreshed = 0.0
 
-    def showing(self) -> AbstractContextManager[Any]:
+    def display(self) -> AbstractContextManager[Any]:
         return self.live or nullcontext()
 
-    def glance(self) -> None:
-        if self.live and time.monotonic() - self.shown > REFRESH_S:
-            self.shown = time.monotonic()
+    def refresh(self) -> None:
+        if self.live and time.monotonic() - self.refreshed > REFRESH_S:
+            self.refreshed = time.monotonic()
             self.live.update(self.table(), refresh=True)
 
-    def change(self, job: Job) -> None:
+    def update(self, job: Job) -> None:
         if self.live:
             self.live.update(self.table(), refresh=True)
         elif job.state != JobState.QUEUED:
             ended = sum(one.state in (JobState.FINISHED, JobState.STOPPED, JobState.FAILED) for one in self.jobs)
-            judged = " ".join(judged_of(job))
+            metric = " ".join(primary_metric(job))
             name = ", ".join(
                 [job.label[0], *(f"{u} {v}" for u, v in zip(self.columns[1:], job.label[1:], strict=True))]
             )
-            say(f"[{ended}/{len(self.jobs)}] {name}: {job.state}{f', {judged}' if judged else ''}", file=sys.stderr)
+            say(f"[{ended}/{len(self.jobs)}] {name}: {job.state}{f', {metric}' if metric else ''}", file=sys.stderr)
 
     def table(self) -> Table:
         counts = Counter(job.state for job in self.jobs)
@@ -58,17 +58,16 @@ class SweepProgress:
         for name in ("step", "metric", "time left"):
             table.add_column(name, justify="right")
         for job in self.jobs:
-            if len(self.jobs) <= SHOWN or job.state not in (JobState.QUEUED, JobState.FINISHED):
-                figures = row_of(job)
-                place = f" ({job.place.name})" if job.place else ""
-                table.add_row(*job.label, job.state + place, *figures.values(), style=STYLES.get(job.state))
+            if len(self.jobs) <= MAX_SHOWN or job.state not in (JobState.QUEUED, JobState.FINISHED):
+                slot = f" ({job.slot.name})" if job.slot else ""
+                table.add_row(*job.label, job.state + slot, *progress_of(job), style=STYLES.get(job.state))
         return table
 
     def print_failures(self) -> None:
         failed = [job for job in self.jobs if job.state == JobState.FAILED]
         if not failed:
             return
-        table = Table(*self.columns, title="Failed; the same command tries them again", show_lines=True)
+        table = Table(*self.columns, title="Failed; rerun the same command to retry them", show_lines=True)
         for name in ("reason", "log"):
             table.add_column(name, overflow="fold")
         for job in failed:
@@ -77,32 +76,32 @@ class SweepProgress:
         self.console.print(table)
 
 
-def row_of(job: Job) -> dict[str, str]:
-    """Step, latest metric and time left of the run, as its folder has them."""
+def progress_of(job: Job) -> tuple[str, str, str]:
+    """Step, latest metric and time left of the run, read from its folder."""
     folder, cfg = job.plan.folder, job.plan.cfg
     row = last_row(folder.metrics)
     if job.state == JobState.QUEUED or not row:
-        return {"step": "", "metric": "", "left": ""}
+        return "", "", ""
     last = cfg.trainer.max_steps or status_of(folder).get("auto", {}).get("max_steps")
     rate, left = row.get("train/tokens_per_second"), ""
     if job.state == JobState.RUNNING and last and rate:
         seconds = (last - row["step"]) * cfg.trainer.batch_tokens / rate
         left = f"{int(seconds // 60)}:{int(seconds % 60):02d}"
     step = f"{row['step']:,}/{last:,}" if last else f"{row['step']:,}"
-    return {"step": step, "metric": " ".join(judged_of(job)), "left": left}
+    return step, " ".join(primary_metric(job)), left
 
 
-def judged_of(job: Job) -> list[str]:
-    """Name and figure of what the run is judged by, or else of its training loss, in its newest row."""
+def primary_metric(job: Job) -> list[str]:
+    """Label and value of the primary metric, or else the training loss, in the newest row; empty if it has neither."""
     row, (primary, _) = last_row(job.plan.folder.metrics), job.plan.cfg.objective.primary
-    figure = next((metric_of(key) for key in (primary, "train/loss") if key in row), None)
-    if job.state == JobState.QUEUED or figure is None:
+    metric = next((metric_of(key) for key in (primary, "train/loss") if key in row), None)
+    if job.state == JobState.QUEUED or metric is None:
         return []
-    return ["loss" if figure.key.endswith("/loss") else figure.label, figure.show(row[figure.key])]
+    return ["loss" if metric.key.endswith("/loss") else metric.label, metric.show(row[metric.key])]
 
 
 def last_row(metrics: Path) -> dict[str, Any]:
-    """The newest whole line; the file may be long, and is being written."""
+    """The newest complete row, without reading a long file; the last line may still be being written."""
     if not metrics.is_file():
         return {}
     with metrics.open("rb") as file:
@@ -116,7 +115,7 @@ def last_row(metrics: Path) -> dict[str, Any]:
 
 
 def status_of(folder: RunFolder) -> dict[str, Any]:
-    """A damaged file is the trouble of that one job, not of the sweep."""
+    """The status; a damaged file counts as a failure of this job, so that the sweep continues."""
     try:
         return folder.status
     except DamagedFile as error:
@@ -124,7 +123,7 @@ def status_of(folder: RunFolder) -> dict[str, Any]:
 
 
 def reason_of(job: Job) -> str:
-    """What the run says of itself, else the last line it printed."""
+    """Why a job failed: the reason in its status, else the last line it printed."""
     status = status_of(RunFolder(job.plan.folder.path))
     if status.get("state") == RunState.FAILED and status.get("reason"):
         return str(status["reason"]).splitlines()[0]

@@ -1,4 +1,4 @@
-"""What was typed → the runs it asks for, each as a list of overrides: an ablation's arms, or a grid."""
+"""Expands the command line into runs, each a list of overrides: the arms of an ablation, or a grid."""
 
 import itertools
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from minimind.utils.errors import ConfigError
 
 @dataclass(frozen=True)
 class Trial:
-    """One run as it is asked for: an arm with a seed, or a repeat of it."""
+    """A run to plan: an arm with one seed, or one repeat of it."""
 
     arm: str
     replicate: int
@@ -32,7 +32,7 @@ def key_of(override: Override) -> str:
 
 
 def merged(*lists: Sequence[str]) -> tuple[str, ...]:
-    """One list in which the last word on each key counts."""
+    """One list in which the last override of each key wins."""
     last: dict[str, str] = {}
     for override in itertools.chain.from_iterable(map(parse, lists)):
         last.pop(key_of(override), None)
@@ -42,14 +42,14 @@ def merged(*lists: Sequence[str]) -> tuple[str, ...]:
 
 
 def trials_of_ablation(ablation: AblationConfig, arguments: Sequence[str]) -> list[Trial]:
-    """Arms × seeds with the user's overrides; of a cost ablation arms × repeats, each round the other way round.
+    """Arms × seeds with the user's overrides or, for a cost ablation, arms × repeats in alternating order.
 
     Raises:
-        ConfigError: the command line sets what the arms are there to set.
+        ConfigError: the command line sets something that the ablation controls.
     """
-    typed = parse(arguments)
-    _refuse_contradictions(ablation, typed)
-    user = [str(override.input_line) for override in typed if key_of(override).split(".")[0] != "ablation"]
+    given = parse(arguments)
+    _refuse_conflicts(ablation, given)
+    user = [str(override.input_line) for override in given if key_of(override).split(".")[0] != "ablation"]
     trials = []
     if ablation.kind is Kind.quality:
         for seed, (arm, own) in itertools.product(ablation.seeds, ablation.arms.items()):
@@ -62,37 +62,37 @@ def trials_of_ablation(ablation: AblationConfig, arguments: Sequence[str]) -> li
     return trials
 
 
-def _refuse_contradictions(ablation: AblationConfig, typed: list[Override]) -> None:
+def _refuse_conflicts(ablation: AblationConfig, given: list[Override]) -> None:
     found = []
     ignored = "ablation.seeds" if ablation.kind is Kind.cost else "ablation.repeats"
     set_by = {key_of(o): name for name, overrides in ablation.arms.items() for o in parse(overrides)}
-    for override in typed:
+    for override in given:
         key = key_of(override)
         if key == ignored:
-            found.append(f"`{key}` must not be typed: an ablation of `kind: {ablation.kind.value}` has none.")
+            found.append(f"`{key}` must not be set: an ablation of `kind: {ablation.kind.value}` does not use it.")
         elif key in set_by:
             found.append(
-                f"`{key}` must not be typed beside this ablation: its arm `{set_by[key]}` sets it. Leave it out, or "
+                f"`{key}` must not be set with this ablation: its arm `{set_by[key]}` sets it. Leave it out, or "
                 "change the arms (ablation.arms)."
             )
         elif override.is_sweep_override():
-            found.append(f"`{key}` must have one value beside an ablation, whose arms are the sweep.")
+            found.append(f"`{key}` must have a single value with an ablation, which sweeps over its arms only.")
         elif key == "seed" and ablation.kind is Kind.quality:
-            found.append("`seed` must not be typed beside an ablation: type ablation.seeds='[1,2,3]'.")
+            found.append("`seed` must not be set with an ablation: use ablation.seeds='[1,2,3]'.")
         elif key == "run.tag" and ablation.kind is Kind.cost:
-            found.append("`run.tag` must not be typed beside a cost ablation, whose repeats it tells apart.")
+            found.append("`run.tag` must not be set with a cost ablation, which uses it to distinguish repeats.")
     if found:
         raise ConfigError(found)
 
 
 def trials_of_grid(arguments: Sequence[str], seed: int) -> list[Trial]:
-    """Every combination of the values typed; those that differ in the seed alone are one arm.
+    """Every combination of the given values; those that differ only in the seed form one arm.
 
     Args:
-        seed: what the configuration has where none is typed.
+        seed: the configured seed, used unless one is given.
 
     Raises:
-        ConfigError: a range of real numbers, of which there is no every.
+        ConfigError: a continuous interval is given, which has no finite set of values.
     """
     axes: list[list[tuple[str, str]]] = []
     for override in parse(arguments):

@@ -1,1 +1,1 @@
-"""Text ↔ token ids: a byte-level BPE of one's own, or an existing tokenizer.json."""
+"""Text ↔ token ids: a byte-level BPE trained here, or an existing tokenizer.json."""

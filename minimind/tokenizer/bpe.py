@@ -1,4 +1,4 @@
-"""Byte-level BPE (Sennrich et al. 2016, over UTF-8 bytes): train, encode, decode, bytes of each token."""
+"""Byte-level BPE tokenizer (Sennrich et al. 2016, over UTF-8 bytes): training, encoding and decoding."""
 
 import hashlib
 import json
@@ -11,22 +11,22 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import AddedToken, Encoding, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from minimind.tokenizer.lossless import ids_problem, model_problem, only_splitting, text_problem
+from minimind.tokenizer.lossless import disable_extras, ids_problem, model_problem, text_problem
 from minimind.tokenizer.symbols import BYTE_OF_SYMBOL
 from minimind.utils.errors import DamagedFile, UserError, in_brief
 from minimind.utils.files import read_object, write_text
 
-END_OF_TEXT = "<|endoftext|>"  # ends a document; also stands for padding
+END_OF_TEXT = "<|endoftext|>"  # ends a document; also used for padding
 SPECIAL_TOKENS = (END_OF_TEXT, "<|im_start|>", "<|im_end|>")
 
 
 class BPE:
-    """A Hugging Face tokenizer, with what a language model's trainer needs to know of it."""
+    """Hugging Face tokenizer with lossless encoding, document batches and the byte length of each token."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         end_of_text = tokenizer.token_to_id(END_OF_TEXT)
         if end_of_text is None:
-            raise UserError(f"A tokenizer must have the token {END_OF_TEXT}, but this one has not; add it.")
+            raise UserError(f"A tokenizer must have the token {END_OF_TEXT}, but this one does not; add it.")
         self.tokenizer = tokenizer
         self.end_of_text = end_of_text
         self._added = tokenizer.get_added_tokens_decoder()
@@ -47,28 +47,28 @@ class BPE:
 
     @classmethod
     def load(cls, path: Path) -> "BPE":
-        """Raises: UserError, if the file is no tokenizer, or does not give back every text as it was."""
-        must = "a tokenizer.json of Hugging Face's tokenizers"
+        """Raises: UserError, if the file is not a tokenizer, or its tokenizer is not lossless."""
+        expected = "a tokenizer.json of Hugging Face's tokenizers"
         if not path.is_file():
-            raise UserError(f"{path} must be {must}, but is not there.")
-        content = only_splitting(as_written := read_object(path, must))
+            raise UserError(f"{path} must be {expected}, but does not exist.")
+        content = disable_extras(original := read_object(path, expected))
         if found := model_problem(content):
             raise UserError(f"{path} {found}")
         try:
-            # Nearly always nothing was changed, and the library reads the file itself in half the time.
+            # The content is usually unchanged, and the library reads the file directly in half the time.
             bpe = cls(
                 Tokenizer.from_file(str(path))
-                if content == as_written
+                if content == original
                 else Tokenizer.from_str(json.dumps(content, ensure_ascii=False))
             )
             vocabulary = bpe.tokenizer.get_vocab()
             found = bpe._problem(vocabulary) or ids_problem(vocabulary, content) or text_problem(bpe)
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
-        except BaseException as error:  # the library raises bare Exceptions, and panics, for what is wrong with a file
+        except BaseException as error:  # for an invalid file, the library raises bare Exceptions and panics
             if isinstance(error, KeyboardInterrupt | SystemExit):
                 raise
-            raise DamagedFile(f"{path} must be {must}, but: {in_brief(error)}.") from None
+            raise DamagedFile(f"{path} must be {expected}, but loading it failed: {in_brief(error)}.") from None
         if found:
             raise UserError(f"{path} {found}")
         return bpe
@@ -76,14 +76,14 @@ class BPE:
     def _problem(self, vocabulary: dict[str, int]) -> str | None:
         if not isinstance(self.tokenizer.model, models.BPE):
             kind = type(self.tokenizer.model).__name__
-            return f"must be a byte-level BPE, but its `model.type` is {kind}, which loses text that it does not know."
-        learnt = vocabulary.keys() - {token.content for token in self._added.values()}
-        if strange := sorted(set("".join(learnt)) - set(BYTE_OF_SYMBOL)):
-            return f"must be a byte-level tokenizer, but has tokens with {''.join(strange[:10])!r}."
+            return f"must be a byte-level BPE, but its `model.type` is {kind}, which loses out-of-vocabulary text."
+        learned = vocabulary.keys() - {token.content for token in self._added.values()}
+        if invalid := sorted(set("".join(learned)) - set(BYTE_OF_SYMBOL)):
+            return f"must be a byte-level tokenizer, but has tokens with {''.join(invalid[:10])!r}."
         if not self.is_special(self.end_of_text):
             return (
-                f"must have {END_OF_TEXT} as a special token, which no text can spell, but has it as an ordinary one; "
-                'give it "special": true among its `added_tokens`.'
+                f"must have {END_OF_TEXT} as a special token, which text cannot produce, but has it as an ordinary "
+                'one; set "special": true for it in `added_tokens`.'
             )
         return None
 
@@ -100,49 +100,49 @@ class BPE:
 
     @cached_property
     def token_bytes(self) -> NDArray[np.int64]:
-        """UTF-8 bytes that each token stands for, (V,); a special token stands for none."""
+        """Number of UTF-8 bytes of each token, (V,); 0 for special tokens."""
         lengths = np.zeros(self.vocab_size, dtype=np.int64)
         for index in self.tokenizer.get_vocab().values():
             lengths[index] = 0 if self.is_special(index) else len(self.bytes_of(index))
         return lengths
 
     def is_added(self, index: int) -> bool:
-        """Whether it was not learnt but named: special, or such as <think>, which is found in text."""
+        """Whether a token is an added one, not learned: special, or one that is matched in text, such as <think>."""
         return index in self._added
 
     def is_special(self, index: int) -> bool:
         return index in self._added and self._added[index].special
 
     def bytes_of(self, index: int) -> bytes:
-        """What a token stands for; of a special token its name."""
+        """Bytes that a token encodes; for an added token, those of its name."""
         if index in self._added:
             return self._added[index].content.encode()
         return bytes(BYTE_OF_SYMBOL[symbol] for symbol in self.tokenizer.id_to_token(index) or "")
 
     def encode(self, text: str) -> list[int]:
-        """Text that looks like a special token is read as ordinary text."""
+        """Encode text; special tokens in it are treated as ordinary text."""
         return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         return [encoding.ids for encoding in self._encodings(texts)]
 
     def encode_documents(self, texts: Sequence[str], dtype: np.dtype) -> tuple[NDArray, NDArray[np.int64]]:
-        """Tokens of all documents in a row, each followed by its <|endoftext|>; and how many each has."""
+        """Concatenated tokens of all documents, each followed by <|endoftext|>, and the length of each document."""
         lengths = np.empty(len(texts), dtype=np.int64)
         tokens = array(dtype.char)
         for document, encoding in enumerate(self._encodings(texts)):
             ids = encoding.ids
             ids.append(self.end_of_text)
-            tokens.fromlist(ids)  # the fastest way from the library's lists, and keeps one of them at a time
+            tokens.fromlist(ids)  # fastest way to convert the library's lists, with only one of them in memory
             lengths[document] = len(ids)
         return np.frombuffer(tokens, dtype=tokens.typecode), lengths
 
     def encode_pieces(
         self, documents: Sequence[Sequence[tuple[str, bool]]], dtype: np.dtype
     ) -> tuple[NDArray, NDArray[np.int64], NDArray[np.bool_]]:
-        """The same of documents in pieces of (text, whether it is a target); and whether each token is a target.
+        """Like `encode_documents`, for documents in pieces of (text, is target); also returns each token's target bit.
 
-        Each piece is encoded by itself, so no token reaches over the border of two. <|endoftext|> is a target.
+        Each piece is encoded separately, so no token spans two pieces. <|endoftext|> is a target.
         """
         encodings = iter(self._encodings([text for pieces in documents for text, _ in pieces]))
         tokens, lengths, targets = array(dtype.char), np.empty(len(documents), dtype=np.int64), bytearray()
@@ -165,7 +165,7 @@ class BPE:
         return self.tokenizer.decode(list(ids), skip_special_tokens=True)
 
     def stream_decode(self, ids: Iterable[int]) -> Iterator[str]:
-        """Text as it becomes whole: a character of several tokens is held back until its last byte is there."""
+        """Yield text as it is decoded; a character of several tokens is withheld until it is complete."""
         pending: list[int] = []
         for index in ids:
             pending.append(index)

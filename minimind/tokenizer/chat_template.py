@@ -1,17 +1,17 @@
-"""Our chat format as a Jinja template, which an exported folder carries for transformers and its like."""
+"""Our chat format as a Jinja template, which exported models include for transformers and other libraries."""
 
 import json
 
 from minimind.tokenizer.bpe import BPE
-from minimind.tokenizer.chat import AFTER_TOOLS, BEFORE_TOOLS, END, MARKERS, START, has_tokens
+from minimind.tokenizer.chat import AFTER_TOOLS, BEFORE_TOOLS, END, MARKERS, START, has_added_tokens
 
-CHATML = (  # a role and a text between two tokens of their own
+CHATML = (  # role and text between <|im_start|> and <|im_end|>
     "{% for message in messages %}"
     "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}"
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
-# What `chat.parts_of` renders; `open_thinking` makes the generation prompt an open one.
+# The format of `chat.render_parts`; `open_thinking` selects the "open" generation prompt.
 WITH_THINKING = (
     r"""
 {%- set system_is_first = messages[0].role == 'system' %}
@@ -63,7 +63,7 @@ WITH_THINKING = (
 
 
 def chat_template(tokenizer: BPE) -> str | None:
-    """The one that the tokenizer has the tokens for; None: not even ChatML's."""
-    if has_tokens(tokenizer, MARKERS):
+    """Most complete template whose tokens the tokenizer has; None: it lacks even those of ChatML."""
+    if has_added_tokens(tokenizer, MARKERS):
         return WITH_THINKING
-    return CHATML if has_tokens(tokenizer, (START, END)) else None
+    return CHATML if has_added_tokens(tokenizer, (START, END)) else None

@@ -1,4 +1,4 @@
-"""Which tokenizer: trained on the corpus, or read from a file."""
+"""Tokenizer settings: trained on the corpus, or read from a file."""
 
 from dataclasses import dataclass
 
@@ -7,9 +7,9 @@ from minimind.utils.errors import ConfigError
 
 @dataclass
 class TokenizerConfig:
-    vocab_size: int = 6400  # special tokens and the 256 bytes included
+    vocab_size: int = 6400  # including special tokens and the 256 bytes
     path: str | None = None  # an existing tokenizer.json; None: train one on the corpus
-    sample_mb: int = 64  # training reads at most so much of the corpus
+    sample_mb: int = 64  # maximum size of the training sample
 
     def __post_init__(self) -> None:
         if found := problems(self):

@@ -1,4 +1,4 @@
-"""The chat template of an imported model: Jinja by somebody else, rendered in a sandbox and within limits."""
+"""Chat templates of imported models: untrusted Jinja, rendered in a sandboxed subprocess with resource limits."""
 
 import json
 import os
@@ -10,19 +10,19 @@ from typing import Any
 from minimind.utils.child import python_module, search_path
 from minimind.utils.errors import UserError, in_brief
 
-MAX_SOURCE = 1 << 20  # characters of a template; the largest published ones have some 20,000
-MAX_TEXT = 8 << 20  # characters that it may render
-CPU_S, WAIT_S = 5, 60  # the second is for a machine so busy that the first takes as long
+MAX_SOURCE = 1 << 20  # characters of a template; the largest published ones have about 20,000
+MAX_TEXT = 8 << 20  # characters of rendered text
+CPU_S, WAIT_S = 5, 60  # limits of CPU time and of wall time, which is longer on a busy machine
 MEMORY_MIB = 512
-WHERE_PYTHON_IS = ("LD_LIBRARY_PATH", "PYTHONHOME")
+PYTHON_VARIABLES = ("LD_LIBRARY_PATH", "PYTHONHOME")
 
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """A template and the special tokens that it may name, such as `bos_token`.
+    """A template and the special tokens that it may refer to, such as `bos_token`.
 
-    It is given what transformers gives it, but neither the time nor chance, so that a conversation is always rendered
-    alike. What comes out is text: a template cannot say which <|im_end|> in it is its own and which one was typed.
+    It gets the same variables as in transformers, except for time and randomness, so that rendering is deterministic.
+    The result is text: it does not tell an <|im_end|> of the template from one that a user typed.
     """
 
     source: str
@@ -42,48 +42,48 @@ class ChatTemplate:
         add_generation_prompt: bool = False,
         **options: Any,
     ) -> str:
-        """Starts a process for it, which takes 0.1 s.
+        """Render in a new process, which takes 0.1 s.
 
         Args:
-            options: further names for the template, such as `enable_thinking`.
+            options: additional variables for the template, such as `enable_thinking`.
 
         Raises:
-            UserError: the template is none, refuses the messages, or takes too much time, memory or text.
+            UserError: the template is invalid, rejects the messages, or exceeds a limit of time, memory or text.
         """
         names = {**self.special_tokens, **options, "messages": messages, "tools": tools}
         names |= {"documents": None, "add_generation_prompt": add_generation_prompt}
         try:
             task = json.dumps({"source": self.source, "names": names})
         except (TypeError, ValueError, RecursionError) as error:
-            raise UserError(f"Messages and tools must be what JSON can say, but: {in_brief(error)}.") from None
-        return _text(_in_a_process_of_its_own(task))
+            raise UserError(f"Messages and tools must be valid JSON values, but are not: {in_brief(error)}.") from None
+        return _rendered_text(_render_in_subprocess(task))
 
 
-def _in_a_process_of_its_own(task: str) -> dict[str, Any]:
-    """Its answer. It inherits no variables, which may hold secrets, but where Python is."""
-    env = {name: os.environ[name] for name in WHERE_PYTHON_IS if name in os.environ} | {"PYTHONPATH": search_path()}
+def _render_in_subprocess(task: str) -> dict[str, Any]:
+    """Result of the sandbox process, which inherits only the variables that locate Python: others may hold secrets."""
+    env = {name: os.environ[name] for name in PYTHON_VARIABLES if name in os.environ} | {"PYTHONPATH": search_path()}
     command = python_module("minimind.tokenizer.sandbox", str(CPU_S), str(MEMORY_MIB), str(MAX_TEXT))
     try:
-        ended = subprocess.run(command, input=task.encode(), capture_output=True, timeout=WAIT_S, env=env)
+        process = subprocess.run(command, input=task.encode(), capture_output=True, timeout=WAIT_S, env=env)
     except subprocess.TimeoutExpired:
         return {"limit": True}
-    if ended.returncode < 0:  # killed by the system
+    if process.returncode < 0:  # killed by the system
         return {"limit": True}
-    if ended.returncode > 0:
-        raise RuntimeError(f"The process that renders chat templates failed: {ended.stderr.decode()[-2000:]}")
-    return json.loads(ended.stdout)
+    if process.returncode > 0:
+        raise RuntimeError(f"The process that renders chat templates failed: {process.stderr.decode()[-2000:]}")
+    return json.loads(process.stdout)
 
 
-def _text(answer: dict[str, Any]) -> str:
-    if "limit" in answer:
+def _rendered_text(result: dict[str, Any]) -> str:
+    if "limit" in result:
         raise UserError(
-            f"A chat template must do with {CPU_S} s, {MEMORY_MIB} MiB of memory and {MAX_TEXT:,} characters, but this "
-            "one takes more; use the model without it."
+            f"A chat template must render within {CPU_S} s, {MEMORY_MIB} MiB of memory and {MAX_TEXT:,} characters, "
+            "but this one needs more; use the model without it."
         )
-    if "error" in answer:
-        raise UserError(f"The chat template cannot render this: {in_brief(ValueError(answer['error']))}.")
+    if "error" in result:
+        raise UserError(f"The chat template cannot render this: {in_brief(ValueError(result['error']))}.")
     try:
-        answer["text"].encode()
+        result["text"].encode()
     except UnicodeEncodeError:
-        raise UserError("The chat template must render text, but half of a surrogate pair came out.") from None
-    return answer["text"]
+        raise UserError("The chat template must render valid Unicode, but rendered an unpaired surrogate.") from None
+    return result["text"]

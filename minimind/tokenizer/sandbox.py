@@ -1,7 +1,7 @@
-"""The process that renders one chat template of somebody else: Jinja's sandbox, inside limits of the system.
+"""Process that renders one untrusted chat template in Jinja's sandbox, with resource limits of the operating system.
 
-The sandbox keeps a template from reaching Python's objects, but not from taking memory and time: `{{ "a" * 10**9 }}`
-or loops in loops are fine with it. Only the system can stop those.
+The sandbox keeps a template from accessing Python's internals, but not from using memory and time: it allows
+`{{ "a" * 10**9 }}` and nested loops. Only the operating system can stop those.
 """
 
 import json
@@ -18,13 +18,13 @@ from jinja2.utils import Namespace
 
 from minimind.utils.terminal import say
 
-MAX_ERROR = 1000  # characters, as a template chooses what it says
+MAX_ERROR = 1000  # characters; the template controls the message
 
 
 class Generation(Extension):
-    """`{% generation %}`, by which training templates mark what an assistant says; it renders as its body."""
+    """`{% generation %}`, which marks the assistant's text in training templates; renders as its body."""
 
-    tags = {"generation"}  # noqa: RUF012 (as Jinja wants it)
+    tags = {"generation"}  # noqa: RUF012 (declared like this in Jinja)
 
     def parse(self, parser: Parser) -> list[Node]:
         next(parser.stream)
@@ -32,7 +32,7 @@ class Generation(Extension):
 
 
 class PlainNamespace(Namespace):
-    """Jinja's own takes any name, __html__ among them, by which it would pass for another kind of object."""
+    """Namespace without underscore names: with __html__, Jinja's own could pass for another kind of object."""
 
     def __setitem__(self, name: str, value: Any) -> None:
         if name.startswith("_"):
@@ -41,55 +41,55 @@ class PlainNamespace(Namespace):
 
 
 def namespace(*pairs: Any, **names: Any) -> Namespace:
-    made = PlainNamespace()
+    result = PlainNamespace()
     for name, value in dict(*pairs, **names).items():
-        made[name] = value
-    return made
+        result[name] = value
+    return result
 
 
 def new_dict(*pairs: Any, **names: Any) -> dict[str, Any]:
-    """In place of the class, whose methods would be in reach."""
+    """Replaces the class `dict`, whose methods a template could access."""
     return dict(*pairs, **names)
 
 
 def limit(cpu_s: int, memory_mib: int) -> None:
-    """Of this process alone, which is also to write no file and to start no other."""
-    for kind, most in (("CPU", cpu_s), ("FSIZE", 0), ("CORE", 0), ("NPROC", 0), ("AS", memory_mib << 20)):
+    """Limit this process, which also must not write files or start other processes."""
+    for kind, maximum in (("CPU", cpu_s), ("FSIZE", 0), ("CORE", 0), ("NPROC", 0), ("AS", memory_mib << 20)):
         try:
-            resource.setrlimit(getattr(resource, f"RLIMIT_{kind}"), (most, most))
+            resource.setrlimit(getattr(resource, f"RLIMIT_{kind}"), (maximum, maximum))
         except (ValueError, OSError):
-            if kind != "AS":  # which macOS refuses
+            if kind != "AS":  # not supported by macOS
                 raise
 
 
 def environment() -> ImmutableSandboxedEnvironment:
-    """As transformers makes it, without `strftime_now`, `lipsum` and `random`, which differ from call to call."""
-    made = ImmutableSandboxedEnvironment(
+    """Environment of transformers, without the nondeterministic `strftime_now`, `lipsum` and `random`."""
+    env = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"]
     )
-    made.filters["tojson"] = to_json
-    del made.globals["lipsum"], made.filters["random"]
-    made.globals |= {
-        "raise_exception": refuse,
+    env.filters["tojson"] = to_json
+    del env.globals["lipsum"], env.filters["random"]
+    env.globals |= {
+        "raise_exception": raise_exception,
         "namespace": namespace,
         "dict": new_dict,
     }
-    return made
+    return env
 
 
 def to_json(
     value: Any, ensure_ascii: bool = False, indent: int | None = None, separators: Any = None, sort_keys: bool = False
 ) -> str:
-    """Jinja's own escapes what is special to HTML."""
+    """Unlike Jinja's own filter, does not escape HTML."""
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
-def refuse(message: str) -> None:
+def raise_exception(message: str) -> None:
     raise TemplateError(message)
 
 
-def answer(task: dict[str, Any], max_text: int) -> dict[str, Any]:
-    """Its `text`, the `error` that ended it, or that a `limit` was reached."""
+def render(task: dict[str, Any], max_text: int) -> dict[str, Any]:
+    """Rendered `text`, the `error` that occurred, or `limit` if a limit was reached."""
     pieces, length = [], 0
     try:
         for piece in environment().from_string(task["source"]).generate(task["names"]):
@@ -99,25 +99,25 @@ def answer(task: dict[str, Any], max_text: int) -> dict[str, Any]:
             pieces.append(piece)
     except MemoryError:
         return {"limit": True}
-    except Exception as error:  # whatever a template's own arithmetic, calls and recursion may end in
-        return {"error": _said(error)[:MAX_ERROR]}
+    except Exception as error:  # a template's arithmetic, calls and recursion can raise anything
+        return {"error": _error_text(error)[:MAX_ERROR]}
     return {"text": "".join(pieces)}
 
 
-def _said(error: Exception) -> str:
+def _error_text(error: Exception) -> str:
     try:
         return str(error) or type(error).__name__
-    except Exception:  # what it holds may be nested too deeply to be written
+    except Exception:  # its value may be nested too deeply for str()
         return type(error).__name__
 
 
 def main(cpu_s: str, memory_mib: str, max_text: str) -> None:
     limit(int(cpu_s), int(memory_mib))
     try:
-        said = json.dumps(answer(json.load(sys.stdin), int(max_text)))
+        result = json.dumps(render(json.load(sys.stdin), int(max_text)))
     except MemoryError:
-        said = json.dumps({"limit": True})
-    say(said, end="", raw=True)
+        result = json.dumps({"limit": True})
+    say(result, end="", raw=True)
 
 
 if __name__ == "__main__":

@@ -9,26 +9,29 @@ PRECISIONS = ("auto", "32-true", "bf16-mixed", "bf16-true", "16-mixed")
 
 @dataclass
 class RecipeConfig:
-    """How a model of some size is trained unless its user says otherwise; other groups refer to it."""
+    """How a model of some size is trained by default; the other groups refer to it.
 
-    max_steps: int = 10000
+    The defaults here are minimind_26m's, as are those of `ModelConfig`.
+    """
+
+    max_steps: int = 3900
     batch_tokens: int = 131072
     sequence_length: int = 512
     packing: str = "stream"
     document_mask: bool = False
-    lr: float = 5e-4
+    lr: float = 8.6e-4
     embedding_lr_ratio: float = 1.0
     beta2: float = 0.95
-    warmup_steps: int = 100
+    warmup_steps: int = 200
     final_lr_ratio: float = 0.1
     validate_every_steps: int = 500
 
 
 @dataclass
 class TrainerConfig:
-    max_steps: int | None = 1000  # optimizer steps; None: as many as `epochs` take
+    max_steps: int | None = 3900  # optimizer steps; None: as many as `epochs` take
     epochs: float | None = None  # times each row of the training data is seen; None: as many as `max_steps` make
-    batch_tokens: int = 32768  # of one optimizer step, over all devices and micro-batches
+    batch_tokens: int = 131072  # of one optimizer step, over all devices and micro-batches
     micro_batch: int | None = None  # rows of one forward pass on one device; None: as many as fit a fixed budget
     precision: str = "auto"  # bf16-mixed where the device computes it, else 32-true
     gradient_clip: float = 1.0  # largest norm of the whole gradient; 0: no clipping

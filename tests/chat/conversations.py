@@ -1,4 +1,4 @@
-"""Made-up conversations that cover what a chat format can hold: a grid, and at random."""
+"""Synthetic conversations that cover the chat format: a systematic grid, and Hypothesis strategies."""
 
 import itertools
 import os
@@ -65,7 +65,7 @@ def grid() -> Iterator[Case]:
 
 
 def one_turn(turn: int, calls: list[str], reasoning: str) -> Messages:
-    """A question, an answer that may call tools, what those say, and then a last answer."""
+    """A question and an answer; if it calls tools, also their results and a final answer."""
     messages: Messages = [{"role": "user", "content": QUESTIONS[turn]}, _answer(turn, reasoning)]
     if calls:
         messages[-1]["tool_calls"] = [_call(number, kind) for number, kind in enumerate(calls)]
@@ -82,7 +82,7 @@ def _answer(turn: int, reasoning: str) -> dict[str, Any]:
 
 
 def _call(number: int, kind: str) -> dict[str, Any]:
-    """The first as OpenAI nests it, the second flat."""
+    """Tool call: the first nested as in OpenAI's format, the second flat."""
     arguments: Any = ARGUMENTS[number]
     if kind == "string":
         arguments = '{"fruit":  "\\u68a8"}' if number else '{"fruit": "梨 <>&"}'
@@ -90,7 +90,7 @@ def _call(number: int, kind: str) -> dict[str, Any]:
     return call if number else {"type": "function", "id": "1", "function": call}
 
 
-# Nothing in them is special to the format or begins or ends with a blank: here their ids and labels are ours, too.
+# No text contains a marker or has leading or trailing spaces, so our ids and labels equal those of transformers.
 CLEAN: dict[str, Case] = {
     "two turns": Case(
         "two turns",

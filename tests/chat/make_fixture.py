@@ -1,6 +1,6 @@
-"""Writes reference.json: what transformers renders of our conversations with MiniMind-3's tokenizer and template.
+"""Writes reference.json: our conversations as rendered by transformers with MiniMind-3's tokenizer and template.
 
-Run: python tests/chat/make_fixture.py FOLDER, with MiniMind-3's tokenizer.json and tokenizer_config.json in it.
+Run: python tests/chat/make_fixture.py FOLDER, where FOLDER has MiniMind-3's tokenizer.json and tokenizer_config.json.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ def rendered(tokenizer: Any, case: Case) -> str:
 
 
 def labels(tokenizer: Any, ids: list[int]) -> list[int]:
-    """1 where MiniMind trains: after each `<|im_start|>assistant` line, through the next `<|im_end|>` line."""
+    """1 for MiniMind's targets: everything after an `<|im_start|>assistant` line, including the `<|im_end|>` line."""
     header, ending = (tokenizer.encode(text) for text in ("<|im_start|>assistant\n", "<|im_end|>\n"))
     found, at = [0] * len(ids), 0
     while at < len(ids):
@@ -41,7 +41,9 @@ def labels(tokenizer: Any, ids: list[int]) -> list[int]:
 
 
 def main(folder: str) -> None:
-    from transformers import AutoTokenizer  # the tests import this file and need no transformers
+    from transformers import (
+        AutoTokenizer,
+    )  # imported here because the tests import this file without needing transformers
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
     digests: dict[str, list[str]] = {}
@@ -55,7 +57,7 @@ def main(folder: str) -> None:
     used = sorted({index for found in clean.values() for index in found["ids"]})
     lines = [f"  {json.dumps(name)}: {json.dumps(found)}" for name, found in digests.items()]
     tokens = {index: tokenizer.decode([index]) for index in used}
-    assert "\ufffd" not in "".join(tokens.values()), "one of the clean texts has a token of half a character"
+    assert "\ufffd" not in "".join(tokens.values()), "a token of the clean texts is an incomplete character"
     parts = {"clean": clean, "tokens": tokens}
     head = ",\n".join(f" {json.dumps(name)}: {json.dumps(part, ensure_ascii=False)}" for name, part in parts.items())
     FIXTURE.write_text(f'{{\n{head},\n "digests": {{\n' + ",\n".join(lines) + "\n }\n}\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Templates of imported models: rendered as transformers does, in a sandbox, with an end to what they may take."""
+"""Chat templates of imported models are rendered as by transformers, in a sandbox with limits; ours can be exported."""
 
 import json
 import re
@@ -14,10 +14,10 @@ from tokenizers import AddedToken
 from minimind.interop.tokenizer_files import read_chat_template, tokenizer_config
 from minimind.tokenizer import imported_template
 from minimind.tokenizer.bpe import BPE
-from minimind.tokenizer.chat import MARKERS, parts_of
+from minimind.tokenizer.chat import MARKERS, render_parts
 from minimind.tokenizer.chat_template import CHATML, WITH_THINKING
 from minimind.tokenizer.imported_template import ChatTemplate
-from minimind.tokenizer.sandbox import answer, environment
+from minimind.tokenizer.sandbox import environment, render
 from minimind.utils.errors import UserError
 
 HELLO = [{"role": "user", "content": "hi <&> 梨"}]
@@ -42,7 +42,7 @@ FEATURES = """\
 """
 
 
-def test_what_templates_use_is_rendered_as_transformers_does() -> None:
+def test_template_features_are_rendered_as_by_transformers() -> None:
     chat_template_utils = pytest.importorskip("transformers.utils.chat_template_utils")
     messages, options = CLEAN["two turns"].messages, {"bos_token": "<s>", "kind": "x"}
     (theirs,), _ = chat_template_utils.render_jinja_template(
@@ -53,7 +53,7 @@ def test_what_templates_use_is_rendered_as_transformers_does() -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "said"),
+    ("source", "problem"),
     [
         ("{{ ''.__class__.__mro__ }}", "unsafe"),
         ("{{ cycler.__init__.__globals__.os }}", "unsafe"),
@@ -73,9 +73,9 @@ def test_what_templates_use_is_rendered_as_transformers_does() -> None:
         ("{% for", "unexpected"),
     ],
 )
-def test_the_sandbox_refuses(source: str, said: str) -> None:
-    found = answer({"source": source, "names": {"messages": [{}]}}, max_text=100)
-    assert re.search(said, found["error"])
+def test_the_sandbox_rejects(source: str, problem: str) -> None:
+    result = render({"source": source, "names": {"messages": [{}]}}, max_text=100)
+    assert re.search(problem, result["error"])
 
 
 @pytest.mark.parametrize(
@@ -90,28 +90,30 @@ def test_the_sandbox_refuses(source: str, said: str) -> None:
         "{{ 9 ** (9 ** 9) }}",
     ],
 )
-def test_a_template_that_takes_too_much_is_stopped(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_template_that_exceeds_a_limit_is_stopped(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(imported_template, "CPU_S", 1)
-    with pytest.raises(UserError, match="must do with 1 s, 512 MiB of memory and 8,388,608 characters, but this one"):
+    with pytest.raises(
+        UserError, match="must render within 1 s, 512 MiB of memory and 8,388,608 characters, but this one"
+    ):
         ChatTemplate(source).render(HELLO)
 
 
-def test_the_process_gets_no_variables_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_process_inherits_no_other_environment_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     given: dict[str, Any] = {}
     run = imported_template.subprocess.run
     monkeypatch.setattr(
         imported_template.subprocess, "run", lambda command, **options: given.update(options) or run(command, **options)
     )
     assert ChatTemplate("{{ messages[0].content }}").render(HELLO) == "hi <&> 梨"
-    assert set(given["env"]) <= {"PYTHONPATH", *imported_template.WHERE_PYTHON_IS}
+    assert set(given["env"]) <= {"PYTHONPATH", *imported_template.PYTHON_VARIABLES}
 
 
-def test_what_is_wrong_is_said() -> None:
+def test_errors_are_reported() -> None:
     with pytest.raises(UserError, match="The chat template cannot render this: roles must alternate"):
         ChatTemplate("{{ raise_exception('roles must alternate') }}").render(HELLO)
-    with pytest.raises(UserError, match="half of a surrogate pair"):
+    with pytest.raises(UserError, match="an unpaired surrogate"):
         ChatTemplate("{{ messages[0].content }}").render([{"role": "user", "content": "\ud800"}])
-    with pytest.raises(UserError, match="must be what JSON can say"):
+    with pytest.raises(UserError, match="must be valid JSON values"):
         ChatTemplate("").render([{"role": "user", "content": {1}}])
     with pytest.raises(UserError, match="must have at most 1,048,576 characters, but has 1,048,577"):
         ChatTemplate("a" * (imported_template.MAX_SOURCE + 1))
@@ -123,11 +125,11 @@ def write(folder: Path, config: Any, jinja: str | None = None) -> None:
         (folder / "chat_template.jinja").write_text(jinja)
 
 
-def test_what_a_template_says_of_itself_is_short() -> None:
-    assert len(answer({"source": "{{ raise_exception('a' * 10**6) }}", "names": {}}, max_text=100)["error"]) == 1000
+def test_an_error_message_of_a_template_is_truncated() -> None:
+    assert len(render({"source": "{{ raise_exception('a' * 10**6) }}", "names": {}}, max_text=100)["error"]) == 1000
 
 
-def test_a_folder_says_its_template_and_its_tokens(tmp_path: Path) -> None:
+def test_template_and_special_tokens_are_read_from_a_folder(tmp_path: Path) -> None:
     assert read_chat_template(tmp_path) is None
     tokens = {"bos_token": "<s>", "eos_token": {"content": "</s>", "lstrip": False}, "pad_token": None}
     write(tmp_path, tokens)
@@ -141,7 +143,7 @@ def test_a_folder_says_its_template_and_its_tokens(tmp_path: Path) -> None:
     assert read_chat_template(tmp_path) == ChatTemplate("new")
 
 
-def test_a_folder_whose_template_is_no_text_is_refused(tmp_path: Path) -> None:
+def test_a_template_that_is_not_text_is_rejected(tmp_path: Path) -> None:
     write(tmp_path, {"chat_template": 3})
     with pytest.raises(UserError, match="must have text as `chat_template`, but has a int"):
         read_chat_template(tmp_path)
@@ -150,18 +152,18 @@ def test_a_folder_whose_template_is_no_text_is_refused(tmp_path: Path) -> None:
         read_chat_template(tmp_path)
 
 
-@pytest.mark.skipif(not MINIMIND3.is_dir(), reason="needs MiniMind-3's tokenizer; MINIMIND3_TOKENIZER says where")
-def test_live_the_template_of_minimind_3_renders_what_our_own_renderer_does() -> None:
+@pytest.mark.skipif(not MINIMIND3.is_dir(), reason="needs MiniMind-3's tokenizer; set MINIMIND3_TOKENIZER")
+def test_the_template_of_minimind_3_agrees_with_our_renderer() -> None:
     theirs = read_chat_template(MINIMIND3)
     assert theirs is not None
     for case in LONGEST[::9]:
         text = theirs.render(case.messages, case.tools, add_generation_prompt=True, open_thinking=True)
-        parts = parts_of(case.messages, case.tools, generation_prompt="open")
+        parts = render_parts(case.messages, case.tools, generation_prompt="open")
         assert text == "".join(part.text for part in parts)
 
 
-def test_the_template_that_we_export_renders_what_our_own_renderer_does() -> None:
-    """Over the whole grid; that transformers renders templates as our environment does is tested above."""
+def test_the_exported_template_agrees_with_our_renderer() -> None:
+    """On the whole grid; that our environment agrees with transformers is tested above."""
     found: dict[str, list[str]] = {}
     for case in CASES:
         text = OURS.render(
@@ -174,12 +176,12 @@ def test_the_template_that_we_export_renders_what_our_own_renderer_does() -> Non
 
 @given(CONVERSATION, SOME_TOOLS)
 @settings(max_examples=50, deadline=None)
-def test_so_it_does_for_any_conversation(messages: Messages, tools: Any) -> None:
-    text = "".join(part.text for part in parts_of(messages, tools))
+def test_the_exported_template_agrees_with_our_renderer_on_random_conversations(messages: Messages, tools: Any) -> None:
+    text = "".join(part.text for part in render_parts(messages, tools))
     assert OURS.render(messages=messages, tools=tools) == text
 
 
-def test_an_export_has_the_template_that_its_tokenizer_has_the_tokens_for() -> None:
+def test_the_exported_template_depends_on_the_tokens_of_the_tokenizer() -> None:
     tokenizer = BPE.train(["some text"] * 5, vocab_size=300).tokenizer
     assert tokenizer_config(BPE(tokenizer), 8)["chat_template"] == CHATML
     tokenizer.add_tokens([AddedToken(marker, normalized=False) for marker in MARKERS[2:]])

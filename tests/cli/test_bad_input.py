@@ -34,7 +34,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureF
         (["data=text", "data.fils=[a]"], ["did you mean `data.files`?", "did you mean `files`?"]),
         (["model.x=1", "optim.y=2", "seed=z"], ["3 things must be changed", "model.x=1:", "optim.y=2:", "seed=z:"]),
         (["trainer.max_steps=="], ["trainer.max_steps=="]),
-        (["data=text"], ["`data.files` must name the text of data=text"]),
+        (["data=text"], ["`data.files` must name files for data=text"]),
         (["data=text", "data.files=[nowhere.txt]"], ["must exist, but nowhere.txt is neither in"]),
         (["tokenizer=file", "tokenizer.path=nowhere.json"], ["tokenizer.path must exist, but nowhere.json"]),
         (["init_from=nowhere"], ["init_from must exist, but nowhere"]),

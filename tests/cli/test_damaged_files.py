@@ -108,7 +108,7 @@ def test_a_report_counts_a_damaged_run_as_failed(tmp_path: Path) -> None:
         file.write_bytes(content)
         record = read_run(job, folder.path)
         assert record.state == "failed"
-        assert str(file) in str(record.trouble("val/loss"))
+        assert str(file) in str(record.exclusion("val/loss"))
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ def test_other_experiments_take_a_step(start, small_arguments: list[str], tmp_pa
 def test_minimind_needs_its_files(start) -> None:
     code, said = start("experiment=minimind3_pretrain")
     assert code == 2
-    assert "`data.files` must name the text of data=jsonl" in said
+    assert "`data.files` must name files for data=jsonl" in said
     assert "`tokenizer.path` must name a tokenizer.json" in said
 
 
@@ -117,7 +117,7 @@ def test_a_harmed_shard_or_another_tokenizer_stops_a_run_before_it_starts(
     for more in (["data.verify=full"], []):  # found before training, or when the shard is first read
         code, said = start(*command, "run.tag=again", *more)
         assert code == 2, said
-        assert f"{shard} must have the sha256 that {MANIFEST} says" in said
+        assert f"{shard} must have the sha256 in {MANIFEST}" in said
         assert f"delete {shards.parent} and run the same command" in said
     failed = [read_json(path) for path in (tmp_path / "root" / "runs").glob("*/status.json")]
     assert sorted(status["state"] for status in failed) == ["failed", "finished"]

@@ -1,4 +1,4 @@
-"""Streams of tokens whose values are their places, cut into documents and shards."""
+"""Token streams in which each token's value is its position, split into documents and shards."""
 
 from pathlib import Path
 
@@ -25,8 +25,8 @@ def source(folder: Path, name: str, weight: float, lengths: list[int], first: in
     return PreparedSource(name, weight, folder / name)
 
 
-def real_targets(rows: TokenSequences) -> list[int]:
-    labels = rows.widen().labels
+def real_targets(sequences: TokenSequences) -> list[int]:
+    labels = sequences.widen().labels
     return labels[labels != IGNORED].tolist()
 
 

@@ -1,4 +1,4 @@
-"""A mixture through the whole loop: what is logged of each source, and a run cut in two goes on as one."""
+"""Mixtures in the whole training loop: the metrics of each source, validation, and the number of steps."""
 
 from pathlib import Path
 from typing import Any, cast
@@ -38,7 +38,7 @@ def _quiet() -> None:
 
 @pytest.fixture
 def data(tmp_path: Path) -> PreparedData:
-    """Two sources of a few hundred tokens, one of three times the weight."""
+    """Two sources of a few hundred tokens with weights 3 and 1."""
     tokenizer = tmp_path / "tokenizer.json"
     BPE.train(["a few words of text"], 300).save(tokenizer)
     sources = []
@@ -60,21 +60,22 @@ def config(**data: Any) -> TrainConfig:
     return with_steps(cfg, 8)
 
 
-def rows_of(cfg: TrainConfig, data: PreparedData, folder: Path, *chosen: pl.Callback) -> list[dict[str, Any]]:
+def train(cfg: TrainConfig, data: PreparedData, folder: Path, *extra: pl.Callback) -> list[dict[str, Any]]:
+    """Train and return the rows of metrics.jsonl."""
     run = RunFolder(folder)
     folder.mkdir()
     write_config(run.config, {"model": cfg.model.to_dict()})
     data.tokenizer.save(folder / "tokenizer.json")
     module = assemble(cfg, build_objective(cfg.objective, data=cfg.data, tokenizer=data.tokenizer))
     parts = RunParts(run, MetricsWriter(run), Best(cfg.objective.primary), sampler=cast(Any, None))
-    _, callbacks = build_callbacks(cfg, parts, AUTO, list(chosen), StopRequest())
+    _, callbacks = build_callbacks(cfg, parts, AUTO, list(extra), StopRequest())
     build_trainer(cfg, AUTO, callbacks, []).fit(module, build_data(cfg, module.objective, data, layout_of(cfg, AUTO)))
     return read_rows(run.metrics)
 
 
 @pytest.mark.parametrize("options", [{}, {"document_mask": True}, {"packing": Packing.pad}, {"num_workers": 1}])
-def test_a_mixture_says_what_it_is_made_of(options: dict[str, Any], data: PreparedData, tmp_path: Path) -> None:
-    rows = rows_of(config(**options), data, tmp_path / "run")
+def test_a_mixture_logs_metrics_of_each_source(options: dict[str, Any], data: PreparedData, tmp_path: Path) -> None:
+    rows = train(config(**options), data, tmp_path / "run")
     assert [row["step"] for row in rows] == [2, 4, 6, 8]
     num_examples = 12 if "packing" in options else 11
     for row in rows:
@@ -82,18 +83,18 @@ def test_a_mixture_says_what_it_is_made_of(options: dict[str, Any], data: Prepar
         assert row["data/prose/fraction"] == 0.25
         assert row["data/code/epoch"] == 0.75 * 4 * row["step"] / num_examples
     for row in (rows[1], rows[3]):
-        one, other = row["val/code/loss"], row["val/prose/loss"]
-        assert one != other
-        assert row["val/loss"] == pytest.approx((one + other) / 2)  # as many tokens in both
+        code, prose = row["val/code/loss"], row["val/prose/loss"]
+        assert code != prose
+        assert row["val/loss"] == pytest.approx((code + prose) / 2)  # both have the same number of tokens
         assert {"val/code/bits_per_byte", "val/prose/bits_per_byte"} <= set(row)
 
 
-def test_one_source_has_no_figures_beside_those_of_all(data: PreparedData, tmp_path: Path) -> None:
-    rows = rows_of(config(), PreparedData(data.sources[:1], data.tokenizer_path), tmp_path / "run")
+def test_a_single_source_has_no_metrics_of_its_own(data: PreparedData, tmp_path: Path) -> None:
+    rows = train(config(), PreparedData(data.sources[:1], data.tokenizer_path), tmp_path / "run")
     assert not [key for row in rows for key in row if key.startswith("data/") or "code" in key]
 
 
-def test_validation_is_of_every_token_once_however_training_packs(data: PreparedData) -> None:
+def test_validation_counts_every_token_once_for_any_packing(data: PreparedData) -> None:
     counted = []
     for options in ({}, {"document_mask": True}, {"packing": Packing.pad}):
         cfg = config(**options)
@@ -107,12 +108,12 @@ def test_validation_is_of_every_token_once_however_training_packs(data: Prepared
 
 def test_epochs_count_windows_or_documents(data: PreparedData) -> None:
     alone = PreparedData(data.sources[:1], data.tokenizer_path)
-    assert steps_of(2.0, config(), alone) == 6  # 11 windows twice, 4 a step
+    assert steps_of(2.0, config(), alone) == 6  # 11 windows twice, 4 per step
     assert steps_of(2.0, config(packing=Packing.pad), alone) == 6  # 12 documents twice
     assert steps_of(0.1, config(packing=Packing.pad), alone) == 1
 
 
-def test_steps_that_are_known_end_the_schedule_unless_it_has_a_horizon() -> None:
+def test_the_number_of_steps_is_the_horizon_of_the_schedule_unless_it_has_one() -> None:
     cfg = TrainConfig(data=TextConfig(files=["a"]), trainer=TrainerConfig(max_steps=None, epochs=1.0))
     assert with_steps(cfg, 70).schedule.horizon_steps == 70
     cfg.schedule = ScheduleConfig(horizon_steps=90)
@@ -123,12 +124,12 @@ def test_steps_that_are_known_end_the_schedule_unless_it_has_a_horizon() -> None
 
 
 @pytest.mark.parametrize("options", [{}, {"max_steps": 5, "epochs": 1.0}])
-def test_either_steps_or_epochs(options: dict[str, Any]) -> None:
+def test_the_length_is_given_in_either_steps_or_epochs(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=r"`trainer\.max_steps` or `trainer\.epochs` must say how long"):
         TrainerConfig(**{"max_steps": None, **options})
 
 
-def test_rows_on_their_way_to_the_model_are_widened_by_the_data_module(data: PreparedData) -> None:
+def test_the_data_module_widens_examples_on_their_way_to_the_model(data: PreparedData) -> None:
     cfg = config(document_mask=True)
     objective = build_objective(cfg.objective, data=cfg.data, tokenizer=data.tokenizer)
     datamodule = build_data(cfg, objective, data, layout_of(cfg, AUTO))
@@ -139,17 +140,17 @@ def test_rows_on_their_way_to_the_model_are_widened_by_the_data_module(data: Pre
         assert batch.position_ids is not None
 
 
-def test_an_objective_is_judged_by_what_its_validation_gives(
+def test_the_primary_metric_must_be_one_that_validation_computes(
     data: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(PretrainConfig, "primary", ("val/hits", "max"))
     with pytest.raises(
         ValueError, match=r"primary metric is val/hits, but its validation returned val/loss, val/perplexity"
     ):
-        rows_of(config(), data, tmp_path / "run")
+        train(config(), data, tmp_path / "run")
 
 
-def test_data_that_give_no_example_are_refused(data: PreparedData, tmp_path: Path) -> None:
+def test_data_without_a_single_example_is_rejected(data: PreparedData, tmp_path: Path) -> None:
     write_stream(tmp_path / "code" / "short" / VALIDATION, [1])
     write_stream(tmp_path / "code" / "short" / TRAIN, [9])
     short = PreparedData([PreparedSource("code", 1.0, tmp_path / "code" / "short")], data.tokenizer_path)
@@ -159,10 +160,10 @@ def test_data_that_give_no_example_are_refused(data: PreparedData, tmp_path: Pat
         build_data(cfg, objective, short, layout_of(cfg, AUTO))
 
 
-def test_the_best_checkpoint_is_the_best_also_where_training_is_stopped(data: PreparedData, tmp_path: Path) -> None:
-    """It is better than before, but not by as much as early stopping asks for."""
+def test_early_stopping_still_saves_the_best_checkpoint(data: PreparedData, tmp_path: Path) -> None:
+    """The last validation is the best one, but its improvement is below the threshold of early stopping."""
     stop = EarlyStopping(patience=1, min_delta=100.0, every_steps=1)
-    rows_of(config(), data, tmp_path / "run", stop)
+    train(config(), data, tmp_path / "run", stop)
     status = RunFolder(tmp_path / "run").status
     rows = [row for row in read_rows(RunFolder(tmp_path / "run").metrics) if "val/loss" in row]
     best = min(rows, key=lambda row: row["val/loss"])

@@ -1,4 +1,4 @@
-"""The same global batches for any ranks, micro-batches and workers; a seek goes on with exactly the next row."""
+"""Global batches are the same for any number of ranks, micro-batches and workers, and after resuming at any step."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import torch
 from streams import real_targets, same, write_stream
 
 from minimind.data.config import TextConfig
-from minimind.data.loader import EachOnce, TrainLoader
+from minimind.data.loader import SequentialLoader, TrainLoader
 from minimind.data.mixture import Mixture, Source
 from minimind.data.packing import DocumentPacking, WindowPacking, validation_packing
 from minimind.model.config import IGNORED
@@ -17,7 +17,7 @@ KINDS = ["stream", "document_mask", "pad", "mixture"]
 
 @pytest.fixture(scope="module")
 def mixtures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Mixture]:
-    """251 tokens in documents of 1 to 16, in several shards; for a mixture two more sources."""
+    """A stream of 251 tokens in documents of 1 to 16 tokens and several shards; the mixture has two more sources."""
     lengths = [1 + (i * 7) % 16 for i in range(30)] + [6]
     folder = tmp_path_factory.mktemp("streams")
     streams = [
@@ -37,13 +37,13 @@ def loader(mixture: Mixture, **options: int) -> TrainLoader:
 
 
 def global_steps(loaders: list[TrainLoader], steps: int) -> list[list[list[list[int]]]]:
-    """Inputs and labels of each row of each optimizer step, sorted: over ranks and micro-batches."""
-    iterators = [iter(one) for one in loaders]
+    """For each optimizer step, the sorted examples (inputs, labels, …) of all ranks and micro-batches."""
+    iterators = [iter(each) for each in loaders]
     found = []
     for _ in range(steps):
         batches = [micro_batch.widen() for it in iterators for micro_batch in next(it)]
-        rows = [torch.cat([part[:, :] for part in batch if part is not None], dim=1).tolist() for batch in batches]
-        found.append(sorted(row for batch in rows for row in batch))
+        examples = [torch.cat([part for part in batch if part is not None], dim=1).tolist() for batch in batches]
+        found.append(sorted(example for batch in examples for example in batch))
     return found
 
 
@@ -61,74 +61,73 @@ def test_ranks_and_micro_batches_share_one_global_batch(
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("world_size", "step"), [(1, 0), (1, 3), (2, 3), (4, 7)])
-def test_a_seek_goes_on_with_exactly_the_next_row(
+def test_a_resumed_loader_continues_with_exactly_the_next_example(
     kind: str, mixtures: dict[str, Mixture], world_size: int, step: int
 ) -> None:
     whole = global_steps([loader(mixtures[kind])], 9)
     resumed = [loader(mixtures[kind], rank=rank, world_size=world_size) for rank in range(world_size)]
-    for one in resumed:
-        one.load_state_dict({"step": step})
+    for rank_loader in resumed:
+        rank_loader.load_state_dict({"step": step})
     assert global_steps(resumed, 9 - step) == whole[step:]
 
 
-@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # where there is one core
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a machine with one core
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_workers_change_nothing(mixtures: dict[str, Mixture], num_workers: int) -> None:
-    for kind in ("document_mask", "mixture"):  # the one with the most in a batch, and the one with the most ways
+    for kind in ("document_mask", "mixture"):  # the most tensors per batch, and the most code paths
         for rank in range(2):
-            plain = list(loader(mixtures[kind], num_steps=20, rank=rank, world_size=2))
-            ahead = list(loader(mixtures[kind], num_steps=20, rank=rank, world_size=2, num_workers=num_workers))
-            assert len(plain) == len(ahead) == 20
-            assert all(same(a, b) for ours, theirs in zip(plain, ahead, strict=True)
-                       for a, b in zip(ours, theirs, strict=True))  # fmt: skip
+            without = list(loader(mixtures[kind], num_steps=20, rank=rank, world_size=2))
+            workers = list(loader(mixtures[kind], num_steps=20, rank=rank, world_size=2, num_workers=num_workers))
+            assert len(without) == len(workers) == 20
+            assert all(same(a, b) for steps in zip(without, workers, strict=True) for a, b in zip(*steps, strict=True))
 
 
 def test_state_is_one_integer(mixtures: dict[str, Mixture]) -> None:
-    one = loader(mixtures["mixture"])
-    assert len(next(iter(one))) == 4
-    assert one.state_dict() == {"step": 1}
-    assert len(one) == 100
+    train_loader = loader(mixtures["mixture"])
+    assert len(next(iter(train_loader))) == 4
+    assert train_loader.state_dict() == {"step": 1}
+    assert len(train_loader) == 100
 
 
-def test_asking_far_ahead_of_the_plan_gives_the_same(mixtures: dict[str, Mixture]) -> None:
-    one, other = loader(mixtures["mixture"]), loader(mixtures["mixture"])
-    in_turn = [one.read(step) for step in range(400)]
+def test_steps_are_the_same_in_any_order(mixtures: dict[str, Mixture]) -> None:
+    first, second = loader(mixtures["mixture"]), loader(mixtures["mixture"])
+    in_order = [first.read(step) for step in range(400)]
     for step in (399, 3, 200, 201, 0):
-        assert all(same(a, b) for a, b in zip(other.read(step), in_turn[step], strict=True))
+        assert all(same(a, b) for a, b in zip(second.read(step), in_order[step], strict=True))
 
 
-def test_tokens_travel_as_they_are_stored(mixtures: dict[str, Mixture]) -> None:
-    rows = loader(mixtures["document_mask"]).read(0)[0]
-    assert rows.tokens.dtype is torch.uint16
-    assert rows.begins is not None
-    assert rows.begins.dtype is torch.bool
-    assert {part.dtype for part in rows.widen() if part is not None} == {torch.int64}
+def test_tokens_are_transferred_in_the_dtype_of_the_shards(mixtures: dict[str, Mixture]) -> None:
+    sequences = loader(mixtures["document_mask"]).read(0)[0]
+    assert sequences.tokens.dtype is torch.uint16
+    assert sequences.begins is not None
+    assert sequences.begins.dtype is torch.bool
+    assert {part.dtype for part in sequences.widen() if part is not None} == {torch.int64}
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 @pytest.mark.parametrize("document_mask", [False, True])
-def test_validation_shows_every_target_once_with_half_a_window_before_it(
+def test_validation_has_every_target_once_with_half_a_window_of_context(
     mixtures: dict[str, Mixture], world_size: int, document_mask: bool
 ) -> None:
     stream = mixtures["stream"].sources[0].examples.stream
     cfg = TextConfig(files=["a"], sequence_length=8, document_mask=document_mask)
     overlapping = validation_packing(stream, cfg)
     assert overlapping.document_mask == document_mask
-    loaders = [EachOnce(overlapping, batch=5, rank=rank, world_size=world_size) for rank in range(world_size)]
-    targets = [target for one in loaders for rows in one for target in real_targets(rows)]
+    loaders = [SequentialLoader(overlapping, batch=5, rank=rank, world_size=world_size) for rank in range(world_size)]
+    targets = [target for each in loaders for sequences in each for target in real_targets(sequences)]
     assert sorted(targets) == list(range(1, len(stream)))
-    assert all(len(list(one)) == len(one) for one in loaders)
-    for one in loaders:
-        for rows in one:
-            labels = rows.widen().labels
-            row, place = torch.where((labels != IGNORED) & (labels > 8))
-            assert len(row) == 0 or place.min() >= 4
+    assert all(len(list(each)) == len(each) for each in loaders)
+    for each in loaders:
+        for sequences in each:
+            labels = sequences.widen().labels
+            _, positions = torch.where((labels != IGNORED) & (labels > 8))
+            assert len(positions) == 0 or positions.min() >= 4
 
 
-def test_widening_keeps_tokens_above_two_signed_bytes(tmp_path: Path) -> None:
+def test_widening_keeps_token_ids_above_int16(tmp_path: Path) -> None:
     stream = write_stream(tmp_path, [20], first=65_500)
     assert loader(Mixture([Source("a", 1.0, WindowPacking(stream, 19))], 1)).read(0)[0].tokens.dtype is torch.uint16
-    rows = WindowPacking(stream, 19).read(torch.zeros(1, dtype=torch.int64).numpy())
-    assert rows.widen().input_ids.tolist() == [list(range(65_500, 65_519))]
+    sequences = WindowPacking(stream, 19).read(torch.zeros(1, dtype=torch.int64).numpy())
+    assert sequences.widen().input_ids.tolist() == [list(range(65_500, 65_519))]
     large = WindowPacking(write_stream(tmp_path / "large", [20], first=65_530), 19)
     assert large.read(torch.zeros(1, dtype=torch.int64).numpy()).widen().labels.max().item() == 65_549

@@ -1,4 +1,4 @@
-"""Every token is a target exactly once; a document among others is as if it stood alone."""
+"""Every token is a target exactly once; with document masks, a packed document is treated as if it were alone."""
 
 from itertools import accumulate
 from pathlib import Path
@@ -29,20 +29,20 @@ def test_every_token_but_the_first_is_a_target_once(
 ) -> None:
     stream = write_stream(tmp_path_factory.mktemp("s"), lengths, shard_tokens=shard)
     packing = WindowPacking(stream, window, min(stride, window), document_mask=True)
-    rows = packing.read(np.arange(packing.num_examples))
-    assert real_targets(rows) == list(range(1, len(stream)))
-    batch = rows.widen()
+    sequences = packing.read(np.arange(packing.num_examples))
+    assert real_targets(sequences) == list(range(1, len(stream)))
+    batch = sequences.widen()
     real = batch.labels != IGNORED
     assert torch.equal(batch.input_ids[real] + 1, batch.labels[real])
-    borders = [start - 1 for start in accumulate(lengths)][:-1]  # the <|endoftext|> before each document but the first
-    begins = rows.begins
+    ends = [start - 1 for start in accumulate(lengths)][:-1]  # the <|endoftext|> before each document but the first
+    begins = sequences.begins
     assert begins is not None
-    assert set(batch.input_ids[begins & real].tolist()) == {place for place in borders if place < len(stream) - 1}
+    assert set(batch.input_ids[begins & real].tolist()) == {end for end in ends if end < len(stream) - 1}
 
 
 @given(lengths=LENGTHS, window=st.integers(1, 50), shard=st.integers(1, 60))
 @settings(max_examples=25, deadline=None)
-def test_a_padded_row_is_a_document(
+def test_a_padded_sequence_is_a_document(
     tmp_path_factory: pytest.TempPathFactory, lengths: list[int], window: int, shard: int
 ) -> None:
     stream = write_stream(tmp_path_factory.mktemp("s"), lengths, shard_tokens=shard)
@@ -86,7 +86,7 @@ def test_padding_and_document_masks_exclude_each_other() -> None:
 def test_a_document_in_a_window_gets_the_logits_it_gets_alone(
     position: Position, backend: AttentionBackend, tmp_path: Path
 ) -> None:
-    """The last of the stream's documents, in a window of its own row and among others: the model says the same."""
+    """Logits of each document but the first are the same packed in a window and alone in a padded sequence."""
     torch.manual_seed(0)
     model = MiniMind(ModelConfig(
         vocab_size=80, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
@@ -98,18 +98,18 @@ def test_a_document_in_a_window_gets_the_logits_it_gets_alone(
     packed = WindowPacking(stream, 19, document_mask=True).read(np.arange(1)).widen()
     padded = DocumentPacking(stream, 19).read(np.arange(len(documents))).widen()
     with torch.no_grad():
-        among, alone = logits_of(model, packed).logits[0], logits_of(model, padded).logits
+        in_window, alone = logits_of(model, packed).logits[0], logits_of(model, padded).logits
     start = 3  # the <|endoftext|> of the first document, which as an input begins the second
-    for row, document in enumerate(documents[1:], start=1):
+    for number, document in enumerate(documents[1:], start=1):
         size = len(document)
         assert packed.labels[0, start : start + size].tolist() == document
-        torch.testing.assert_close(among[start : start + size], alone[row, :size], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(in_window[start : start + size], alone[number, :size], rtol=1e-5, atol=1e-6)
         start += size
-    but_the_first = DocumentPacking(stream, 19).read(np.arange(1, 5)).widen()
-    both = [next_token_loss(model, batch) for batch in (packed, but_the_first)]
-    assert both[0].num_tokens == both[1].num_tokens + 3  # what follows the very first token of the stream
+    all_but_first = DocumentPacking(stream, 19).read(np.arange(1, 5)).widen()
+    both = [next_token_loss(model, batch) for batch in (packed, all_but_first)]
+    assert both[0].num_tokens == both[1].num_tokens + 3  # the first document, without the first token of the stream
     unmasked = model(packed.input_ids).logits[0]
-    assert not torch.allclose(unmasked[4:], among[4:], atol=1e-4)
+    assert not torch.allclose(unmasked[4:], in_window[4:], atol=1e-4)
 
 
 def write_documents(folder: Path, documents: list[list[int]]):

@@ -1,4 +1,4 @@
-"""Text → tokenizer and shards: exact, once, the same from any number of processes, and safe when two ask together."""
+"""Preparation is exact, done once, the same for any number of processes, and safe to run concurrently."""
 
 import json
 import multiprocessing
@@ -28,7 +28,7 @@ def data(text_file: Path) -> DataConfig:
 
 @pytest.fixture(scope="module")
 def lines(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """0.9 MB of records: several blocks and (of 200 kB) chunks."""
+    """0.9 MB of records: several blocks, and several chunks of 200 kB."""
     path = tmp_path_factory.mktemp("lines") / "a.jsonl"
     words = ["the", "cat", "sat", "on", "a", "mat", "naïve", "日本"]
     texts = (" ".join(words[(i * j + i) % len(words)] for j in range(120)) + f" {i}" for i in range(1500))
@@ -55,7 +55,7 @@ def shard_bytes(prepared: PreparedData) -> dict[str, bytes]:
     return {str(p.relative_to(source.folder)): p.read_bytes() for p in sorted(source.folder.rglob("*")) if p.is_file()}
 
 
-def test_shards_decode_to_the_very_text_and_the_splits_are_disjoint(data: DataConfig, tmp_path: Path) -> None:
+def test_shards_decode_to_the_exact_text_and_the_splits_are_disjoint(data: DataConfig, tmp_path: Path) -> None:
     documents = list(documents_of(data))
     prepared = prepare(data, TOKENIZER, tmp_path)
     assert texts(prepared, TRAIN) == [d.text for d in documents if not d.held_out]
@@ -64,46 +64,46 @@ def test_shards_decode_to_the_very_text_and_the_splits_are_disjoint(data: DataCo
     assert prepared.streams(TRAIN)[0].text_bytes == sum(len(d.text.encode()) for d in documents if not d.held_out)
 
 
-def test_done_once(data: DataConfig, tmp_path: Path) -> None:
+def test_data_is_prepared_once(data: DataConfig, tmp_path: Path) -> None:
     first = prepare(data, TOKENIZER, tmp_path)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
     assert prepare(data, TOKENIZER, tmp_path) == first
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
-def test_the_same_bytes_from_one_thread_all_threads_and_two_processes(
+def test_shards_are_identical_from_one_thread_all_threads_and_two_processes(
     lines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("minimind.data.prepare.CHUNK_BYTES", 200_000)
     tokenizer = prepare(JsonlConfig(files=[str(lines)]), TOKENIZER, tmp_path).tokenizer_path
-    made = [
+    prepared = [
         prepare_with(JsonlConfig(files=[str(lines)], prepare_processes=processes), tokenizer, tmp_path / str(processes))
         for processes in (None, 1, 2)
     ]  # fmt: skip
-    assert made[0].sources != made[1].sources
-    assert len(made[0].streams(TRAIN)[0].shards) == 3
-    assert made[0].fingerprint == made[1].fingerprint == made[2].fingerprint
-    assert shard_bytes(made[0]) == shard_bytes(made[1]) == shard_bytes(made[2])
+    assert prepared[0].sources != prepared[1].sources
+    assert len(prepared[0].streams(TRAIN)[0].shards) == 3
+    assert prepared[0].fingerprint == prepared[1].fingerprint == prepared[2].fingerprint
+    assert shard_bytes(prepared[0]) == shard_bytes(prepared[1]) == shard_bytes(prepared[2])
     documents = list(documents_of(JsonlConfig(files=[str(lines)])))
-    assert texts(made[2], TRAIN) == [d.text for d in documents if not d.held_out]
+    assert texts(prepared[2], TRAIN) == [d.text for d in documents if not d.held_out]
 
 
-def test_other_options_are_another_cache_but_not_how_training_reads(data: DataConfig, tmp_path: Path) -> None:
-    one = prepare(data, TOKENIZER, tmp_path)
-    assert prepare(data, TokenizerConfig(vocab_size=280), tmp_path).sources != one.sources
-    assert prepare(TextConfig(files=data.files, separator=".\n"), TOKENIZER, tmp_path).sources != one.sources  # type: ignore[attr-defined]
+def test_the_cache_depends_on_text_options_but_not_on_training_options(data: DataConfig, tmp_path: Path) -> None:
+    first = prepare(data, TOKENIZER, tmp_path)
+    assert prepare(data, TokenizerConfig(vocab_size=280), tmp_path).sources != first.sources
+    assert prepare(TextConfig(files=data.files, separator=".\n"), TOKENIZER, tmp_path).sources != first.sources  # type: ignore[attr-defined]
     data.sequence_length, data.num_workers = 7, 3
-    assert prepare(data, TOKENIZER, tmp_path).sources == one.sources
+    assert prepare(data, TOKENIZER, tmp_path).sources == first.sources
 
 
-def test_an_existing_tokenizer_and_a_corpus_that_is_only_evaluated_on(data: DataConfig, tmp_path: Path) -> None:
+def test_a_corpus_for_evaluation_only_is_all_held_out(data: DataConfig, tmp_path: Path) -> None:
     tokenizer = prepare(data, TOKENIZER, tmp_path).tokenizer_path
     held_out = prepare_with(data, tokenizer, tmp_path, all_held_out=True)
     assert len(held_out.streams(TRAIN)[0]) == 0
     assert "".join(texts(held_out, VALIDATION)) == Path(data.files[0]).read_text(encoding="utf-8")  # type: ignore[attr-defined]
 
 
-def test_the_manifest_says_what_was_made_of_what(data: DataConfig, tmp_path: Path) -> None:
+def test_the_manifest_describes_the_shards_and_their_origin(data: DataConfig, tmp_path: Path) -> None:
     prepared = prepare(data, TOKENIZER, tmp_path)
     documents = [d for d in documents_of(data) if not d.held_out]
     manifest = read_json(prepared.sources[0].folder / TRAIN / MANIFEST)
@@ -129,17 +129,15 @@ def test_a_mixture_shares_its_sources_and_one_tokenizer(data: DataConfig, lines:
     assert prepare_with(other, mixture.tokenizer_path, tmp_path).sources[0].folder == alone.sources[0].folder
 
 
-def test_the_tokenizer_sees_each_source_by_its_weight(tmp_path: Path) -> None:
-    """Of 1 MB nine tenths are a's, or b's: there is room for one word of theirs in the vocabulary."""
+def test_the_tokenizer_is_trained_on_each_source_in_proportion_to_its_weight(tmp_path: Path) -> None:
+    """Nine tenths of the 1 MB sample are from one source, and the vocabulary has room for that source's word only."""
     for name, word in [("a", "gnu"), ("b", "yak")]:
         (tmp_path / f"{name}.txt").write_text("".join(f"{word}{i:05d}\n" for i in range(110_000)))
     sources = {name: {"kind": "text", "files": [str(tmp_path / f"{name}.txt")]} for name in "ab"}
 
     def tokenizer(weight: float) -> set[str]:
         mixture = MixtureConfig(sources={"a": sources["a"] | {"weight": weight}, "b": sources["b"]})
-        path = module._trained_tokenizer(
-            module._sources(mixture), TokenizerConfig(vocab_size=261, sample_mb=1), tmp_path
-        )
+        path = module._train_tokenizer(module._sources(mixture), TokenizerConfig(vocab_size=261, sample_mb=1), tmp_path)
         return set(BPE.load(path).tokenizer.get_vocab())
 
     assert "gnu" in tokenizer(9)
@@ -147,7 +145,7 @@ def test_the_tokenizer_sees_each_source_by_its_weight(tmp_path: Path) -> None:
     assert "gnu" not in tokenizer(1 / 9)
 
 
-def test_a_mistake_in_a_source_names_the_source(data: DataConfig, tmp_path: Path) -> None:
+def test_an_error_in_a_source_names_the_source(data: DataConfig, tmp_path: Path) -> None:
     (tmp_path / "bad.jsonl").write_text('{"text": "good"}\n{bad\n')
     good = {"kind": "text", "files": data.files, "block_kb": 1}  # type: ignore[attr-defined]
     mixture = MixtureConfig(sources={"good": good, "talk": {"kind": "jsonl", "files": [str(tmp_path / "bad.jsonl")]}})
@@ -187,28 +185,28 @@ def test_too_little_text_leaves_nothing_behind(text: str, tmp_path: Path) -> Non
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Prompts and texts: several blocks and (of 200 kB) chunks."""
+    """Prompts and texts: several blocks, and several chunks of 200 kB."""
     path = tmp_path_factory.mktemp("pairs") / "a.jsonl"
     words = ["the", "cat", "sat", "on", "a", "mat", "naïve", "日本"]
     with path.open("w", encoding="utf-8") as file:
         for i in range(1500):
-            said = [" ".join(words[(i * j + i + k) % len(words)] for j in range(k)) + f" {i}" for k in (20, 80)]
-            file.write(json.dumps({"prompt": said[0] + "\n", "text": said[1]}, ensure_ascii=False) + "\n")
+            prompt, text = (" ".join(words[(i * j + i + k) % len(words)] for j in range(k)) + f" {i}" for k in (20, 80))
+            file.write(json.dumps({"prompt": prompt + "\n", "text": text}, ensure_ascii=False) + "\n")
     return path
 
 
-def test_prompts_are_no_targets_whatever_the_number_of_processes(
+def test_prompts_are_not_targets_for_any_number_of_processes(
     pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("minimind.data.prepare.CHUNK_BYTES", 200_000)
     data = JsonlConfig(files=[str(pairs)], prompt_field="prompt")
     tokenizer = prepare(data, TOKENIZER, tmp_path).tokenizer_path
-    made = []
+    prepared = []
     for processes in (None, 1, 2):
         data.prepare_processes = processes
-        made.append(prepare_with(data, tokenizer, tmp_path / str(processes)))
-    assert shard_bytes(made[0]) == shard_bytes(made[1]) == shard_bytes(made[2])
-    bpe, stream = BPE.load(tokenizer), made[2].streams(TRAIN)[0]
+        prepared.append(prepare_with(data, tokenizer, tmp_path / str(processes)))
+    assert shard_bytes(prepared[0]) == shard_bytes(prepared[1]) == shard_bytes(prepared[2])
+    bpe, stream = BPE.load(tokenizer), prepared[2].streams(TRAIN)[0]
     assert len(stream.shards) > 1
     documents = [d for d in documents_of(data) if not d.held_out]
     assert stream.num_documents == len(documents)
@@ -221,11 +219,11 @@ def test_prompts_are_no_targets_whatever_the_number_of_processes(
         assert targets[-1]  # <|endoftext|>
 
 
-def test_an_option_that_was_added_later_prepares_nothing_again(lines: Path, tmp_path: Path) -> None:
-    """`made_of` as it was before there was `data.prompt_field`, for a source alone and in a mixture."""
+def test_an_option_that_was_added_later_does_not_invalidate_caches(lines: Path, tmp_path: Path) -> None:
+    """The cache key is the same as before `data.prompt_field` existed, for a single source and in a mixture."""
     (alone,) = module._sources(JsonlConfig(files=[str(lines)]))
     mixed = {"kind": "jsonl", "files": [str(lines)]}
     for source in [alone, *module._sources(MixtureConfig(sources={"a": mixed, "b": mixed | {"prompt_field": None}}))]:
-        assert source.made_of["options"] == {"kind": "jsonl", "validation_files": [], "text_field": "text"}
+        assert source.cache_key["options"] == {"kind": "jsonl", "validation_files": [], "text_field": "text"}
     (other,) = module._sources(JsonlConfig(files=[str(lines)], prompt_field="id"))
-    assert other.made_of["options"] == {**alone.made_of["options"], "prompt_field": "id"}
+    assert other.cache_key["options"] == {**alone.cache_key["options"], "prompt_field": "id"}

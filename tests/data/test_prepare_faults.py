@@ -1,4 +1,4 @@
-"""Killed, short of disk, or fed bad input: nothing looks whole that is not, and nothing finished is done again."""
+"""After a kill, a full disk or invalid input, nothing incomplete looks complete, and no finished chunk is redone."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from minimind.data.worker import Encoder, EncodingProcess
 from minimind.tokenizer.bpe import BPE
 from minimind.utils.errors import UserError
 
-CHUNK = 200_000  # so each block of reading is one
+CHUNK = 200_000  # below the size of a block, so that each block is a chunk
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def lines(tmp_path: Path) -> Path:
-    """Five chunks, the last one short, of records."""
+    """Records for five chunks, the last one short."""
     path = tmp_path / "a.jsonl"
     texts = (f"{i} " + "the cat sat on a mat " * (30 + i % 40) for i in range(1080))
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
@@ -53,20 +53,20 @@ def partial_folder(cache: Path) -> Path | None:
     return next(cache.glob("shards/.*.partial"), None)
 
 
-def whole_folders(cache: Path) -> list[Path]:
+def complete_folders(cache: Path) -> list[Path]:
     return [path for path in cache.glob("shards/*") if path.is_dir() and not path.name.startswith(".")]
 
 
-def counted_batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The chunk of each batch that is encoded from here on."""
-    seen: list[int] = []
-    real = module.encoded
+def record_chunks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A list that receives the chunk number of each batch encoded from now on."""
+    chunks: list[int] = []
+    real = module.encode_batches
 
-    def counting(encoder, work, processes):
-        return real(encoder, (seen.append(batch.chunk) or batch for batch in work), processes)
+    def recording(encoder, batches, processes):
+        return real(encoder, (chunks.append(batch.chunk) or batch for batch in batches), processes)
 
-    monkeypatch.setattr(module, "encoded", counting)
-    return seen
+    monkeypatch.setattr(module, "encode_batches", recording)
+    return chunks
 
 
 def children_of(pid: int) -> list[int]:
@@ -80,11 +80,11 @@ def is_alive(pid: int) -> bool:
 
 
 @pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGINT])
-def test_stopped_in_the_middle_goes_on_where_it_was(
+def test_interrupted_preparation_resumes_after_the_last_finished_chunk(
     lines: Path, tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signal_number: int
 ) -> None:
     cache = tmp_path / "cache"
-    program = (  # the third chunk's record is never written: the program waits there to be stopped
+    program = (  # the third chunk's record is never written: the program waits there for the signal
         "import sys, time; from pathlib import Path; from minimind.data import prepare as p\n"
         "from minimind.data.config import JsonlConfig\n"
         f"p.CHUNK_BYTES = {CHUNK}; real = p._finish_chunk\n"
@@ -105,9 +105,9 @@ def test_stopped_in_the_middle_goes_on_where_it_was(
     while any(is_alive(pid) for pid in workers) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not any(is_alive(pid) for pid in workers)
-    assert not whole_folders(cache)
+    assert not complete_folders(cache)
 
-    encoded = counted_batches(monkeypatch)
+    encoded = record_chunks(monkeypatch)
     data = JsonlConfig(files=[str(lines)])
     resumed = prepare_with(data, tokenizer, cache)
     assert set(encoded) == {2, 3, 4}
@@ -117,10 +117,10 @@ def test_stopped_in_the_middle_goes_on_where_it_was(
     assert set(encoded) == {0, 1, 2, 3, 4}
 
 
-def test_prompts_stopped_in_the_middle_go_on_with_their_targets(
+def test_interrupted_preparation_of_prompts_keeps_their_targets(
     lines: Path, tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The second chunk has prompts, the others have not any text in theirs; the third is not finished."""
+    """The second chunk has prompts, in the others they are empty; the third is interrupted."""
     records = [json.loads(line)["text"] for line in lines.read_text().splitlines()]
     with lines.open("w") as file:
         for number, text in enumerate(records):
@@ -138,17 +138,17 @@ def test_prompts_stopped_in_the_middle_go_on_with_their_targets(
         patched.setattr(module, "_finish_chunk", stopped)
         with pytest.raises(KeyboardInterrupt):
             prepare_with(data, tokenizer, cache)
-    encoded = counted_batches(monkeypatch)
+    encoded = record_chunks(monkeypatch)
     resumed = prepare_with(data, tokenizer, cache)
     assert set(encoded) == {2, 3, 4}
     assert files_of(prepare_with(data, tokenizer, tmp_path / "uninterrupted")) == files_of(resumed)
-    of_shards = [shard.targets is not None for shard in resumed.streams("train")[0].shards]
-    assert True in of_shards[:2]
-    assert of_shards[-1] is False
+    has_bits = [shard.targets is not None for shard in resumed.streams("train")[0].shards]
+    assert True in has_bits[:2]
+    assert has_bits[-1] is False
 
 
 @contextmanager
-def largest_file(size: int) -> Iterator[None]:
+def file_size_limit(size: int) -> Iterator[None]:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -157,39 +157,42 @@ def largest_file(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_full_disk_leaves_nothing_that_looks_whole_and_keeps_what_is_finished(
+def test_a_full_disk_leaves_finished_chunks_but_no_folder_that_looks_complete(
     tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A limit of the file size stands for the full disk; a later chunk, of shorter tokens, is too large."""
+    """A file size limit simulates the full disk; a later chunk with shorter tokens exceeds it."""
     path, cache = tmp_path / "a.jsonl", tmp_path / "cache"
     records = [f"{i} " + "the cat sat on a mat " * 50 for i in range(500)] + [f"{i} " + "z" * 1000 for i in range(500)]
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in records))
     data = JsonlConfig(files=[str(path)])
-    with largest_file(350_000), pytest.raises(UserError, match=r"cache/shards must have room .* File too large.*again"):
+    with (
+        file_size_limit(350_000),
+        pytest.raises(UserError, match=r"cache/shards must have room .* File too large.*again"),
+    ):
         prepare_with(data, tokenizer, cache)
-    assert not whole_folders(cache)
+    assert not complete_folders(cache)
     left = partial_folder(cache)
     assert left is not None
     assert len(list(left.glob("chunk_*.json"))) >= 1
     assert not list(left.rglob("*manifest.json"))
     assert not list(left.rglob(".*.tmp"))
-    encoded = counted_batches(monkeypatch)
+    encoded = record_chunks(monkeypatch)
     resumed = prepare_with(data, tokenizer, cache)
     assert 0 not in encoded
     assert files_of(prepare_with(data, tokenizer, tmp_path / "other")) == files_of(resumed)
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_bad_input_leaves_nothing(lines: Path, tokenizer: Path, tmp_path: Path, processes: int) -> None:
+def test_invalid_input_leaves_nothing_behind(lines: Path, tokenizer: Path, tmp_path: Path, processes: int) -> None:
     with lines.open("a") as file:
         file.write("{bad\n")
     with pytest.raises(UserError, match=r"a\.jsonl, line 1081: must be a JSON object"):
         prepare_with(JsonlConfig(files=[str(lines)], prepare_processes=processes), tokenizer, tmp_path / "cache")
-    assert not whole_folders(tmp_path / "cache")
+    assert not complete_folders(tmp_path / "cache")
     assert partial_folder(tmp_path / "cache") is None
 
 
-def test_a_killed_worker_ends_it_with_a_reason(
+def test_a_killed_worker_is_reported(
     lines: Path, tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = EncodingProcess.__init__
@@ -200,7 +203,7 @@ def test_a_killed_worker_ends_it_with_a_reason(
 
     monkeypatch.setattr(EncodingProcess, "__init__", killed)
     data: DataConfig = JsonlConfig(files=[str(lines)], prepare_processes=2)
-    with pytest.raises(RuntimeError, match=r"ended with code -9; .* data\.prepare_processes"):
+    with pytest.raises(RuntimeError, match=r"exited with code -9; .* data\.prepare_processes"):
         prepare_with(data, tokenizer, tmp_path)
     monkeypatch.undo()
     assert len(prepare_with(data, tokenizer, tmp_path).streams(VALIDATION)[0]) > 0

@@ -1,4 +1,4 @@
-"""Which tokens are targets: what is written comes back, and shards without such bits stay what they were."""
+"""Target bits: they survive encoding and shards, and shards without them are written as before."""
 
 import shutil
 from collections.abc import Iterator
@@ -27,61 +27,61 @@ def bpe() -> BPE:
 
 
 @dataclass
-class MadeCorpus:
-    """Its blocks number the documents, which are made beforehand."""
+class ListCorpus:
+    """Corpus of given documents; a block holds their indices."""
 
-    made: list[Document]
+    items: list[Document]
     size = None
 
-    def made_of(self) -> Any:
+    def cache_key(self) -> Any:
         return None
 
     def blocks(self) -> Iterator[RawBlock]:
-        yield RawBlock("", 0, [b"x"] * len(self.made), 0)
+        yield RawBlock("", 0, [b"x"] * len(self.items), 0)
 
     def documents(self, block: RawBlock) -> Iterator[Document]:
-        yield from self.made[block.first : block.first + len(block.records)]
+        yield from self.items[block.first : block.first + len(block.records)]
 
 
 def encoded(bpe: BPE, documents: list[Document]) -> Tokens:
-    corpus = MadeCorpus(documents)
+    corpus = ListCorpus(documents)
     encoder = Encoder(corpus, bpe, token_dtype(bpe.vocab_size), all_held_out=False)
     return encoder.encode(list(corpus.blocks()))[0]
 
 
 def random_documents(rng: np.random.Generator) -> list[Document]:
-    """Some in pieces, some plain, some of several targets, some of none."""
+    """Documents with and without pieces, with several targets or none."""
     documents = []
     for _ in range(int(rng.integers(1, 12))):
         texts = ["".join(rng.choice(WORDS, rng.integers(0, 6))) for _ in range(rng.integers(1, 6))]
         pieces = [Piece(text, bool(rng.integers(2))) for text in texts]
-        documents.append(Document.of_pieces(pieces, False) if rng.integers(3) else Document("".join(texts), False))
+        documents.append(Document.from_pieces(pieces, False) if rng.integers(3) else Document("".join(texts), False))
     return [document for document in documents if document.text] or [Document("a", False)]
 
 
 def expected(bpe: BPE, documents: list[Document]) -> tuple[list[int], list[bool]]:
-    """Piece after piece, written down the long way."""
+    """Ids and targets, computed one piece at a time."""
     ids: list[int] = []
     targets: list[bool] = []
     for document in documents:
         for text, is_target in document.pieces or [Piece(document.text, True)]:
-            of_piece = bpe.encode(text)
-            ids += of_piece
-            targets += [is_target] * len(of_piece)
+            piece_ids = bpe.encode(text)
+            ids += piece_ids
+            targets += [is_target] * len(piece_ids)
         ids.append(bpe.end_of_text)
         targets.append(True)
     return ids, targets
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_pieces_come_back_from_encoder_and_shards(seed: int, bpe: BPE, tmp_path: Path) -> None:
+def test_targets_survive_encoding_and_shards(seed: int, bpe: BPE, tmp_path: Path) -> None:
     rng = np.random.default_rng(seed)
     writer = ShardWriter(tmp_path, token_dtype(bpe.vocab_size), shard_tokens=int(rng.integers(5, 200)))
     documents: list[Document] = []
     for _ in range(4):
         batch = random_documents(rng)
-        made = encoded(bpe, batch)
-        writer.add(made.ids, made.text_bytes, made.lengths, made.targets)
+        tokens = encoded(bpe, batch)
+        writer.add(tokens.ids, tokens.text_bytes, tokens.lengths, tokens.targets)
         documents += batch
     writer.close(bpe.hash)
     ids, targets = expected(bpe, documents)
@@ -103,12 +103,12 @@ def test_pieces_come_back_from_encoder_and_shards(seed: int, bpe: BPE, tmp_path:
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_targets_are_parallel_to_windows(seed: int, tmp_path: Path) -> None:
+def test_targets_are_aligned_with_windows(seed: int, tmp_path: Path) -> None:
     rng = np.random.default_rng(seed)
     writer = ShardWriter(tmp_path, token_dtype(300), shard_tokens=int(rng.integers(3, 60)))
     everything: list[bool] = []
     for length in rng.integers(1, 30, 12).tolist():
-        targets = rng.random(length) < rng.choice([0.5, 1.0])  # some shards store bits, some none
+        targets = rng.random(length) < rng.choice([0.5, 1.0])  # some shards store target bits, some do not
         writer.add([7] * length, 1, targets=targets)
         everything += targets.tolist()
     writer.close("hash")
@@ -123,7 +123,7 @@ def test_targets_are_parallel_to_windows(seed: int, tmp_path: Path) -> None:
             assert stream.read_targets(start, start + length).tolist() == everything[start : start + length]
 
 
-def test_a_stream_without_bits_has_only_targets(tmp_path: Path) -> None:
+def test_all_tokens_of_a_stream_without_target_bits_are_targets(tmp_path: Path) -> None:
     writer = ShardWriter(tmp_path, token_dtype(300))
     writer.add([5, 6, 0], text_bytes=2)
     writer.close("hash")
@@ -134,11 +134,11 @@ def test_a_stream_without_bits_has_only_targets(tmp_path: Path) -> None:
     assert TokenStream(tmp_path).read_targets(3, 9).tolist() == []
 
 
-def test_a_plain_shard_is_byte_for_byte_what_it_was_without_targets(bpe: BPE, tmp_path: Path) -> None:
+def test_a_shard_of_targets_only_has_the_same_bytes_as_before(bpe: BPE, tmp_path: Path) -> None:
     text = "the cat sat"
     plain = encoded(bpe, [Document(text, False)] * 3)
     assert plain.targets is None
-    assert encoded(bpe, [Document.of_pieces([Piece(text, True)], False)] * 3).targets is None
+    assert encoded(bpe, [Document.from_pieces([Piece(text, True)], False)] * 3).targets is None
     for name, targets in [("none", None), ("all", np.ones(len(plain.ids), dtype=bool))]:
         writer = ShardWriter(tmp_path / name, token_dtype(300))
         writer.add(plain.ids, plain.text_bytes, plain.lengths, targets)
@@ -155,7 +155,7 @@ def test_a_plain_shard_is_byte_for_byte_what_it_was_without_targets(bpe: BPE, tm
     assert "targets" not in manifest
 
 
-def test_only_shards_with_other_tokens_store_bits(tmp_path: Path) -> None:
+def test_only_shards_with_context_tokens_store_target_bits(tmp_path: Path) -> None:
     writer = ShardWriter(tmp_path, token_dtype(300))
     writer.add([5, 6, 0], 2)
     writer.cut()
@@ -169,7 +169,7 @@ def test_only_shards_with_other_tokens_store_bits(tmp_path: Path) -> None:
     assert [shard.get("targets") for shard in manifest["shards"]] == [None, 2]
 
 
-def test_other_targets_are_another_fingerprint(tmp_path: Path) -> None:
+def test_the_fingerprint_depends_on_the_targets(tmp_path: Path) -> None:
     fingerprints = set()
     for number, targets in enumerate([[True] * 3, [False, True, True], [True, False, True]]):
         writer = ShardWriter(tmp_path / str(number), token_dtype(300))
@@ -179,8 +179,8 @@ def test_other_targets_are_another_fingerprint(tmp_path: Path) -> None:
     assert len(fingerprints) == 3
 
 
-def test_as_many_targets_as_tokens(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="must be 3 targets, one for each token, but are 2"):
+def test_the_number_of_targets_must_match_the_tokens(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="must be 3 targets, one per token, but there are 2"):
         ShardWriter(tmp_path, token_dtype(300)).add([5, 6, 0], 2, targets=np.array([True, False]))
 
 
@@ -192,49 +192,49 @@ def masked(tmp_path: Path) -> Path:
     return tmp_path / "masked"
 
 
-BITS = HEADER.size + 20  # ten tokens of two bytes, then two bytes of bits
+BITS = HEADER.size + 20  # ten tokens of two bytes, then two bytes of target bits
 
 
 @pytest.mark.parametrize("read", [
     lambda stream: stream.read_targets(0, 1), lambda stream: stream.targets(np.array([3]), 4),
     lambda stream: stream.read(0, 1), lambda stream: stream.verify_shard(0),
 ])  # fmt: skip
-@pytest.mark.parametrize("place", [BITS, BITS + 1])
-def test_a_flipped_target_bit_is_found(masked: Path, place: int, read) -> None:
+@pytest.mark.parametrize("offset", [BITS, BITS + 1])
+def test_a_flipped_target_bit_is_detected(masked: Path, offset: int, read) -> None:
     path = masked / "shard_00000.bin"
     content = bytearray(path.read_bytes())
-    content[place] ^= 0b100
+    content[offset] ^= 0b100
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"shard_00000\.bin must have the sha256"):
         read(TokenStream(masked))
 
 
-@pytest.mark.parametrize("harm", [
-    lambda content: content[:BITS] + content[BITS + 2 :],  # bits cut out
+@pytest.mark.parametrize("damage", [
+    lambda content: content[:BITS] + content[BITS + 2 :],  # without the target bits
     lambda content: content[:BITS] + b"\0" + content[BITS:],
     lambda content: content[:8] + bytes([VERSION]) + content[9:],
     lambda content: content[:8] + bytes([VERSION]) + content[9:BITS] + content[BITS + 2 :],  # a plain shard instead
 ])  # fmt: skip
-def test_bits_that_are_not_as_the_manifest_says_are_found_at_once(masked: Path, harm) -> None:
+def test_target_bits_that_do_not_match_the_manifest_are_rejected(masked: Path, damage) -> None:
     path = masked / "shard_00000.bin"
-    path.write_bytes(harm(path.read_bytes()))
-    with pytest.raises(UserError, match=r"shard_00000\.bin must be as manifest\.json says"):
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(UserError, match=r"shard_00000\.bin must match manifest\.json"):
         TokenStream(masked)
 
 
-def test_shards_of_a_version_to_come_are_named(masked: Path) -> None:
+def test_shards_of_a_future_version_are_rejected(masked: Path) -> None:
     from minimind.data.manifest import _content_hash
 
     manifest = read_json(masked / MANIFEST)
     del manifest["sha256"]
     manifest["version"] = 4
     write_json(masked / MANIFEST, {**manifest, "sha256": _content_hash(manifest)})
-    with pytest.raises(UserError, match=r"manifest\.json must be of version 2 or 3, but is of 4"):
+    with pytest.raises(UserError, match=r"manifest\.json must have version 2 or 3, but has 4"):
         TokenStream(masked)
 
 
 @pytest.mark.parametrize("shards", OLD_SHARDS, ids=lambda path: path.parent.name)
-def test_old_shards_are_read_and_written_again_to_the_byte(shards: Path, tmp_path: Path) -> None:
+def test_old_shards_can_be_read_and_rewritten_with_the_same_bytes(shards: Path, tmp_path: Path) -> None:
     for split in ("train", "validation"):
         folder = shutil.copytree(shards / split, tmp_path / "old" / split)
         stream, manifest = TokenStream(folder), read_json(folder / MANIFEST)

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from minimind.cli.quiet import quiet_libraries
 from minimind.data.examples import TokenBatch, TokenSequences
-from minimind.data.loader import EachOnce, ValidationLoader
+from minimind.data.loader import SequentialLoader, ValidationLoader
 from minimind.model.config import IGNORED, ModelConfig
 from minimind.model.moe import Router
 from minimind.model.transformer import MiniMind
@@ -100,7 +100,7 @@ def train(config: dict[str, Any], steps: int, micro_batch: int, folder: Path) ->
          for first in range(rank * micro_batch, ROWS, ranks * micro_batch)]
         for batch in global_batches(steps)
     ]  # fmt: skip
-    held_out = EachOnce(Made(), batch=1, rank=rank, world_size=ranks)
+    held_out = SequentialLoader(Made(), batch=1, rank=rank, world_size=ranks)
     cfg = TrainerConfig(max_steps=steps, batch_tokens=ROWS * LENGTH, log_every_steps=1, validate_every_steps=steps)
     run = RunFolder(folder)
     parts = RunParts(run, MetricsWriter(run), Best(("val/loss", "min")), sampler=cast(Any, None))

@@ -1,4 +1,4 @@
-"""Hand-made sweeps, below a root of their own."""
+"""Fixtures: hand-made sweeps in a temporary root."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,14 +18,13 @@ def maker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Maker:
 
 @pytest.fixture
 def two_arms(maker: Maker) -> Callable[..., Path]:
-    """A sweep of rms and layer over three seeds, of which layer is worse by about 0.05; changes to one of the runs."""
+    """Makes a sweep of rms and layer over three seeds; layer is worse by about 0.05. `changes` apply to one run."""
 
     def make(arm: str = "layer", seed: int = 2, sweep: dict[str, Any] | None = None, **changes: Any) -> Path:
         for name, losses in {"rms": (2.0, 2.1, 2.05), "layer": (2.05, 2.151, 2.099)}.items():
             for number, loss in enumerate(losses, start=1):
-                of_arm = {"settings": {"model.norm": name}}
-                changed = {**of_arm, **changes} if (name, number) == (arm, seed) else of_arm
-                maker.run(name, number, **{"loss": loss, **changed})
+                own = {"loss": loss, "settings": {"model.norm": name}}
+                maker.run(name, number, **(own | changes if (name, number) == (arm, seed) else own))
         return maker.sweep("rms", **(sweep or {}))
 
     return make
@@ -33,7 +32,7 @@ def two_arms(maker: Maker) -> Callable[..., Path]:
 
 @pytest.fixture
 def preference(monkeypatch: pytest.MonkeyPatch) -> str:
-    """An installed kind of objective that is judged by a metric of its own, of which more is better."""
+    """Installs an objective whose primary metric is its own and higher is better; returns its kind."""
 
     class Preference(ObjectiveConfig):
         primary = ("val/chosen", "max")

@@ -1,4 +1,4 @@
-"""Sweeps whose run folders are written by hand, with the writers that a run uses."""
+"""Makes run folders without training, using the same writers as a run."""
 
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ STATUS = {
 
 
 class Maker:
-    """Writes run folders below `root`, and the sweep that they belong to."""
+    """Writes run folders below `root`, and a sweep of them."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -36,7 +36,7 @@ class Maker:
         settings: dict[str, Any] | None = None, metrics: dict[str, float] | None = None,
         rows: list[dict[str, Any]] | None = None, **status: Any,
     ) -> Path:  # fmt: skip
-        """Its curves fall to `loss`; `status`: in place of STATUS."""
+        """Writes a run whose curves fall to `loss`. `status`: fields that replace those of STATUS."""
         folder = RunFolder(self.root / "runs" / f"{arm}-{seed}".replace(" ", "_"))
         folder.path.mkdir(parents=True)
         config = OmegaConf.create()
@@ -56,11 +56,11 @@ class Maker:
         return folder.path
 
     def add(self, arm: str, seed: int, path: Path) -> None:
-        """A job whose run is that of another, or not there yet."""
+        """Adds a job whose run is shared with another job or does not exist yet."""
         self.jobs.append(SweepJob(arm, seed, str(path.relative_to(self.root)), []))
 
     def sweep(self, baseline: str, **changes: Any) -> Path:
-        """The sweep folder; every arm but the baseline may differ in model.norm."""
+        """Writes sweep.json, in which every arm but the baseline may differ in model.norm; returns the sweep folder."""
         arms = list(dict.fromkeys(job.arm for job in self.jobs))
         sweep = Sweep(**{
             "name": "made", "command": "python train.py -m ablation=norm", "kind": "quality", "baseline": baseline,
@@ -74,7 +74,7 @@ class Maker:
 
 
 def curve(loss: float, seed: int, points: int = 10) -> list[dict[str, Any]]:
-    """Log points of a run that falls to `loss` from 5 above it; every other one validates."""
+    """Rows of a run whose loss falls by 5 to `loss`; every other row has a validation loss."""
     random = np.random.default_rng(seed)
     rows = []
     for number in range(1, points + 1):

@@ -1,4 +1,4 @@
-"""Figures come from finished runs alone; pairs are of the same seed; what is missing is said."""
+"""Metrics come from finished runs only, pairs have the same seed, and whatever is missing is reported."""
 
 import math
 import statistics
@@ -29,7 +29,7 @@ def arm(report: Report, name: str) -> Arm:
     return next(arm for arm in report.arms if arm.name == name)
 
 
-def test_figures_of_an_arm_and_the_difference(two_arms: Make) -> None:
+def test_metrics_of_an_arm_and_its_difference(two_arms: Make) -> None:
     report = read(two_arms())
     layer = arm(report, "layer")
     losses = [2.05, 2.151, 2.099]
@@ -46,7 +46,7 @@ def test_figures_of_an_arm_and_the_difference(two_arms: Make) -> None:
 
 
 def test_speed_is_the_median_of_log_points_without_the_first(maker: Maker) -> None:
-    maker.run("rms", 1, 2.0)  # 100 tokens a second in the first row, then 5002 … 5010
+    maker.run("rms", 1, 2.0)  # 100 tokens per second in the first row, then 5002 to 5010
     maker.run("rms", 2, 2.0, rows=curve(2.0, 2, points=1))
     report = read(maker.sweep("rms"))
     assert [run.metrics["train/tokens_per_second"] for run in report.runs] == [5006, 100]
@@ -55,7 +55,7 @@ def test_speed_is_the_median_of_log_points_without_the_first(maker: Maker) -> No
 @pytest.mark.parametrize("state", ["running", "preempted", "failed", "interrupted", "not started"])
 def test_unfinished_runs_are_shown_and_not_averaged(two_arms: Make, state: str) -> None:
     stored = {"interrupted": "running", "not started": "failed"}.get(state, state)
-    folder = two_arms(loss=99.0, state=stored, reason="it was so" if state == "failed" else None)
+    folder = two_arms(loss=99.0, state=stored, reason="out of memory" if state == "failed" else None)
     run = RunFolder(folder.parent.parent / "runs" / "layer-2")
     if state == "running":
         with run_lock(run.lock):
@@ -70,10 +70,10 @@ def test_unfinished_runs_are_shown_and_not_averaged(two_arms: Make, state: str) 
     assert layer.verdict.finding is Finding.undecided
     assert answer_of(report).startswith("With 5 of 6 runs finished, on validation loss")
     (row,) = [row for row in runs(report).rows if row[:2] == ["`layer`", "2"]]
-    assert row[2] == ("failed: it was so" if state == "failed" else state)
+    assert row[2] == ("failed: out of memory" if state == "failed" else state)
     assert any("lost 1 of 3 runs" in caveat for caveat in report.caveats) == (state == "failed")
     assert answer_of(report).endswith(
-        "no verdict on `layer` (+0.0495; 2 seeds in common with the baseline, 3 are needed)."
+        "no verdict on `layer` (+0.0495; 2 seeds in common with the baseline, at least 3 needed)."
     )
 
 
@@ -85,7 +85,7 @@ def test_a_diverged_run_is_not_averaged(two_arms: Make) -> None:
     assert any("lost 1 of 3 runs" in caveat for caveat in report.caveats)
 
 
-def test_pairs_are_of_the_common_seeds(maker: Maker) -> None:
+def test_only_common_seeds_are_paired(maker: Maker) -> None:
     for seed in range(1, 6):
         maker.run("rms", seed, 2.0 + seed)
     for seed in (2, 3, 4, 5, 6):
@@ -98,15 +98,15 @@ def test_pairs_are_of_the_common_seeds(maker: Maker) -> None:
     assert [row[1] for row in verdicts(report).rows] == ["5 of 6", "5 of 6"]
 
 
-def test_an_arm_that_is_the_baselines_run_is_identical(maker: Maker) -> None:
+def test_an_arm_that_shares_the_baselines_runs_is_identical(maker: Maker) -> None:
     for seed in (1, 2, 3):
         path = maker.run("rms", seed, 2.0 + seed)
         maker.add("same", seed, path)
     report = read(maker.sweep("rms", differs={}))
-    assert arm(report, "same").verdict.words == "identical in every seed"
+    assert arm(report, "same").verdict.words == "identical for every seed"
 
 
-def test_each_of_several_arms_has_the_interval_for_all(maker: Maker) -> None:
+def test_intervals_of_several_arms_are_corrected(maker: Maker) -> None:
     for name in ("rms", "a", "b", "c"):
         for seed in (1, 2, 3):
             maker.run(name, seed, 2.0 + seed + seed * len(name) / 50, settings={"model.norm": name})
@@ -116,19 +116,19 @@ def test_each_of_several_arms_has_the_interval_for_all(maker: Maker) -> None:
 
 def test_another_baseline_and_another_metric(two_arms: Make) -> None:
     folder = two_arms()
-    turned = read(folder, baseline="layer")
-    assert arm(turned, "rms").difference.mean == pytest.approx(-0.05)
-    assert arm(turned, "rms").verdict.finding is Finding.better
+    swapped = read(folder, baseline="layer")
+    assert arm(swapped, "rms").difference.mean == pytest.approx(-0.05)
+    assert arm(swapped, "rms").verdict.finding is Finding.better
     speed = read(folder, metric="train/tokens_per_second")
-    assert arm(speed, "layer").verdict.words == "identical in every seed"
+    assert arm(speed, "layer").verdict.words == "identical for every seed"
     assert speed.sweep.margin is None
-    with pytest.raises(UserError, match=r"must be an arm, but is layr; did you mean `layer`"):
+    with pytest.raises(UserError, match=r"must be one of the arms, but is layr; did you mean `layer`"):
         read(folder, baseline="layr")
-    with pytest.raises(UserError, match=r"none of 6 has val/los; did you mean `val/loss`"):
+    with pytest.raises(UserError, match=r"none of 6 finished runs has val/los; did you mean `val/loss`"):
         read(folder, metric="val/los")
 
 
-def test_repeats_of_a_cost(maker: Maker) -> None:
+def test_repeats_of_a_cost_ablation(maker: Maker) -> None:
     for repeat in range(5):
         for name, base in {"sdpa": 4000.0, "eager": 3000.0}.items():
             rate = base + 10 * repeat
@@ -139,13 +139,13 @@ def test_repeats_of_a_cost(maker: Maker) -> None:
     assert report.margin == pytest.approx(0.02 * 3020)
     assert arm(report, "sdpa").spreads["train/tokens_per_second"].median == 4020.0
     assert "repeats" in verdicts(report).header
-    assert not any("later than their round" in caveat for caveat in report.caveats)
-    RunFolder(report.runs[0].path).update_status(reason=None)  # as if it had been done again
+    assert not any("rerun after their round" in caveat for caveat in report.caveats)
+    RunFolder(report.runs[0].path).update_status(reason=None)  # as if it had been rerun
     again = read(maker.sweep("eager", kind="cost", metric="train/tokens_per_second", margin=0.02))
-    assert any("later than their round" in caveat for caveat in again.caveats)
+    assert any("rerun after their round" in caveat for caveat in again.caveats)
 
 
-def test_without_other_arms_there_is_a_spread_and_no_verdict(maker: Maker) -> None:
+def test_a_single_arm_has_a_spread_and_no_verdict(maker: Maker) -> None:
     for seed in (1, 2, 3):
         maker.run("only", seed, 2.0 + seed / 10)
     report = read(maker.sweep("only"))
@@ -160,9 +160,9 @@ def test_without_a_finished_baseline_nothing_is_compared(maker: Maker) -> None:
     assert "nothing can be compared: the baseline `rms` has no run" in answer_of(report)
 
 
-def test_the_best_of_a_varied_quantity_is_named(maker: Maker) -> None:
+def test_the_best_value_of_a_setting_is_named(maker: Maker) -> None:
     for rate, loss in {"1e-3": 2.2, "3e-3": 2.0, "1e-2": 2.5}.items():
         for seed in (1, 2, 3):
             maker.run(rate, seed, loss + seed**2 / 1000, settings={"optim.lr": float(rate)})
     report = read(maker.sweep("1e-3", differs={"3e-3": ["optim.lr"], "1e-2": ["optim.lr"]}))
-    assert "The best mean is that of `3e-3`: 2.0047." in answer_of(report)
+    assert "`3e-3` has the best mean: 2.0047." in answer_of(report)

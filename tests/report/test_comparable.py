@@ -1,4 +1,4 @@
-"""Runs that differ in what was to be held equal are refused by name; what else differs is said."""
+"""Runs that differ in what must be held constant are refused by name; other differences become caveats."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -37,7 +37,7 @@ def auto(**changes: Any) -> dict[str, Any]:
         ({"auto": auto(accelerator="cuda")}, "accelerator (cuda, not cpu)"),
     ],
 )
-def test_what_was_to_be_equal_is_refused(two_arms: Make, changes: dict[str, Any], named: str) -> None:
+def test_a_difference_in_what_is_held_constant_is_refused(two_arms: Make, changes: dict[str, Any], named: str) -> None:
     with pytest.raises(UserError) as refusal:
         read(two_arms(**{"settings": layer(), **changes}))
     message = str(refusal.value)
@@ -51,7 +51,7 @@ def test_replicates_of_an_arm_may_not_differ_in_what_the_arm_changes(two_arms: M
         read(two_arms(settings={"model.norm": "none"}))
 
 
-def test_unfinished_runs_are_held_against_the_baseline_too(two_arms: Make) -> None:
+def test_unfinished_runs_are_compared_with_the_baseline_too(two_arms: Make) -> None:
     with pytest.raises(UserError, match=r"optim\.lr"):
         read(two_arms(settings=layer(optim__lr=0.02), state="running"))
 
@@ -64,7 +64,9 @@ def test_unfinished_runs_are_held_against_the_baseline_too(two_arms: Make) -> No
         ({}, {"source_hash": "other"}),
     ],
 )
-def test_what_is_not_hashed_may_differ(two_arms: Make, settings: dict[str, Any], status: dict[str, Any]) -> None:
+def test_settings_that_are_not_hashed_may_differ(
+    two_arms: Make, settings: dict[str, Any], status: dict[str, Any]
+) -> None:
     read(two_arms(settings={**layer(), **settings}, **status))
 
 
@@ -75,17 +77,17 @@ def arms_that_differ(maker: Maker, key: str, value: Any, **status: Any) -> Repor
     return read(maker.sweep("base", differs={"other": [key]}))
 
 
-def test_an_arm_of_the_data_has_a_fingerprint_of_its_own(maker: Maker) -> None:
+def test_an_arm_that_changes_the_data_may_have_another_fingerprint(maker: Maker) -> None:
     report = arms_that_differ(maker, "tokenizer.vocab_size", 400, data_fingerprint="other")
-    assert any("val/loss counts per token and is not comparable" in caveat for caveat in report.caveats)
-    assert any("sees other batches than the baseline (tokenizer.vocab_size)" in caveat for caveat in report.caveats)
+    assert any("val/loss is per token and not comparable" in caveat for caveat in report.caveats)
+    assert any("sees different batches than the baseline (tokenizer.vocab_size)" in caveat for caveat in report.caveats)
 
 
-def test_an_arm_of_the_precision_has_one_of_its_own(maker: Maker) -> None:
+def test_an_arm_that_changes_the_precision_may_resolve_to_another(maker: Maker) -> None:
     arms_that_differ(maker, "trainer.precision", "bf16-mixed", auto=auto(precision="bf16-mixed"))
 
 
-def test_an_arm_of_the_model_has_not(maker: Maker) -> None:
+def test_an_arm_that_changes_the_model_may_not_have_another_fingerprint(maker: Maker) -> None:
     with pytest.raises(UserError, match="data fingerprint"):
         arms_that_differ(maker, "model.norm", "layer", data_fingerprint="other")
 
@@ -97,37 +99,37 @@ def test_an_arm_of_the_model_has_not(maker: Maker) -> None:
         ("data.document_mask", True, True), ("optim.lr", 0.1, True),
     ],
 )  # fmt: skip
-def test_whether_both_see_the_same_batches(maker: Maker, key: str, value: Any, paired: bool) -> None:
+def test_which_settings_change_the_batches(maker: Maker, key: str, value: Any, paired: bool) -> None:
     report = arms_that_differ(maker, key, value)
-    assert any("sees other batches" in caveat for caveat in report.caveats) != paired
+    assert any("sees different batches" in caveat for caveat in report.caveats) != paired
 
 
 @pytest.mark.parametrize(
-    ("status", "said"),
+    ("status", "caveat"),
     [
-        ({"source_hash": "other"}, f"not held equal: source code ({'5' * 16}: 5 runs; other: 1 run)."),
+        ({"source_hash": "other"}, f"Not held constant: source code ({'5' * 16}: 5 runs; other: 1 run)."),
         (
             {"versions": {"python": "3.11.7", "torch": "2.12.0"}},
-            "not held equal: torch (2.13.0: 5 runs; 2.12.0: 1 run).",
+            "Not held constant: torch (2.13.0: 5 runs; 2.12.0: 1 run).",
         ),
-        ({"auto": auto(num_threads=2)}, "not held equal: threads (1: 5 runs; 2: 1 run)."),
-        ({"machine": {**STATUS["machine"], "host": "there"}}, "not held equal: host (here: 5 runs; there: 1 run)."),
+        ({"auto": auto(num_threads=2)}, "Not held constant: threads (1: 5 runs; 2: 1 run)."),
+        ({"machine": {**STATUS["machine"], "host": "there"}}, "Not held constant: host (here: 5 runs; there: 1 run)."),
     ],
 )
-def test_other_circumstances_are_said(two_arms: Make, status: dict[str, Any], said: str) -> None:
-    assert read(two_arms(settings=layer(), **status)).caveats == [said]
+def test_differing_circumstances_are_a_caveat(two_arms: Make, status: dict[str, Any], caveat: str) -> None:
+    assert read(two_arms(settings=layer(), **status)).caveats == [caveat]
 
 
-def test_nothing_is_said_of_equal_runs(two_arms: Make) -> None:
+def test_equal_runs_have_no_caveats(two_arms: Make) -> None:
     assert read(two_arms()).caveats == []
 
 
-def test_an_unequal_budget_is_said(maker: Maker) -> None:
+def test_an_unequal_budget_is_a_caveat(maker: Maker) -> None:
     for number, (arm, flops) in enumerate({"base": 1e9, "near": 1.009e9, "far": 2e9}.items()):
         maker.run(arm, 1, 2.0, settings={"optim.lr": number}, metrics={"flops": flops})
     differs = {"near": ["optim.lr"], "far": ["optim.lr"]}
-    said = "not held equal: the budget. `far` had 2e+09 flops, `base` 1e+09."
-    assert read(maker.sweep("base", budget="flops", differs=differs)).caveats == [said]
+    caveat = "Not held constant: budget (`far`: 2e+09 flops; `base`: 1e+09)."
+    assert read(maker.sweep("base", budget="flops", differs=differs)).caveats == [caveat]
     maker.jobs.pop()
     assert read(maker.sweep("base", budget="flops", differs=differs)).caveats == []
     assert read(maker.sweep("base", budget=None, differs=differs)).caveats == []

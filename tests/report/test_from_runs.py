@@ -1,4 +1,4 @@
-"""`minimind report` of runs that were started one by one."""
+"""`minimind report` on individually started runs."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from minimind.report.sweep_file import load_sweep
 from minimind.utils.errors import UserError
 
 
-def test_arms_are_what_the_runs_differ_in(maker: Maker) -> None:
+def test_arms_are_the_settings_in_which_runs_differ(maker: Maker) -> None:
     folders = [
         maker.run(f"{norm}{rate}", seed, 2.0, settings={"model.norm": norm, "optim.lr": rate, "run.tag": f"t{seed}"})
         for norm, rate in (("rms", 0.1), ("layer", 0.1), ("rms", 0.2))
@@ -40,7 +40,7 @@ def test_two_runs_of_one_arm_and_seed_are_refused(maker: Maker) -> None:
     folders = [maker.run(name, 1, 2.0, settings={"run.tag": name}) for name in ("a", "b")]
     with pytest.raises(UserError, match=r"a-1 and runs/b-1 are both `runs` with seed 1; leave one out"):
         sweep_of(folders, maker.root)
-    with pytest.raises(UserError, match=r"has no config.yaml; name runs/<run>"):
+    with pytest.raises(UserError, match=r"has no config.yaml. Give runs/<run>"):
         sweep_of([maker.root], maker.root)
 
 
@@ -50,7 +50,7 @@ def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     return main.main()
 
 
-def test_the_command(maker: Maker, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_the_report_command(maker: Maker, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     folders = [str(maker.run(f"lr{rate}", seed, 2.0 + rate + seed**2 / 100, settings={"optim.lr": rate}))
                for rate in (0.1, 0.2) for seed in (1, 2, 3)]  # fmt: skip
     assert call(monkeypatch, *folders, "--baseline", "lr=0.2") == 0
@@ -65,14 +65,14 @@ def test_the_command(maker: Maker, monkeypatch: pytest.MonkeyPatch, capsys: pyte
     }
     assert load_sweep(sweep).baseline == "lr=0.2"
     assert call(monkeypatch, str(sweep), "--baseline", "lr=0.1", "--metric", "val/bits_per_byte") == 0
-    said = capsys.readouterr().out
-    assert "lr=0.2 is worse" in said
-    assert "the baseline was chosen for this report; the sweep's own is lr=0.2." in said
-    assert "the metric was chosen for this report" in said
+    output = capsys.readouterr().out
+    assert "lr=0.2 is worse" in output
+    assert "The baseline was chosen for this report; the sweep's own is lr=0.2." in output
+    assert "The metric was chosen for this report" in output
 
 
-def of_a_kind(maker: Maker, kind: str) -> list[Path]:
-    """Runs of two arms, of which lr=0.2 has more `val/chosen` at the end, in its curves, and at its best."""
+def runs_of_kind(maker: Maker, kind: str) -> list[Path]:
+    """Runs of two arms; lr=0.2 has the higher `val/chosen` throughout."""
     return [
         maker.run(
             f"{kind}{rate}", seed, 2.0, settings={"optim.lr": rate, "objective.kind": kind},
@@ -82,41 +82,41 @@ def of_a_kind(maker: Maker, kind: str) -> list[Path]:
     ]  # fmt: skip
 
 
-def test_runs_are_compared_by_what_their_objective_is_judged_by(
+def test_runs_are_compared_by_the_primary_metric_of_their_objective(
     maker: Maker, preference: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    folders = of_a_kind(maker, preference)
+    folders = runs_of_kind(maker, preference)
     assert sweep_of(folders, maker.root).metric == "val/chosen"
     assert call(monkeypatch, *map(str, folders)) == 0
-    said = capsys.readouterr().out
-    assert "On val/chosen, compared with lr=0.1: lr=0.2 is better by 0.1" in said
-    assert "The best mean is that of lr=0.2" in said
+    output = capsys.readouterr().out
+    assert "On val/chosen, compared with lr=0.1: lr=0.2 is better by 0.1" in output
+    assert "lr=0.2 has the best mean" in output
     (page,) = maker.root.glob("sweeps/*/report.md")
     assert "higher is better" in page.read_text()
     assert call(monkeypatch, *map(str, folders), "--metric", "val/loss") == 0
-    assert "val/chosen" in (page.parent / "report.md").read_text()  # a column still
+    assert "val/chosen" in (page.parent / "report.md").read_text()  # still a column
 
 
-def test_runs_of_an_objective_that_is_not_installed_are_compared_by_their_loss(
+def test_runs_whose_objective_is_not_installed_are_compared_by_loss(
     maker: Maker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folders = of_a_kind(maker, "gone")
+    folders = runs_of_kind(maker, "gone")
     assert sweep_of(folders, maker.root).metric == "val/loss"
     assert call(monkeypatch, *map(str, folders)) == 0
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["nowhere"], "A sweep or run folder must exist"),
         (["runs/a-1", "--metric", "val/los"], "did you mean `val/loss`?"),
-        (["runs/a-1", "--baseline", "x"], "The baseline must be an arm, but is x"),
+        (["runs/a-1", "--baseline", "x"], "The baseline must be one of the arms, but is x"),
     ],
 )
 def test_mistakes_are_explained(
-    maker: Maker, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, arguments: list[str], said: str
+    maker: Maker, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, arguments: list[str], message: str
 ) -> None:
     path: Path = maker.run("a", 1, 2.0)
     assert path.is_dir()
     assert call(monkeypatch, *arguments) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Names, questions and reasons of others stay text in report.md, report.html and the pictures, whatever is in them."""
+"""Untrusted names, questions and reasons stay plain text in report.md, report.html and the pictures."""
 
 import json
 import re
@@ -17,8 +17,8 @@ from markdown_it.token import Token
 
 from minimind.report.blocks import Block, Bullets, Code, Heading, Link, Paragraph, Picture, Table, address, parts
 from minimind.report.html import to_html
-from minimind.report.loss_plot import plot_loss
 from minimind.report.markdown import to_markdown
+from minimind.report.plotting import plot_loss
 from minimind.report.write import write_report
 from minimind.runs.metrics_file import append_rows
 from minimind.utils.terminal import one_line, visible
@@ -36,7 +36,7 @@ GITHUB = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethroug
 
 
 def document(text: str, target: str) -> list[Block]:
-    """The text in every block, and wherever a report has such text."""
+    """`text` in every kind of block, everywhere that a report may have untrusted text."""
     cells = [Link(text, target), text, f"`{text}`", f"{text} (`{text}`)"]
     return [
         Heading(text, 1), Paragraph(text), Paragraph(text, lead="Lead."), Paragraph(f"On `{text}`, {text}: `x`."),
@@ -64,7 +64,7 @@ def inside(tokens: list[Token]) -> Iterator[Token]:
 @example(text="a\n\n<b>c</b>", target="x")
 @example(text="```\n<b>\n", target="//e.vil/x")
 @example(text="[a]: https://e.vil\n\n[a]", target="javascript:alert(1)")
-def test_markdown_has_no_html_and_no_link_but_ours(text: str, target: str) -> None:
+def test_markdown_has_no_html_and_no_foreign_links(text: str, target: str) -> None:
     assume(one_line(text).strip())
     tokens = tokens_of(document(text, target))
     found = list(inside(tokens))
@@ -81,7 +81,7 @@ def test_markdown_has_no_html_and_no_link_but_ours(text: str, target: str) -> No
 @settings(max_examples=100, deadline=None)
 @given(text=hostile)
 @example(text="&lt; &#60; `&amp;` 1. \\` [0.1, 0.2] a_b _c_ ~d~ $e$")
-def test_a_reader_of_markdown_sees_the_text(text: str) -> None:
+def test_rendered_markdown_shows_the_text(text: str) -> None:
     meant = "".join(part for _, part in parts(text))
     assume(meant.strip())
     for block in (Paragraph(text), Bullets([text]), Table(("a",), [(text,)]), Table(("a",), [(Link(text, "x"),)])):
@@ -129,7 +129,7 @@ def test_html_has_the_same_tags_whatever_the_text(
 ARM = "a$b$_{^\x1b[2J\ud800<b>`|\n[x](https://e.vil)"
 
 
-def test_a_report_of_hostile_names(maker: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_report_with_hostile_names(maker: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = texts_drawn(monkeypatch)
     for number, arm in enumerate(("plain", "$_{$", ARM)):
         for seed in (1, 2, 3):
@@ -149,7 +149,7 @@ def test_a_report_of_hostile_names(maker: Maker, monkeypatch: pytest.MonkeyPatch
 
 
 def texts_drawn(monkeypatch: pytest.MonkeyPatch) -> set[str]:
-    """All that a figure has in it when it is saved, which mathematics is not."""
+    """Collects all text in saved figures, and asserts that none of it is parsed as math."""
     drawn: set[str] = set()
     save = matplotlib.figure.Figure.savefig
 
@@ -163,7 +163,7 @@ def texts_drawn(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     return drawn
 
 
-def test_the_name_of_a_run_above_its_plot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_title_of_a_loss_plot_is_literal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = texts_drawn(monkeypatch)
     append_rows(tmp_path / "metrics.jsonl", [{"step": 1, "tokens": 1, "train/loss": 2.0}])
     for name in ("$_{$", "\x1b[2J\ud800"):
@@ -171,14 +171,14 @@ def test_the_name_of_a_run_above_its_plot(tmp_path: Path, monkeypatch: pytest.Mo
         assert visible(name) in drawn
 
 
-def test_intervals_and_code_look_as_they_always_did() -> None:
-    """Only what would be markup is escaped: report.md is read as it is, too."""
+def test_harmless_text_is_not_escaped() -> None:
+    """report.md should be readable as plain text, too."""
     sentence = "On validation loss, compared with `rms`: `layer_2` is worse by 0.05 [0.047, 0.053] (2 of 3 seeds)."
     assert to_markdown([Paragraph(sentence)]) == f"{sentence}\n"
     assert to_markdown([Table(("arm", "x"), [("`a|b`", "-0.5")])]).endswith("| `a\\|b` | -0.5 |\n")
 
 
-def test_a_cell_does_not_end_where_readers_disagree() -> None:
+def test_a_cell_end_is_unambiguous_to_all_parsers() -> None:
     r"""In `a\\\\|b` GitHub sees an escaped pipe, micromark an escaped backslash and the end of the cell."""
     row = to_markdown([Table(("a",), [(r"`a\|<b>`",)])]).splitlines()[-1]
     assert re.findall(r"(\\*)\|", row[1:-1]) == ["\\" * 3]

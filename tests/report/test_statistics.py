@@ -1,4 +1,4 @@
-"""Intervals equal scipy's, hold as often as they say, and verdicts err no more often than they may."""
+"""Intervals equal scipy's and have the nominal coverage, and verdicts have the nominal error rate."""
 
 import math
 import statistics
@@ -18,7 +18,7 @@ SWEEPS = 1000
 
 
 @pytest.mark.parametrize(("runs", "num_compared"), [(3, 1), (3, 4), (5, 15), (12, 2)])
-def test_the_interval_is_scipys_at_bonferronis_level(runs: int, num_compared: int) -> None:
+def test_the_interval_is_scipys_at_the_bonferroni_level(runs: int, num_compared: int) -> None:
     arm, baseline = np.random.default_rng(runs).normal(2.0, 0.1, (2, runs))
     found = paired_difference(arm, baseline, num_compared)
     reference = stats.ttest_rel(arm, baseline).confidence_interval(1 - 0.05 / num_compared)
@@ -28,34 +28,34 @@ def test_the_interval_is_scipys_at_bonferronis_level(runs: int, num_compared: in
 
 
 def simulated(random: np.random.Generator, effects: list[float], runs: int) -> list[tuple[float, float]]:
-    """The intervals of one sweep: seeds move all arms alike, and each run by itself a little."""
-    of_seed = random.normal(2.0, 0.2, runs)
-    baseline = of_seed + random.normal(0, 0.02, runs)
-    arms = [of_seed + effect + random.normal(0, 0.02, runs) for effect in effects]
+    """The intervals of one simulated sweep, with noise shared by all arms of a seed and some noise per run."""
+    seed_noise = random.normal(2.0, 0.2, runs)
+    baseline = seed_noise + random.normal(0, 0.02, runs)
+    arms = [seed_noise + effect + random.normal(0, 0.02, runs) for effect in effects]
     intervals = [paired_difference(arm, baseline, len(effects)).interval for arm in arms]
     return [interval for interval in intervals if interval is not None]
 
 
 @pytest.mark.parametrize(("num_arms", "runs"), [(1, 3), (4, 3), (4, 6)])
-def test_intervals_hold_all_at_once_as_often_as_they_say(num_arms: int, runs: int) -> None:
+def test_simultaneous_coverage_is_nominal(num_arms: int, runs: int) -> None:
     random = np.random.default_rng(num_arms * 10 + runs)
     effects = [0.01 * number for number in range(num_arms)]
-    hold = sum(
+    covered = sum(
         all(
             low <= effect <= high for effect, (low, high) in zip(effects, simulated(random, effects, runs), strict=True)
         )
         for _ in range(SWEEPS)
     )
     error = math.sqrt(CONFIDENCE * (1 - CONFIDENCE) / SWEEPS)
-    assert hold / SWEEPS > CONFIDENCE - 3 * error
-    if num_arms == 1:  # the arms share a baseline, and then Bonferroni gives more than it promises
-        assert hold / SWEEPS < CONFIDENCE + 3 * error
+    assert covered / SWEEPS > CONFIDENCE - 3 * error
+    if num_arms == 1:  # several arms share a baseline, for which Bonferroni is conservative
+        assert covered / SWEEPS < CONFIDENCE + 3 * error
 
 
 @pytest.mark.parametrize(("effect", "wrong"), [(0.0, {Finding.better, Finding.worse}), (0.02, {Finding.equal})])
-def test_verdicts_err_no_more_often_than_one_in_twenty(effect: float, wrong: set[Finding]) -> None:
+def test_verdicts_are_wrong_in_at_most_one_of_twenty_sweeps(effect: float, wrong: set[Finding]) -> None:
     random = np.random.default_rng(7)
-    margin, runs = 0.02, 8  # an effect of just the margin is not equal
+    margin, runs = 0.02, 8  # an effect as large as the margin is not equal
     findings = []
     for _ in range(SWEEPS):
         baseline = random.normal(2.0, 0.2, runs)
@@ -68,13 +68,13 @@ def test_verdicts_err_no_more_often_than_one_in_twenty(effect: float, wrong: set
 @given(VALUES)
 def test_swapping_the_arms_mirrors_the_interval(pairs: list[tuple[float, float]]) -> None:
     first, second = zip(*pairs, strict=True)
-    forth, back = paired_difference(first, second, 3), paired_difference(second, first, 3)
-    assert forth.mean == -back.mean
-    assert forth.interval == pytest.approx((-back.interval[1], -back.interval[0]), rel=1e-9, abs=1e-9)
-    assert forth.interval[0] <= forth.mean <= forth.interval[1]
+    forward, backward = paired_difference(first, second, 3), paired_difference(second, first, 3)
+    assert forward.mean == -backward.mean
+    assert forward.interval == pytest.approx((-backward.interval[1], -backward.interval[0]), rel=1e-9, abs=1e-9)
+    assert forward.interval[0] <= forward.mean <= forward.interval[1]
 
 
-def test_equal_differences_have_an_interval_of_no_width() -> None:
+def test_equal_differences_have_a_zero_width_interval() -> None:
     same = paired_difference([2.5, 2.5, 2.5], [2.5, 2.5, 2.5], 4)
     assert (same.interval, same.sd) == ((0.0, 0.0), 0.0)
     moved = paired_difference([3.0, 2.0, 5.0], [1.0, 0.0, 3.0], 4)

@@ -1,4 +1,4 @@
-"""What is said of an interval is true of every value in it."""
+"""A verdict is true of every value in its interval."""
 
 import pytest
 
@@ -23,7 +23,7 @@ def interval(low: float, high: float, pairs: int = 3) -> Difference:
         (LOSS, -0.01, 0.008, 0.01, Finding.equal, "equal within ±0.01 (-0.0010 [-0.0100, +0.0080])"),
         (LOSS, -0.009, -0.001, 0.01, Finding.equal, "equal within ±0.01 (better by 0.0050 [0.0010, 0.0090])"),
         (LOSS, -0.001, 0.001, None, Finding.not_shown, "no difference shown (+0.0000 [-0.0010, +0.0010])"),
-        (LOSS, 0.0, 0.0, None, Finding.equal, "identical in every seed"),
+        (LOSS, 0.0, 0.0, None, Finding.equal, "identical for every seed"),
         (LOSS, 0.02, 0.02, 0.01, Finding.worse, "worse by 0.0200 [0.0200, 0.0200]"),
         (SPEED, 1000, 3000, 50, Finding.better, "better by 2,000 [1,000, 3,000]"),
         (SPEED, -3000, -1000, 50, Finding.worse, "worse by 2,000 [1,000, 3,000]"),
@@ -31,7 +31,7 @@ def interval(low: float, high: float, pairs: int = 3) -> Difference:
         (OTHER, -3, -1, None, Finding.lower, "lower by 2 [1, 3]"),
     ],
 )
-def test_words(key: str, low: float, high: float, margin: float | None, finding: Finding, words: str) -> None:
+def test_wording(key: str, low: float, high: float, margin: float | None, finding: Finding, words: str) -> None:
     found = judge(interval(low, high), metric_of(key), margin, "seed")
     assert (found.finding, found.words) == (finding, words)
 
@@ -39,7 +39,7 @@ def test_words(key: str, low: float, high: float, margin: float | None, finding:
 def test_too_few_pairs_get_no_verdict() -> None:
     found = judge(Difference(2, -5.0, None, 0.0, None, 0.95), metric_of(LOSS), 0.01, "seed")
     assert found.finding is Finding.undecided
-    assert found.words == "no verdict (-5.0000; 2 seeds in common with the baseline, 3 are needed)"
+    assert found.words == "no verdict (-5.0000; 2 seeds in common with the baseline, at least 3 needed)"
 
 
 @pytest.mark.parametrize(
@@ -50,12 +50,12 @@ def test_too_few_pairs_get_no_verdict() -> None:
         ("train/tokens_per_second", "higher"), ("generate/tokens_per_second", "higher"), ("parameters", None),
     ],
 )  # fmt: skip
-def test_which_way_is_better(key: str, better: str | None) -> None:
+def test_which_direction_is_better(key: str, better: str | None) -> None:
     found = metric_of(key).better
     assert (found and found.value) == better
 
 
-def test_an_objective_says_which_way_its_own_metric_is_better(preference: str) -> None:
+def test_an_objective_declares_which_direction_of_its_metric_is_better(preference: str) -> None:
     for key in ("val/chosen", best_key("val/chosen")):
         assert metric_of(key).better is Better.higher
     assert judge(interval(0.1, 0.2), metric_of("val/chosen"), 0.01, "seed").finding is Finding.better

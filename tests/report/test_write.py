@@ -1,4 +1,4 @@
-"""The four files say the same, stand alone, and exist for a sweep in any state."""
+"""The four report files agree, are self-contained, and are written for a sweep in any state."""
 
 import base64
 import json
@@ -16,7 +16,7 @@ from markdown_it import MarkdownIt
 from minimind.report.blocks import Bullets, Code, Heading, Link, Paragraph, Picture, Table
 from minimind.report.html import to_html
 from minimind.report.markdown import to_markdown
-from minimind.report.styles import styles_of
+from minimind.report.picture import styles_of
 from minimind.report.terminal import print_report
 from minimind.report.write import write_report
 
@@ -25,7 +25,7 @@ FILES = ("report.md", "report.json", "report.png", "report.html")
 
 
 class Page(HTMLParser):
-    """Text of the cells, and every address a browser would follow or load."""
+    """The text of all cells, and every URL that a browser would load or link to."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ def refuse(constant: str) -> None:
 
 
 def test_the_four_files(two_arms: Make, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    odd = {"figures": {"moe/max_load": float("inf")}, "settings": {"model.norm": "layer"}, "loss": 2.151}
+    odd = {"metrics": {"moe/max_load": float("inf")}, "settings": {"model.norm": "layer"}, "loss": 2.151}
     folder = two_arms(sweep={"claim": "It does | <not>.", "columns": ["moe/max_load"]}, **odd)
     report = write_report(folder)
     markdown, page = (folder / "report.md").read_text(), (folder / "report.html").read_text()
@@ -81,17 +81,17 @@ def test_the_four_files(two_arms: Make, capsys: pytest.CaptureFixture, monkeypat
     assert content["arms"][1]["verdict"]["words"] in capsys.readouterr().out
 
 
-def test_nothing_finished_yet(maker: Maker) -> None:
+def test_a_sweep_without_finished_runs(maker: Maker) -> None:
     maker.add("rms", 1, maker.root / "runs" / "rms-1")
     maker.run("layer", 1, 2.0, state="preempted", settings={"model.norm": "layer"})
     folder = maker.sweep("rms")
     print_report(write_report(folder))
-    assert "Nothing can be said yet: none of 2 runs is finished." in (folder / "report.md").read_text()
+    assert "No answer yet: none of 2 runs has finished." in (folder / "report.md").read_text()
     assert not (folder / "report.png").exists()
     assert not Page((folder / "report.html").read_text()).loaded
 
 
-def test_a_report_is_written_again_when_more_has_finished(two_arms: Make) -> None:
+def test_a_report_is_updated_when_more_runs_have_finished(two_arms: Make) -> None:
     folder = two_arms(state="failed", settings={"model.norm": "layer"}, loss=2.1)
     assert "no verdict" in write_report(folder).arms[1].verdict.words
     run = folder.parent.parent / "runs" / "layer-2"
@@ -103,7 +103,7 @@ def test_a_report_is_written_again_when_more_has_finished(two_arms: Make) -> Non
 @pytest.mark.parametrize(
     "names", [[f"arm {i}" for i in range(16)], ["1e-3", "3e-3", "1e-2"], ["0", "0.1", "0.2"], ["1", "inf", "nan"]]
 )
-def test_pictures_of_many_arms_and_of_a_varied_quantity(maker: Maker, names: list[str]) -> None:
+def test_pictures_of_many_arms_and_of_values_of_one_setting(maker: Maker, names: list[str]) -> None:
     for number, name in enumerate(names):
         for seed in (1, 2, 3):
             maker.run(name, seed, 2.0 + number / 100 + seed**2 / 1000, settings={"model.norm": name})
@@ -132,8 +132,8 @@ SENTENCES = [
 
 
 @pytest.mark.parametrize("text", SENTENCES)
-def test_text_survives_both_renderings(text: str, tmp_path: Path) -> None:
-    """A reader of GitHub's Markdown gets back what was meant."""
+def test_text_survives_rendering(text: str, tmp_path: Path) -> None:
+    """Parsing the rendered page gives back the text."""
     blocks = [Heading(text), Paragraph(text, lead="Lead."), Bullets([text]), Code(text),
               Table(("name", text), [(Link(text.replace("`", ""), "a b/c"), text)])]  # fmt: skip
     plain = text.replace("`", "")
@@ -143,7 +143,7 @@ def test_text_survives_both_renderings(text: str, tmp_path: Path) -> None:
     assert page.linked == ["a%20b/c"]
 
 
-def test_a_picture_is_inside(tmp_path: Path) -> None:
+def test_pictures_are_embedded(tmp_path: Path) -> None:
     (tmp_path / "p.png").write_bytes(b"bytes")
     page: Any = Page(to_html([Picture("p.png", 'a "b"')], "t", tmp_path))
     assert page.loaded == ["data:image/png;base64," + base64.b64encode(b"bytes").decode()]

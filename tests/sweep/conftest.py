@@ -1,4 +1,4 @@
-"""Settings composed as Hydra composes the jobs of a multirun, without its command line."""
+"""Fixture: plans a sweep as a Hydra multirun does, without a command line."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,7 +18,7 @@ from minimind.utils.paths import conf_dir
 
 @pytest.fixture
 def prepare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., SweepPlan]:
-    """What `train.py -m` with these arguments would launch."""
+    """Returns the plan of `train.py -m` with given arguments."""
     monkeypatch.setenv("MINIMIND_ROOT", str(tmp_path))
     register()
     GlobalHydra.instance().clear()

@@ -1,4 +1,4 @@
-"""Every ablation of conf/ says what it must, and each of its arms takes two steps."""
+"""Every ablation in conf/ is complete, and each of its arms trains for two steps."""
 
 from pathlib import Path
 
@@ -20,8 +20,8 @@ ABLATIONS = sorted(path.stem for path in (conf_dir() / "ablation").glob("*.yaml"
 LISTED = ("activation attention balance batch_size depth_width document_mask dropout experts ffn_width "
           "gradient_checkpointing heads init kv_cache learning_rate moe norm norm_speed optimizer packing position "
           "precision qk_norm schedule shared_expert tying yarn")  # fmt: skip
-# a dense model has no experts; a tied head no rate of its own; only a bias has a rate of update
-UNLIKE = ("moe", "tying", "balance")
+# arms that set different keys: only an MoE has experts, only an untied head a learning rate, only a bias an update rate
+DIFFERENT_KEYS = ("moe", "tying", "balance")
 TINY = ["debug=smoke", "trainer.max_steps=2", "schedule.warmup_steps=0", "trainer.validate_every_steps=2",
         "trainer.checkpoint_every_steps=2", "trainer.batch_tokens=256", "data.sequence_length=32",
         "model.hidden_size=32", "model.num_hidden_layers=1", "model.vocab_size=300", "trainer.accelerator=cpu",
@@ -39,40 +39,40 @@ def ablation_named(name: str) -> AblationConfig:
 
 
 def arms_of(name: str) -> list[Trial]:
-    """The first round, as small as the arms allow."""
+    """The first seed or repeat of each arm, as small as the arms allow."""
     ablation = ablation_named(name)
-    theirs = {key_of(o) for overrides in ablation.arms.values() for o in parse(overrides)}
-    if "data.sequence_length" in theirs:
-        theirs.add("trainer.batch_tokens")  # which is a multiple of each
-    typed = [override for override in TINY if override.split("=")[0] not in theirs]
-    trials = trials_of_ablation(ablation, typed)
+    arm_keys = {key_of(o) for overrides in ablation.arms.values() for o in parse(overrides)}
+    if "data.sequence_length" in arm_keys:
+        arm_keys.add("trainer.batch_tokens")  # must be a multiple of each
+    overrides = [override for override in TINY if override.split("=")[0] not in arm_keys]
+    trials = trials_of_ablation(ablation, overrides)
     return [trial for trial in trials if trial.replicate == trials[0].replicate]
 
 
-def test_the_ablations_are_those_that_were_promised() -> None:
+def test_the_list_of_ablations() -> None:
     assert LISTED.split() == ABLATIONS
 
 
 @pytest.mark.parametrize("name", ABLATIONS)
-def test_an_ablation_is_short_and_says_everything(name: str) -> None:
+def test_an_ablation_is_short_and_complete(name: str) -> None:
     text = (conf_dir() / "ablation" / f"{name}.yaml").read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 25
     assert {"question", "claim", "baseline", "arms", "metric", "margin"} <= set(yaml.safe_load(text))
     arms = ablation_named(name).arms
     keys = {arm: {key_of(o) for o in parse(overrides)} - {"run.tag"} for arm, overrides in arms.items()}
-    assert len(set(map(frozenset, keys.values()))) == 1 or name in UNLIKE  # each arm says the value of what it is about
+    assert len(set(map(frozenset, keys.values()))) == 1 or name in DIFFERENT_KEYS  # each arm sets all keys under test
 
 
 @pytest.mark.parametrize("name", ABLATIONS)
-def test_every_arm_takes_two_steps(
+def test_every_arm_trains_for_two_steps(
     name: str, text_file: Path, root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     metric, columns = ablation_named(name).metric, ablation_named(name).columns
     monkeypatch.setenv("MINIMIND_ROOT", str(root))
     for trial in arms_of(name):
         label = f"ablation_{name}_{trial.arm}"
-        typed = [*trial.overrides, "data=text", f"data.files=[{text_file}]", f"run.name={label}", "data.block_kb=1"]
-        monkeypatch.setattr("sys.argv", ["train.py", *typed])
+        overrides = [*trial.overrides, "data=text", f"data.files=[{text_file}]", f"run.name={label}", "data.block_kb=1"]
+        monkeypatch.setattr("sys.argv", ["train.py", *overrides])
         code = train.main()
         assert code == 0, (trial, capsys.readouterr().err)
         (folder,) = (root / "runs").glob(f"{label}-????????")

@@ -1,4 +1,4 @@
-"""What `auto` means is found once for the jobs of a sweep, which take it as it is and keep their identity."""
+"""`auto` is resolved once for all jobs of a sweep, without changing their identity."""
 
 import os
 from collections.abc import Callable
@@ -10,7 +10,7 @@ import torch
 from minimind.config.auto import HANDED_DOWN, asked_by, hand_down, of_this_machine
 from minimind.config.build import stored_or_resolved
 from minimind.runs.identity import run_hash
-from minimind.sweep.auto import answers_for
+from minimind.sweep.launch import resolve_auto
 from minimind.sweep.plan import SweepPlan
 from minimind.sweep.slots import Slots
 from minimind.training.config import TrainerConfig
@@ -18,18 +18,18 @@ from minimind.training.config import TrainerConfig
 Prepare = Callable[..., SweepPlan]
 
 
-def test_one_process_finds_it_for_all_jobs() -> None:
+def test_one_process_resolves_it_for_all_jobs() -> None:
     cpu, odd = TrainerConfig(accelerator="cpu"), TrainerConfig(precision="16-mixed")
     cores = {min(os.sched_getaffinity(0))} if hasattr(os, "sched_getaffinity") else set()
     here = of_this_machine(asked_by(cpu))
-    answers = answers_for([cpu, TrainerConfig(accelerator="cpu", num_threads=7), cpu, odd], cores)
+    answers = resolve_auto([cpu, TrainerConfig(accelerator="cpu", num_threads=7), cpu, odd], cores)
     assert answers[0] == answers[2] == {**here, "num_threads": 1 if cores else here["num_threads"]}
     assert answers[1] == {**here, "num_threads": 7}
-    assert torch.cuda.is_available() or answers[3] == {}  # the job will be refused, and say why
-    assert answers_for([cpu], cores) == [{}]
+    assert torch.cuda.is_available() or answers[3] == {}  # the job will fail and report why
+    assert resolve_auto([cpu], cores) == [{}]
 
 
-def test_jobs_have_as_many_threads_as_the_one_with_the_fewest_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_jobs_use_the_threads_of_the_slot_with_the_fewest_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(5)), raising=False)
     assert Slots([], 2).fewest_cores() == {0, 1}
     assert len(Slots([], 8).fewest_cores()) == 1
@@ -37,7 +37,7 @@ def test_jobs_have_as_many_threads_as_the_one_with_the_fewest_cores(monkeypatch:
     assert Slots(["0", "1"], 4).fewest_cores() == frozenset()
 
 
-def test_a_job_takes_what_it_is_handed_and_a_run_that_goes_on_keeps_its_own(
+def test_a_job_takes_what_it_is_handed_and_a_resumed_run_keeps_its_own(
     prepare: Prepare, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (_, one), *_ = prepare("optim.lr=1e-3,1e-2", "trainer.accelerator=cpu").jobs
@@ -47,8 +47,8 @@ def test_a_job_takes_what_it_is_handed_and_a_run_that_goes_on_keeps_its_own(
     monkeypatch.setenv(HANDED_DOWN, hand_down(asked_by(cfg.trainer), handed)[HANDED_DOWN])
     assert stored_or_resolved(cfg, {}) == {**own, **handed}
     assert stored_or_resolved(cfg, {**own, "precision": "32-true"})["precision"] == "32-true"
-    assert folder.path.name.endswith(run_hash(config))  # of `auto` as it was typed
+    assert folder.path.name.endswith(run_hash(config))  # of `auto` itself, not what it resolves to
     others = hand_down(asked_by(replace(cfg.trainer, precision="32-true")), handed)[HANDED_DOWN]
-    for left in ("{}", "{bad", "[]", others):  # what an environment may have from elsewhere
-        monkeypatch.setenv(HANDED_DOWN, left)
+    for stale in ("{}", "{bad", "[]", others):  # which the environment may have inherited
+        monkeypatch.setenv(HANDED_DOWN, stale)
         assert stored_or_resolved(cfg, {}) == own

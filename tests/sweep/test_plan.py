@@ -1,4 +1,4 @@
-"""From what was typed to the jobs: arms × seeds, everything checked first, each identity once, equal budgets."""
+"""From the command line to jobs: arms × seeds, all checked before the start, runs deduplicated, equal budgets."""
 
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -8,7 +8,7 @@ import pytest
 
 from minimind.report.config import AblationConfig, Kind
 from minimind.sweep.plan import SweepPlan, common_primary
-from minimind.sweep.reuse import refuse_other_measurements
+from minimind.sweep.run import refuse_other_measurements
 from minimind.sweep.trials import Trial, merged, trials_of_ablation, trials_of_grid
 from minimind.utils.errors import ConfigError
 
@@ -27,14 +27,14 @@ def test_an_ablation_is_arms_times_seeds() -> None:
     assert trials[0].overrides == ("model.dropout=0.1", "optim.lr=1", "model.norm=rmsnorm", "seed=3")
 
 
-def test_repeats_of_a_cost_ablation_are_interleaved_there_and_back() -> None:
+def test_repeats_of_a_cost_ablation_alternate_in_order() -> None:
     trials = trials_of_ablation(ablation(kind=Kind.cost, repeats=3), [])
     assert [(t.arm, t.replicate) for t in trials] == [("a", 1), ("b", 1), ("b", 2), ("a", 2), ("a", 3), ("b", 3)]
     assert len({t.overrides for t in trials}) == 6
     assert not any("seed=" in override for t in trials for override in t.overrides)
 
 
-def test_what_is_typed_replaces_what_is_common() -> None:
+def test_the_command_line_replaces_common_overrides() -> None:
     assert merged(["a=1", "b=2"], ["a=3"]) == ("b=2", "a=3")
     (first, *_) = trials_of_ablation(ablation(common=["model.dropout=0.1"]), ["model.dropout=0.2"])
     assert "model.dropout=0.2" in first.overrides
@@ -42,21 +42,21 @@ def test_what_is_typed_replaces_what_is_common() -> None:
 
 
 @pytest.mark.parametrize(
-    ("typed", "message"),
+    ("argument", "message"),
     [
-        ("model.norm=layernorm", "`model.norm` must not be typed beside this ablation: its arm `a` sets it"),
+        ("model.norm=layernorm", "`model.norm` must not be set with this ablation: its arm `a` sets it"),
         ("optim=muon", "its arm `b` sets it"),
-        ("optim.lr=1,2", "`optim.lr` must have one value beside an ablation"),
-        ("seed=7", "type ablation.seeds="),
+        ("optim.lr=1,2", "`optim.lr` must have a single value with an ablation"),
+        ("seed=7", "use ablation.seeds="),
     ],
 )
-def test_what_an_arm_sets_must_not_be_typed(typed: str, message: str) -> None:
+def test_what_an_arm_sets_is_refused_on_the_command_line(argument: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        trials_of_ablation(ablation(), [typed])
+        trials_of_ablation(ablation(), [argument])
     assert message in str(caught.value)
 
 
-def test_a_grid_has_an_arm_for_each_combination_but_of_seeds() -> None:
+def test_a_grid_has_an_arm_for_each_combination_except_of_seeds() -> None:
     trials = trials_of_grid(["optim.lr=1,2", "seed=1,2", "model.dropout=0", "model=nano,minimind_26m"], seed=9)
     assert len(trials) == 8
     assert {t.arm for t in trials} == {f"optim.lr={lr} model={m}" for lr in (1, 2) for m in ("nano", "minimind_26m")}
@@ -71,18 +71,18 @@ def test_a_grid_has_an_arm_for_each_combination_but_of_seeds() -> None:
     ("changes", "message"),
     [
         ({"baseline": "c"}, "`ablation.baseline` must be one of the arms (a, b), but is c"),
-        ({"arms": {"a": []}}, "`ablation.arms` must have two or more, but has 1"),
-        ({"seeds": [1, 1]}, "`ablation.seeds` must be different numbers"),
+        ({"arms": {"a": []}}, "`ablation.arms` must have at least two arms, but has 1"),
+        ({"seeds": [1, 1]}, "`ablation.seeds` must be one or more distinct numbers"),
         ({"margin": -1.0}, "`ablation.margin` must be at least 0, but is -1.0"),
     ],
 )
-def test_an_ablation_that_cannot_be(changes: dict[str, object], message: str) -> None:
+def test_invalid_ablations_are_refused(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         ablation(**changes)
     assert message in str(caught.value)
 
 
-def test_a_sweep_says_what_differs_and_where_its_runs_are(prepare: Prepare) -> None:
+def test_a_sweep_records_what_differs_and_where_its_runs_are(prepare: Prepare) -> None:
     planned = prepare("ablation=norm", "ablation.seeds=[1,2]", "trainer.max_steps=10", "schedule.warmup_steps=1")
     assert planned.sweep.differs == {"rmsnorm": [], "layernorm": ["model.norm"]}
     assert len(planned.jobs) == len({job.run for job in planned.sweep.jobs}) == 4
@@ -93,24 +93,24 @@ def test_a_sweep_says_what_differs_and_where_its_runs_are(prepare: Prepare) -> N
     assert prepare("ablation=norm", "ablation.seeds=[1,2]").folder != planned.folder
 
 
-def test_all_mistakes_of_all_arms_at_once(prepare: Prepare) -> None:
+def test_all_mistakes_of_all_arms_are_reported_at_once(prepare: Prepare) -> None:
     with pytest.raises(ConfigError) as caught:
         prepare("ablation=norm", '+ablation.arms.odd=["model.num_key_value_heads=3"]', "optim.lr=-1",
                 '+ablation.arms.typo=["model.nrom=rmsnorm"]')  # fmt: skip
-    common, of_odd, of_typo = caught.value.problems
-    assert common.startswith("arm rmsnorm, layernorm, odd: `optim.lr`")  # of `typo` it cannot be known yet
-    assert of_odd.startswith("arm odd: ")
-    assert of_typo.startswith("arm typo: ")
-    assert "nrom" in of_typo
+    common, odd, typo = caught.value.problems
+    assert common.startswith("arm rmsnorm, layernorm, odd: `optim.lr`")  # `typo` fails before it can be checked
+    assert odd.startswith("arm odd: ")
+    assert typo.startswith("arm typo: ")
+    assert "nrom" in typo
 
 
-def test_two_jobs_of_one_identity_run_once(prepare: Prepare) -> None:
+def test_jobs_with_the_same_identity_share_a_run(prepare: Prepare) -> None:
     planned = prepare("ablation=norm", '+ablation.arms.same=["model.norm=rmsnorm"]', "ablation.seeds=[1]")
     assert len(planned.sweep.jobs) == 3
     assert len(planned.jobs) == 2
     with pytest.raises(ConfigError) as caught:
         prepare("ablation=norm", '+ablation.arms.same=["model.norm=rmsnorm","trainer.log_every_steps=3"]')
-    assert "arm same is the same run as another, but for trainer.log_every_steps" in str(caught.value)
+    assert "arm same is the same run as another, except for trainer.log_every_steps" in str(caught.value)
 
 
 @pytest.mark.parametrize("budget", ["tokens", "flops"])
@@ -129,14 +129,14 @@ def test_every_arm_has_the_budget_of_the_baseline(prepare: Prepare, budget: str)
         prepare("ablation=norm", '+ablation.arms.long=["trainer.max_steps=900"]', f"ablation.budget={budget}")
 
 
-def test_runs_measured_in_another_way_are_not_taken_for_these(prepare: Prepare) -> None:
+def test_runs_that_were_measured_differently_are_not_reused(prepare: Prepare) -> None:
     (_, one), *_ = prepare("ablation=kv_cache", "ablation.repeats=1").jobs
     one.plan.folder.path.mkdir(parents=True)
     one.plan.folder.config.write_text(one.frozen, encoding="utf-8")
     refuse_other_measurements([one.plan], "cost")
     (_, other), *_ = prepare("ablation=kv_cache", "ablation.repeats=1", "evaluation.decode_tokens=9").jobs
     assert other.plan.folder == one.plan.folder
-    with pytest.raises(ConfigError, match=r"`evaluation.decode_tokens` must be 512, with which .* but is 9"):
+    with pytest.raises(ConfigError, match=r"`evaluation.decode_tokens` must be 512, as when .* was measured, but is 9"):
         refuse_other_measurements([other.plan], "quality")
     (_, threads), *_ = prepare("ablation=kv_cache", "ablation.repeats=1", "trainer.num_threads=1").jobs
     refuse_other_measurements([threads.plan], "quality")
@@ -144,32 +144,34 @@ def test_runs_measured_in_another_way_are_not_taken_for_these(prepare: Prepare) 
         refuse_other_measurements([threads.plan], "cost")
 
 
-@pytest.mark.parametrize(("kind", "typed"), [(Kind.cost, "ablation.seeds=[1]"), (Kind.quality, "ablation.repeats=2")])
-def test_what_would_be_ignored_is_refused(kind: Kind, typed: str) -> None:
-    with pytest.raises(ConfigError, match=r"must not be typed: an ablation of `kind: .*` has none"):
-        trials_of_ablation(ablation(kind=kind), [typed])
+@pytest.mark.parametrize(
+    ("kind", "argument"), [(Kind.cost, "ablation.seeds=[1]"), (Kind.quality, "ablation.repeats=2")]
+)
+def test_what_would_be_ignored_is_refused(kind: Kind, argument: str) -> None:
+    with pytest.raises(ConfigError, match=r"must not be set: an ablation of `kind: .*` does not use it"):
+        trials_of_ablation(ablation(kind=kind), [argument])
 
 
-def test_the_command_that_repeats_it_has_all_that_was_typed(prepare: Prepare) -> None:
+def test_the_stored_command_has_all_arguments(prepare: Prepare) -> None:
     arguments = ["ablation=norm", "ablation.seeds=[1]", "hydra.launcher.num_parallel=2"]
     assert "hydra.launcher.num_parallel=2" in prepare(*arguments).sweep.command
 
 
-def test_an_ablation_that_is_not_there_is_no_run(prepare: Prepare) -> None:
+def test_an_unknown_ablation_is_refused(prepare: Prepare) -> None:
     with pytest.raises(ConfigError, match="There is no ablation `norn`; did you mean `norm`"):
         prepare("ablation=norn")
     with pytest.raises(ConfigError, match="typo"):
         prepare("experiment=typo")
 
 
-def test_the_verdict_is_on_what_the_objective_is_judged_by_unless_it_is_said(prepare: Prepare) -> None:
+def test_the_metric_is_the_objectives_primary_one_unless_it_is_set(prepare: Prepare) -> None:
     assert prepare("optim.lr=1e-3,1e-2").sweep.metric == "val/loss"
     assert prepare("ablation=norm", "ablation.metric=null").sweep.metric == "val/loss"
     assert prepare("ablation=norm").sweep.metric == "val/bits_per_byte"
     assert prepare("ablation=norm", "ablation.metric=train/mfu").sweep.metric == "train/mfu"
 
 
-def test_arms_that_are_judged_by_different_metrics_need_one_that_is_said() -> None:
+def test_arms_with_different_primary_metrics_need_an_explicit_one() -> None:
     def composed(**primary: tuple[str, str]) -> Any:
         objectives = {arm: SimpleNamespace(primary=pair) for arm, pair in primary.items()}
         return {
@@ -178,7 +180,5 @@ def test_arms_that_are_judged_by_different_metrics_need_one_that_is_said() -> No
         }
 
     assert common_primary(composed(a=("val/chosen", "max"), b=("val/chosen", "max"))) == "val/chosen"
-    with pytest.raises(
-        ConfigError, match=r"`ablation.metric` must be given .*: a by val/loss \(min\), b by val/x \(max"
-    ):
+    with pytest.raises(ConfigError, match=r"`ablation.metric` must be set.* \(a: val/loss \(min\), b: val/x \(max"):
         common_primary(composed(a=("val/loss", "min"), b=("val/x", "max")))

@@ -1,4 +1,4 @@
-"""The queue with real processes that are no runs: so many at a time, each in its place, and a clean stop."""
+"""The queue, with small processes in place of runs: limits, slots, locks, and a clean stop."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ from minimind.runs.states import JobState
 from minimind.sweep.launch import log_names
 from minimind.sweep.queue import Job, Queue
 from minimind.sweep.slots import Slots, visible_gpus
-from minimind.sweep.table import SweepProgress, judged_of, last_row, reason_of
+from minimind.sweep.table import SweepProgress, last_row, primary_metric, reason_of
 from minimind.training.config import TrainerConfig
 from minimind.utils.errors import ConfigError
 
@@ -40,21 +40,21 @@ def job(tmp_path: Path) -> Make:
     return make
 
 
-def run(jobs: list[Job], places: Slots, on_glance: Callable[[], None] = lambda: None) -> list[str]:
-    Queue(jobs, places, PYTHON, lambda job: None).run(on_glance)
+def run(jobs: list[Job], slots: Slots, on_poll: Callable[[], None] = lambda: None) -> list[str]:
+    Queue(jobs, slots, PYTHON, lambda job: None).run(on_poll)
     return [job.state for job in jobs]
 
 
-def test_one_failure_ends_one_job(job: Make, tmp_path: Path) -> None:
+def test_a_failure_ends_only_its_own_job(job: Make, tmp_path: Path) -> None:
     jobs = [job("good", "print('fine')"), job("bad", "raise SystemExit('the reason')"), job("late", "print('fine')"),
-            job("shot", "import os; os.kill(os.getpid(), 9)"), job("stopped", "raise SystemExit(75)")]  # fmt: skip
+            job("killed", "import os; os.kill(os.getpid(), 9)"), job("stopped", "raise SystemExit(75)")]  # fmt: skip
     assert run(jobs, Slots([], None)) == ["finished", "failed", "finished", "failed", "stopped"]
     assert reason_of(jobs[1]) == "the reason"
     assert reason_of(jobs[3]) == "killed by signal 9"
     assert jobs[0].log.read_text() == "fine\n"
 
 
-def test_so_many_at_a_time_each_on_its_gpu(job: Make, tmp_path: Path) -> None:
+def test_one_job_per_gpu(job: Make, tmp_path: Path) -> None:
     script = (
         f"import os, time; gpus = os.environ['CUDA_VISIBLE_DEVICES']; path = {str(tmp_path)!r} + '/gpu' + gpus\n"
         "os.close(os.open(path, os.O_CREAT | os.O_EXCL)); time.sleep(0.3); os.unlink(path); print(gpus)"
@@ -76,28 +76,28 @@ def test_jobs_on_a_cpu_share_its_cores(job: Make) -> None:
         assert first | second == os.sched_getaffinity(0)
 
 
-def test_places(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slots(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, 7")
     assert visible_gpus() == ["3", "7"]
     wide = Slots(["3", "7"], 1)  # one job at a time, with both GPUs
-    place = wide.take(2)
-    assert place is not None
-    assert sorted(place.gpus) == ["3", "7"]
-    assert wide.take(1) is None
-    wide.give_back(place)
-    assert wide.take(1) is not None
-    shared = Slots(["3", "7"], 4)  # two jobs a GPU, the idle one first
-    taken = [shared.take(1) for _ in range(5)]
-    assert sorted(place.gpus[0] for place in taken if place) == ["3", "3", "7", "7"]
+    slot = wide.acquire(2)
+    assert slot is not None
+    assert sorted(slot.gpus) == ["3", "7"]
+    assert wide.acquire(1) is None
+    wide.release(slot)
+    assert wide.acquire(1) is not None
+    shared = Slots(["3", "7"], 4)  # two jobs per GPU, idle GPUs first
+    taken = [shared.acquire(1) for _ in range(5)]
+    assert sorted(slot.gpus[0] for slot in taken if slot) == ["3", "3", "7", "7"]
     assert taken[4] is None
-    with pytest.raises(ConfigError, match="must be at most the GPUs there are"):
-        shared.take(3)
+    with pytest.raises(ConfigError, match="must be at most the number of GPUs"):
+        shared.acquire(3)
     crowded = Slots([], 5)
-    seats = [crowded.take(1) for _ in range(5)]
-    assert all(seat is not None and seat.cores for seat in seats) or not hasattr(os, "sched_getaffinity")
+    crowded_slots = [crowded.acquire(1) for _ in range(5)]
+    assert all(slot is not None and slot.cores for slot in crowded_slots) or not hasattr(os, "sched_getaffinity")
 
 
-def test_as_many_at_a_time_as_may(job: Make, tmp_path: Path) -> None:
+def test_jobs_run_in_parallel(job: Make, tmp_path: Path) -> None:
     script = (
         f"import pathlib, time; here = pathlib.Path({str(tmp_path)!r}) / f'at{{time.time_ns()}}'; here.touch()\n"
         f"for _ in range(200):\n    if len(list(pathlib.Path({str(tmp_path)!r}).glob('at*'))) > 1: break\n"
@@ -106,21 +106,21 @@ def test_as_many_at_a_time_as_may(job: Make, tmp_path: Path) -> None:
     assert run([job("a", script), job("b", script)], Slots([], 2)) == [JobState.FINISHED] * 2
 
 
-def test_a_signal_before_a_job_can_listen_is_no_failure(job: Make) -> None:
-    deaf = job("deaf", "import signal, time; print('up', flush=True); time.sleep(60)")
+def test_a_signal_before_a_job_has_a_handler_is_not_a_failure(job: Make) -> None:
+    starting = job("starting", "import signal, time; print('up', flush=True); time.sleep(60)")
 
-    asked = threading.Event()
+    sent = threading.Event()
 
-    def ask() -> None:
-        if not asked.is_set() and deaf.log.is_file() and deaf.log.read_text():
-            asked.set()
+    def interrupt() -> None:
+        if not sent.is_set() and starting.log.is_file() and starting.log.read_text():
+            sent.set()
             os.kill(os.getpid(), signal.SIGTERM)
 
-    assert run([deaf], Slots([], None), ask) == [JobState.STOPPED]
+    assert run([starting], Slots([], None), interrupt) == [JobState.STOPPED]
 
 
-def test_a_job_that_another_sweep_was_faster_to_start_is_waited_for(job: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("minimind.sweep.queue.LOOK_AT_LOCK_S", 0.2)
+def test_a_run_that_another_sweep_locks_just_before_is_waited_for(job: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("minimind.sweep.queue.LOCK_POLL_S", 0.2)
     late = job("late", "")
     marker, lock = late.log.with_name("second"), late.plan.folder.lock
     held = run_lock(lock)
@@ -128,81 +128,84 @@ def test_a_job_that_another_sweep_was_faster_to_start_is_waited_for(job: Make, m
         f"import pathlib; m = pathlib.Path({str(marker)!r})\nif not m.exists(): m.touch(); raise SystemExit(2)"
     )
     monkeypatch.setattr(
-        "minimind.sweep.queue.Queue._held_elsewhere", lambda queue, job: lock.is_file() and marker.exists()
+        "minimind.sweep.queue.Queue._locked_elsewhere", lambda queue, job: lock.is_file() and marker.exists()
     )
     held.__enter__()
-    glances: list[str] = []
+    observed: list[str] = []
 
     def release() -> None:
-        glances.append(late.state)
+        observed.append(late.state)
         if late.state == JobState.WAITING and lock.is_file():
             held.__exit__(None, None, None)
 
     assert run([late], Slots([], None), release) == [JobState.FINISHED]
-    assert JobState.WAITING in glances
+    assert JobState.WAITING in observed
 
 
-def test_ctrl_c_lets_each_job_end_well_and_begins_no_other(job: Make, tmp_path: Path) -> None:
+def test_ctrl_c_stops_running_jobs_cleanly_and_starts_no_other(job: Make, tmp_path: Path) -> None:
     script = (
         "import signal, sys, time\n"
         "signal.signal(signal.SIGINT, lambda *_: sys.exit(75))\n"
         "print('ready', flush=True); time.sleep(60)"
     )
     jobs = [job("first", script), job("second", script), job("third", script)]
-    asked = threading.Event()
+    sent = threading.Event()
 
-    def ask() -> None:
-        if not asked.is_set() and all(one.log.is_file() and one.log.read_text() for one in jobs[:2]):
-            asked.set()
+    def interrupt() -> None:
+        if not sent.is_set() and all(one.log.is_file() and one.log.read_text() for one in jobs[:2]):
+            sent.set()
             os.kill(os.getpid(), signal.SIGINT)
 
     before = time.monotonic()
-    assert run(jobs, Slots([], 2), ask) == [JobState.STOPPED] * 3
+    assert run(jobs, Slots([], 2), interrupt) == [JobState.STOPPED] * 3
     assert time.monotonic() - before < 30
     assert not jobs[2].log.exists()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_a_run_that_someone_else_works_on_is_waited_for(
+def test_a_run_that_is_locked_elsewhere_is_waited_for(
     job: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("minimind.sweep.queue.LOOK_AT_LOCK_S", 0.2)
+    monkeypatch.setattr("minimind.sweep.queue.LOCK_POLL_S", 0.2)
     held, free = job("held", "print('mine')"), job("free", "print('mine')")
     states: list[str] = []
     lock = run_lock(held.plan.folder.lock)
     lock.__enter__()
 
-    def release_when_the_other_is_done() -> None:
+    def release_when_the_other_has_finished() -> None:
         states.append(held.state)
         if free.state == JobState.FINISHED and len(states) < 1000:
             states.extend([""] * 1000)
             lock.__exit__(None, None, None)
 
-    assert run([held, free], Slots([], None), release_when_the_other_is_done) == [JobState.FINISHED, JobState.FINISHED]
+    assert run([held, free], Slots([], None), release_when_the_other_has_finished) == [
+        JobState.FINISHED,
+        JobState.FINISHED,
+    ]
     assert JobState.WAITING in states
 
 
-def test_the_newest_whole_row_of_a_long_file(tmp_path: Path) -> None:
+def test_the_newest_complete_row_of_a_long_file(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     assert last_row(path) == {}
     path.write_text("".join(f'{{"step": {i}}}\n' for i in range(20_000)) + '{"step": 2')
     assert last_row(path) == {"step": 19_999}
 
 
-def test_the_table_shows_what_was_typed(job: Make, capsys: pytest.CaptureFixture[str]) -> None:
-    """Also what rich would take for its own markup."""
+def test_the_table_shows_text_literally(job: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    """Including what rich would parse as markup."""
     bad = job("bad", "raise SystemExit('[/why]')")
     bad.label = ("data.files=[/a.txt]", "1")
     progress = SweepProgress([bad], ["arm", "seed"])
     assert run([bad], Slots([], None)) == [JobState.FAILED]
     progress.console.print(progress.table())
     progress.print_failures()
-    said = capsys.readouterr().err
-    assert said.count("[/a.txt]") == 2
-    assert "[/why]" in said
+    output = capsys.readouterr().err
+    assert output.count("[/a.txt]") == 2
+    assert "[/why]" in output
 
 
-def test_a_log_has_a_name_that_every_file_system_takes(tmp_path: Path) -> None:
+def test_log_names_are_valid_on_every_file_system(tmp_path: Path) -> None:
     labels = [("\x1b[2J/../日\ud800", "1"), ("日" * 200, "1"), ("日" * 200, "2")]
     names = log_names(labels)
     assert names[0] == "_2J_.._日_-1.log"
@@ -211,9 +214,9 @@ def test_a_log_has_a_name_that_every_file_system_takes(tmp_path: Path) -> None:
         (tmp_path / name).touch()
 
 
-def test_a_job_is_shown_with_what_it_is_judged_by_or_else_with_its_loss(job: Make) -> None:
+def test_a_job_shows_its_primary_metric_or_else_its_loss(job: Make) -> None:
     one = job("one", "")
-    assert judged_of(one) == []
+    assert primary_metric(one) == []
     for row, shown in (
         ({"step": 1, "train/loss": 2.5}, ["loss", "2.5000"]),
         ({"step": 2, "train/loss": 2.4, "val/loss": 2.3, "val/chosen": 0.75}, ["val/chosen", "0.75"]),
@@ -221,12 +224,12 @@ def test_a_job_is_shown_with_what_it_is_judged_by_or_else_with_its_loss(job: Mak
     ):
         append_rows(one.plan.folder.metrics, [row])
         one.state = JobState.RUNNING
-        assert judged_of(one) == shown
+        assert primary_metric(one) == shown
 
 
-def test_a_job_is_handed_what_auto_means(job: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(HANDED_DOWN, '{"precision": "of a sweep about this one"}')
-    jobs = [job(name, f"import os; print(os.environ['{HANDED_DOWN}'])") for name in ("told", "left")]
+def test_a_job_is_handed_what_auto_resolves_to(job: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(HANDED_DOWN, '{"precision": "of an outer sweep"}')
+    jobs = [job(name, f"import os; print(os.environ['{HANDED_DOWN}'])") for name in ("resolved", "unresolved")]
     jobs[0].auto = {"precision": "32-true"}
     assert run(jobs, Slots([], None)) == [JobState.FINISHED] * 2
     assert [one.log.read_text() for one in jobs] == [

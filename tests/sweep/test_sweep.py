@@ -1,4 +1,4 @@
-"""A small real sweep through the real command line: a failing arm, a kill in the middle, and a second start."""
+"""Small real sweeps from the command line: a failing arm, a kill partway, and a restart."""
 
 import json
 import os
@@ -20,7 +20,7 @@ TINY = ["model.num_hidden_layers=1", "callbacks=none", "evaluation.max_new_token
         "trainer.num_threads=1"]  # fmt: skip
 
 
-class Started:
+class TrainProcess:
     """`train.py -m …` in the background."""
 
     def __init__(self, root: Path, arguments: Sequence[str]) -> None:
@@ -30,7 +30,7 @@ class Started:
             env={**os.environ, "MINIMIND_ROOT": str(root), "PYTHONPATH": str(REPOSITORY), "COLUMNS": "200"},
         )  # fmt: skip
 
-    def end(self) -> tuple[int, str]:
+    def wait(self) -> tuple[int, str]:
         out, err = self.process.communicate(timeout=240)
         return self.process.returncode, out + err
 
@@ -44,32 +44,30 @@ def states(root: Path, sweep: Sweep) -> dict[tuple[str, int], str]:
     return {(job.arm, job.replicate): RunFolder(root / job.run).status.get("state", "none") for job in sweep.jobs}
 
 
-def wait_for_a_checkpoint(root: Path, sweep_seconds: float = 120) -> Path:
-    """Of the second run that begins, while it is under way."""
-    end = time.monotonic() + sweep_seconds
+def wait_for_a_checkpoint(root: Path, timeout: float = 120) -> Path:
+    """Waits until the second run is training and has a checkpoint; returns its folder."""
+    end = time.monotonic() + timeout
     while time.monotonic() < end:
         folders = [RunFolder(path.parent) for path in root.glob("runs/*/status.json")]
         for folder in folders:
             if len(folders) == 2 and folder.status["state"] == "running" and folder.complete_checkpoints():
                 return folder.path
         time.sleep(0.02)
-    raise AssertionError("no run came so far")
+    raise AssertionError("the second run has no checkpoint")
 
 
-def test_killed_in_the_middle_it_goes_on_and_one_failing_arm_stops_nobody(
-    small_arguments: list[str], tmp_path: Path
-) -> None:
+def test_a_killed_sweep_resumes_and_a_failing_arm_stops_no_other(small_arguments: list[str], tmp_path: Path) -> None:
     longer = ["trainer.max_steps=600", "trainer.validate_every_steps=300", "trainer.checkpoint_every_steps=2"]
     arguments = ["ablation=norm", "ablation.seeds=[1,2]", *small_arguments, *TINY, *longer,
                  '+ablation.arms.broken=["init_from=/nowhere"]']  # fmt: skip
-    first = Started(tmp_path, arguments)
+    first = TrainProcess(tmp_path, arguments)
     interrupted = wait_for_a_checkpoint(tmp_path)
     first.process.send_signal(signal.SIGKILL)
-    first.end()
+    first.wait()
     folder, sweep = sweep_in(tmp_path)
     assert list(sweep.arms) == ["rmsnorm", "layernorm", "broken"]
     orphan = RunFolder(interrupted)
-    for _ in range(300):  # the job notices that nobody waits for it
+    for _ in range(300):  # the job notices that its parent is gone
         if orphan.status["state"] == "preempted":
             break
         time.sleep(0.1)
@@ -77,11 +75,11 @@ def test_killed_in_the_middle_it_goes_on_and_one_failing_arm_stops_nobody(
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/*/summary.json")}
     assert len(before) == 1
 
-    code, said = Started(tmp_path, [*arguments, "hydra.launcher.num_parallel=2"]).end()
-    assert code == 1, said
-    assert "6 runs, of which 1 are finished already" in said
-    assert "init_from must exist, but /nowhere" in said
-    assert "logs/broken-1.log" in said
+    code, output = TrainProcess(tmp_path, [*arguments, "hydra.launcher.num_parallel=2"]).wait()
+    assert code == 1, output
+    assert "6 runs, 1 of them already finished" in output
+    assert "init_from must exist, but /nowhere" in output
+    assert "logs/broken-1.log" in output
     for arm in ("rmsnorm", "layernorm"):
         assert {states(tmp_path, sweep)[arm, seed] for seed in (1, 2)} == {"finished"}
     assert states(tmp_path, sweep)["broken", 1] == "none"
@@ -95,7 +93,7 @@ def test_killed_in_the_middle_it_goes_on_and_one_failing_arm_stops_nobody(
     text = (folder / "report.md").read_text(encoding="utf-8")
     assert report["arms"]
     assert "broken" in text
-    assert "no verdict" in text  # of two seeds
+    assert "no verdict" in text  # with two seeds
     failed = next(arm for arm in report["arms"] if arm["name"] == "broken")
     assert {run["state"] for run in failed["runs"]} == {"failed"}
     assert all("init_from must exist" in run["reason"] for run in failed["runs"])
@@ -103,28 +101,28 @@ def test_killed_in_the_middle_it_goes_on_and_one_failing_arm_stops_nobody(
     assert "<html" in (folder / "report.html").read_text(encoding="utf-8")
 
 
-def test_ctrl_c_stops_a_grid_with_its_jobs(small_arguments: list[str], tmp_path: Path) -> None:
+def test_ctrl_c_stops_a_grid_and_its_jobs(small_arguments: list[str], tmp_path: Path) -> None:
     longer = ["trainer.max_steps=2000", "trainer.validate_every_steps=2000", "trainer.checkpoint_every_steps=2"]
     arguments = ["optim.lr=1e-3,3e-3", *small_arguments, *TINY, "hydra.launcher.num_parallel=2"]
-    started = Started(tmp_path, [*arguments, *longer])
+    started = TrainProcess(tmp_path, [*arguments, *longer])
     wait_for_a_checkpoint(tmp_path)
     started.process.send_signal(signal.SIGINT)
-    code, said = started.end()
-    assert code == 75, said
+    code, output = started.wait()
+    assert code == 75, output
     _, sweep = sweep_in(tmp_path)
     assert list(sweep.arms) == ["optim.lr=0.001", "optim.lr=0.003"]
     found = set(states(tmp_path, sweep).values())
     assert "preempted" in found
-    assert found <= {"preempted", "running", "none"}  # the other may not have come to its first step
+    assert found <= {"preempted", "running", "none"}  # the other may not have reached its first step
     stopped = {job.run: RunFolder(tmp_path / job.run).status.get("step") for job in sweep.jobs}
     assert any(stopped.values())
 
 
-def test_every_mistake_is_said_before_anything_is_written(small_arguments: list[str], tmp_path: Path) -> None:
-    code, said = Started(tmp_path, ["ablation=norm", "model.norm=rmsnorm", *small_arguments]).end()
+def test_mistakes_are_reported_before_anything_is_written(small_arguments: list[str], tmp_path: Path) -> None:
+    code, output = TrainProcess(tmp_path, ["ablation=norm", "model.norm=rmsnorm", *small_arguments]).wait()
     assert code == 2
-    assert "`model.norm` must not be typed beside this ablation" in said
-    assert "Traceback" not in said
+    assert "`model.norm` must not be set with this ablation" in output
+    assert "Traceback" not in output
     assert list(tmp_path.iterdir()) == []
 
 
@@ -133,7 +131,7 @@ def test_other_launchers_work_as_well(launcher: str, small_arguments: list[str],
     if launcher != "basic":
         pytest.importorskip(f"hydra_plugins.hydra_{launcher.split('_')[0]}_launcher")
     arguments = [f"hydra/launcher={launcher}", "trainer.max_steps=2", *small_arguments, *TINY]
-    code, said = Started(tmp_path, [*arguments, "init_from=null,/nowhere"]).end()
-    assert code == 1, said  # one failed
+    code, output = TrainProcess(tmp_path, [*arguments, "init_from=null,/nowhere"]).wait()
+    assert code == 1, output  # one failed
     _, sweep = sweep_in(tmp_path)
     assert sorted(states(tmp_path, sweep).values()) == ["finished", "none"]
