@@ -36,7 +36,7 @@ from minimind.tracking.tensorboard import TensorBoard
 from minimind.tracking.wandb import WandbMirror
 from minimind.training.callbacks.memory import Memory
 from minimind.training.callbacks.watch import Watch
-from minimind.training.metrics_writer import MetricsWriter
+from minimind.training.parts import MetricsWriter
 from minimind.utils.hardware import autocast, pick_precision
 from minimind.utils.paths import conf_dir
 

@@ -36,12 +36,10 @@ from minimind.objectives.pretrain import Pretrain, next_token_loss
 from minimind.optim.config import OptimConfig, ScheduleConfig
 from minimind.runs.folder import RunFolder
 from minimind.runs.stop import StopRequest
-from minimind.training.best import Best
 from minimind.training.callbacks.progress import Progress
 from minimind.training.config import TrainerConfig
-from minimind.training.metrics_writer import MetricsWriter
 from minimind.training.module import TrainingModule
-from minimind.training.parts import RunParts
+from minimind.training.parts import Best, MetricsWriter, RunParts
 
 LENGTH = 8
 VOCAB = 32

@@ -42,11 +42,9 @@ from minimind.runs.stop import StopRequest
 from minimind.runs.stored_config import write_config
 from minimind.tracking.run_logger import RunLogger
 from minimind.training.assembly import assemble, build_objective
-from minimind.training.best import Best
-from minimind.training.callbacks.samples import show_samples
-from minimind.training.checkpoint import refuse_weights_only
-from minimind.training.metrics_writer import MetricsWriter
-from minimind.training.parts import RunParts
+from minimind.training.callbacks.samples import log_samples
+from minimind.training.checkpoint import require_training_state
+from minimind.training.parts import Best, MetricsWriter, RunParts
 from minimind.utils.errors import UserError
 from minimind.utils.files import write_json
 from minimind.utils.hardware import autocast, describe_machine, peak_memory
@@ -114,7 +112,7 @@ class Session:
             refuse_fewer_steps(self.cfg.trainer.max_steps, step_of(self.resume_from), epochs)
         from_main(lambda: check_same_tokenizer(self.tokenizer, self.resume_from, self.init_from))
         if self.resume_from is not None:
-            refuse_weights_only(self.resume_from)
+            require_training_state(self.resume_from)
         weights = self.resume_from or self.init_from
         objective = build_objective(self.cfg.objective, data=self.cfg.data, tokenizer=self.tokenizer)
         self.module = assemble(self.cfg, objective, weights=weights, frozen=self.frozen)
@@ -203,7 +201,7 @@ class Session:
         samples = [sample for sample in read_rows(self.run.samples) if sample["step"] == step]
         if not samples:
             samples = self.sampler(self.module.model, step)
-            show_samples(self.run, self.loggers, samples)
+            log_samples(self.run, self.loggers, samples)
         plot_loss(self.run.metrics, self.run.loss_plot, self.run.path.name)
         summary["command_s"] = round(time.time() - self.stop.since, 1)
         write_json(self.run.summary, summary)

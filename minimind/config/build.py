@@ -19,12 +19,11 @@ from minimind.parallel.ddp import ddp_strategy
 from minimind.parallel.layout import Layout
 from minimind.runs.stop import StopRequest
 from minimind.training.assembly import build_objective
-from minimind.training.callbacks.checkpointing import Checkpointing
+from minimind.training.callbacks.checkpointing import Checkpointing, SafeCheckpointIO
 from minimind.training.callbacks.metrics import Metrics
-from minimind.training.callbacks.preemption import Preemption, without_lightnings_signals
+from minimind.training.callbacks.preemption import Preemption, disable_lightning_signals
 from minimind.training.callbacks.run_callback import RunCallback
 from minimind.training.callbacks.watch import Watch
-from minimind.training.checkpoint_io import SafeCheckpointIO
 from minimind.training.parts import RunParts
 from minimind.utils.errors import UserError
 from minimind.utils.hardware import peak_flops
@@ -159,7 +158,7 @@ def build_trainer(
         log_every_n_steps=0,  # nothing goes through Lightning's own logging
         use_distributed_sampler=False,  # Lightning would shuffle; our order is global
     )
-    without_lightnings_signals(trainer)
+    disable_lightning_signals(trainer)
     # the module says what runs in lower precision: within a step the backward passes must not
     setattr(trainer.precision_plugin, "train_step_context", nullcontext)  # noqa: B010 mypy takes it for a method
     return trainer

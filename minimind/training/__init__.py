@@ -1,1 +1,1 @@
-"""One LightningModule for every objective, its checkpoints, and its callbacks."""
+"""Training: one LightningModule for every objective, its checkpoints and its callbacks."""

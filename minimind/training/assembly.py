@@ -1,4 +1,4 @@
-"""The one place where a model to train is built."""
+"""Builds the objective and the module to train; the only place that does."""
 
 import importlib
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ from minimind.utils.seeding import seed_everything
 
 
 class Settings(Protocol):
-    """Of a run's configuration what says how its model is built and trained."""
+    """The parts of a run's configuration that determine how its model is built and trained."""
 
     model: ModelConfig
     data: DataConfig
@@ -35,14 +35,14 @@ class Settings(Protocol):
 def assemble(
     cfg: Settings, objective: Objective[Any], *, weights: Path | None = None, frozen: Mapping[str, Path] | None = None
 ) -> TrainingModule:
-    """Builds and initialises the model on the CPU, so that its weights are those of a single process; loads; compiles.
+    """Build the training module. Weights are initialised on the CPU, so they do not depend on device or world size.
 
     Args:
-        weights: a checkpoint to take them from.
-        frozen: a checkpoint for each model that the objective needs besides.
+        weights: the checkpoint to load the model's weights from.
+        frozen: a checkpoint for each frozen model of the objective.
 
     Raises:
-        UserError: a checkpoint is damaged or does not fit.
+        UserError: a checkpoint is damaged or does not fit its model.
     """
     seed_everything(cfg.seed, "init")
     model = MiniMind(cfg.model)
@@ -50,19 +50,19 @@ def assemble(
         load_weights(model, weights)
     if cfg.trainer.compile:
         model.compile()
-    objective.frozen = {name: _frozen(checkpoint) for name, checkpoint in (frozen or {}).items()}
+    objective.frozen = {name: _load_frozen(checkpoint) for name, checkpoint in (frozen or {}).items()}
     return TrainingModule(
         model, objective, optim=cfg.optim, schedule=cfg.schedule, gradient_clip=cfg.trainer.gradient_clip
     )
 
 
 def build_objective(cfg: ObjectiveConfig, *, data: DataConfig, tokenizer: BPE) -> Objective[Any]:
-    """Without its frozen models: those are loaded when a model is built to train."""
+    """Build the objective without its frozen models, which `assemble` loads."""
     module, _, name = cfg.implementation.partition(":")
     implementation: type[Objective[Any]] = getattr(importlib.import_module(module), name)
     return implementation(cfg, data=data, tokenizer=tokenizer)
 
 
-def _frozen(checkpoint: Path) -> MiniMind:
+def _load_frozen(checkpoint: Path) -> MiniMind:
     model, _ = load_model(checkpoint, torch.device("cpu"))
     return model.requires_grad_(False)

@@ -1,8 +1,8 @@
-"""A checkpoint: a folder `step_00001000/` with the state, the configuration, the model's part of it, and the tokenizer.
+"""Writes and loads checkpoints: folders `step_00001000/` with the state, the configurations and the tokenizer.
 
-`state.pt` holds tensors and plain types only. Lightning's own checkpoint is its base; the optimizer's state is keyed
-by parameter name instead of by number, and the generators' states of each rank are added. The folder is written under
-another name, synced, renamed, and marked COMPLETE last, with the hashes of its files (`runs/checkpoints`).
+`state.pt` holds only tensors and plain types. It is Lightning's checkpoint with the optimizer state keyed by parameter
+name instead of by index, plus the random generator states of each rank. The folder is written under a temporary name,
+synced, renamed, and finally marked COMPLETE with the hashes of its files (`runs/checkpoints`).
 """
 
 import hashlib
@@ -30,19 +30,19 @@ from minimind.utils.files import sync_folder
 from minimind.utils.torch_files import check_names, check_weights, load_tensors, not_finite
 
 
-class NotFinite(Exception):
-    """A weight is NaN or infinite: such a state must not take the place of a good one."""
+class NonFiniteWeights(Exception):
+    """A weight is NaN or infinite: such a state must not replace a good one."""
 
 
-def write_checkpoint(run: RunFolder, step: int, state: dict[str, Any], record: dict[str, bytes]) -> Path:
-    """Writes the folder of this step; one that is there already, whole or not, is replaced.
+def write_checkpoint(run: RunFolder, step: int, state: dict[str, Any], metadata: dict[str, bytes]) -> Path:
+    """Write the checkpoint folder of this step; an existing one, complete or not, is replaced.
 
     Args:
-        record: file → content of what describes the state: configuration, model and tokenizer.
+        metadata: file name → content, for the configuration, the model and the tokenizer.
 
     Raises:
         OSError: the disk is full or gone; nothing is left behind.
-        FolderGone, NotFinite: nothing was written.
+        FolderGone, NonFiniteWeights: nothing was written.
     """
     check_finite(state["state_dict"])
     run.require_in_place()
@@ -53,7 +53,7 @@ def write_checkpoint(run: RunFolder, step: int, state: dict[str, Any], record: d
         run.checkpoints.mkdir(exist_ok=True)
         temporary.mkdir()
         sha256 = _write_state(temporary / STATE, state)
-        for name, content in record.items():
+        for name, content in metadata.items():
             (temporary / name).write_bytes(content)
         sync_folder(temporary)
     except BaseException:
@@ -70,13 +70,13 @@ def write_checkpoint(run: RunFolder, step: int, state: dict[str, Any], record: d
 
 
 def check_finite(weights: dict[str, Tensor]) -> None:
-    """Raises: NotFinite."""
+    """Raises: NonFiniteWeights, naming the first weight with NaN or infinity."""
     for name in not_finite(weights):
-        raise NotFinite(f"{name.removeprefix('model.')} is not finite")
+        raise NonFiniteWeights(f"{name.removeprefix('model.')} is not finite")
 
 
 class _Hashing:
-    """A file that is hashed while it is written, and remembers the system's error that torch would hide."""
+    """A file that is hashed while it is written; it keeps the operating system's error, which torch hides."""
 
     def __init__(self, file: FileIO) -> None:
         self.file = file
@@ -89,7 +89,7 @@ class _Hashing:
         self.sha256.update(data)
         written = 0
         try:
-            while written < len(data):  # an unbuffered file may take less than all
+            while written < len(data):  # an unbuffered write may be partial
                 written += self.file.write(data[written:])
         except OSError as error:
             self.error = error
@@ -97,11 +97,11 @@ class _Hashing:
         return written
 
     def flush(self) -> None:
-        """Nothing is held back."""
+        """Does nothing: the file is unbuffered."""
 
 
 def _write_state(path: Path, state: dict[str, Any]) -> str:
-    """Returns the sha256 of the file."""
+    """Write `state` and return the file's sha256."""
     with path.open("wb", buffering=0) as file:
         hashing = _Hashing(file)
         try:
@@ -117,7 +117,7 @@ def _write_state(path: Path, state: dict[str, Any]) -> str:
 
 @contextmanager
 def _without_crc() -> Iterator[None]:
-    """torch would compute a CRC32 of every tensor besides, for as long as the hash of the whole takes."""
+    """Keep torch from also computing a CRC32 of every tensor, which takes as long as the sha256."""
     before = torch.serialization.get_crc32_options()
     torch.serialization.set_crc32_options(False)
     try:
@@ -127,7 +127,7 @@ def _without_crc() -> Iterator[None]:
 
 
 def load_state(folder: Path, *, mmap: bool = True) -> dict[str, Any]:
-    """Raises: UserError, if it is damaged, or not a checkpoint of ours."""
+    """Raises: UserError, if the checkpoint is damaged or not MiniMind's."""
     state = load_tensors(verified(folder) / STATE, "a MiniMind checkpoint", mmap=mmap)
     weights = state.get("state_dict") if isinstance(state, dict) else None
     if not isinstance(weights, dict) or not all(isinstance(tensor, Tensor) for tensor in weights.values()):
@@ -137,36 +137,36 @@ def load_state(folder: Path, *, mmap: bool = True) -> dict[str, Any]:
 
 
 def model_weights(state: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """The model's own parameters by name."""
+    """The model's weights by parameter name."""
     prefix = "model."
     return {name.removeprefix(prefix): t for name, t in state["state_dict"].items() if name.startswith(prefix)}
 
 
 def load_model(folder: Path, device: torch.device) -> tuple[MiniMind, BPE]:
-    """The model in evaluation mode, float32, and its tokenizer; neither Lightning nor the configuration is needed.
+    """Load the model, float32 and in evaluation mode, and its tokenizer; needs neither Lightning nor the configuration.
 
     Raises:
-        UserError: something is missing, damaged or does not fit.
+        UserError: a file is missing or damaged, or does not fit the model.
     """
     cfg = stored_model(verified(folder))
     with torch.device("meta"):
         model = MiniMind(cfg)
-    weights = fitting_weights(model, folder)  # before memory is taken for what the configuration merely claims
+    weights = fitting_weights(model, folder)  # before allocating memory for what the configuration claims
     model.to_empty(device=device)
     model.load_state_dict(weights)
     return model.eval(), BPE.load(folder / TOKENIZER)
 
 
 def load_weights(model: torch.nn.Module, folder: Path) -> None:
-    """Raises: UserError, if a name, a shape or a number is not what a model has."""
+    """Raises: UserError, if the weights do not fit the model or are not finite."""
     model.load_state_dict(fitting_weights(model, folder))
 
 
 def fitting_weights(model: torch.nn.Module, folder: Path) -> dict[str, Tensor]:
-    """Those of the checkpoint, which the model (on whatever device) can load.
+    """The checkpoint's weights, checked against the model, which may be on any device.
 
     Raises:
-        UserError: a name, a shape or a number is not what the model has.
+        UserError: a name or shape does not match, or a weight is not finite.
     """
     weights = model_weights(load_state(folder))
     check_names(weights, model.state_dict(), f"The checkpoint {folder} must fit the model")
@@ -174,41 +174,45 @@ def fitting_weights(model: torch.nn.Module, folder: Path) -> dict[str, Tensor]:
     return weights
 
 
-def refuse_weights_only(folder: Path) -> None:
-    """Raises: UserError, if nothing but weights is there to go on from, as in a model that was imported."""
+def require_training_state(folder: Path) -> None:
+    """Raises: UserError, if the checkpoint has only weights, as that of an imported model."""
     if "optimizer_states" not in load_state(folder):
         raise UserError(
-            f"{folder} must hold the state of a training to go on from it, but has weights only; start a run from "
-            f"them with init_from={folder.parent.parent}."
+            f"{folder} must have a training state to be resumed, but has weights only; start a run from them with "
+            f"init_from={folder.parent.parent}."
         )
 
 
-def optimizer_by_name(checkpoint: dict[str, Any]) -> None:
-    """Lightning's numbered optimizer state → keyed by parameter name, in place."""
+def key_optimizer_by_name(checkpoint: dict[str, Any]) -> None:
+    """Rekey Lightning's optimizer state from parameter indices to names, in place."""
     for state in checkpoint["optimizer_states"]:
         names = [name for group in state["param_groups"] for name in group.pop("param_names")]
-        numbers = [number for group in state["param_groups"] for number in group["params"]]
-        by_number = dict(zip(numbers, names, strict=True))
-        state["state"] = {by_number[number]: value for number, value in state["state"].items()}
+        indices = [index for group in state["param_groups"] for index in group["params"]]
+        name_of = dict(zip(indices, names, strict=True))
+        state["state"] = {name_of[index]: value for index, value in state["state"].items()}
         for group in state["param_groups"]:
-            group["params"] = [by_number[number] for number in group["params"]]
+            group["params"] = [name_of[index] for index in group["params"]]
 
 
-def optimizer_by_number(checkpoint: dict[str, Any], optimizer: torch.optim.Optimizer) -> None:
-    """The way back, for the groups of `optimizer`; raises KeyError for a parameter the checkpoint has not."""
+def key_optimizer_by_index(checkpoint: dict[str, Any], optimizer: torch.optim.Optimizer) -> None:
+    """Undo `key_optimizer_by_name` for the parameter groups of `optimizer`, in place.
+
+    Raises:
+        KeyError: the checkpoint lacks a parameter.
+    """
     (state,) = checkpoint["optimizer_states"]
     target = optimizer.state_dict()
     saved_groups = {name: group for group in state["param_groups"] for name in group["params"]}
-    by_number, groups = {}, []
+    by_index, groups = {}, []
     for group in target["param_groups"]:
         names = group["param_names"]
-        by_number.update({n: state["state"][name] for n, name in zip(group["params"], names, strict=True)})
+        by_index.update({index: state["state"][name] for index, name in zip(group["params"], names, strict=True)})
         groups.append({**saved_groups[names[0]], "params": group["params"], "param_names": names})
-    checkpoint["optimizer_states"] = [{"state": by_number, "param_groups": groups}]
+    checkpoint["optimizer_states"] = [{"state": by_index, "param_groups": groups}]
 
 
 def random_state() -> dict[str, Any]:
-    """Every global generator of this process, as tensors and plain types."""
+    """The states of this process's global random generators, as tensors and plain types."""
     kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     version, internal, gauss = random.getstate()
     state: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""A state copied to host memory of our own, so that training can go on while it is written."""
+"""Copies training state to host memory, so that training can continue while it is written."""
 
 from typing import Any
 
@@ -8,13 +8,13 @@ from torch import Tensor
 
 
 class HostCopy:
-    """The memory is used again for the next copy: take that only when the last has been written."""
+    """Reusable host buffers for a state. The next `take` overwrites the last copy, which must be written by then."""
 
     def __init__(self) -> None:
         self.buffers: dict[str, Tensor] = {}
 
     def take(self, state: dict[str, Any]) -> dict[str, Any]:
-        """Mappings and lists rebuilt, each tensor copied once however often it occurs; waits for a GPU once."""
+        """Copy a nested state. A tensor that occurs more than once is copied once; a GPU is synchronized once."""
         copied: dict[tuple[Any, ...], Tensor] = {}
         result = {str(key): self._copy(value, str(key), copied) for key, value in state.items()}
         if torch.cuda.is_initialized():
@@ -25,7 +25,7 @@ class HostCopy:
         if isinstance(value, dict):
             return {key: self._copy(item, f"{path}/{key}", copied) for key, item in value.items()}
         if isinstance(value, list):
-            return [self._copy(item, f"{path}/{number}", copied) for number, item in enumerate(value)]
+            return [self._copy(item, f"{path}/{index}", copied) for index, item in enumerate(value)]
         if not isinstance(value, Tensor):
             return value
         value = value.detach()
@@ -41,7 +41,7 @@ class HostCopy:
 
 
 def _copy_into(buffer: Tensor, value: Tensor) -> None:
-    """On a CPU by one thread: memory is the limit, and torch's would wait for each other where cores are short."""
+    """Copy on one thread if on the CPU: memory is the bottleneck, and torch's threads would contend for few cores."""
     if value.is_cpu and value.dim() and value.is_contiguous():
         np.copyto(buffer.view(torch.uint8).numpy(), value.view(torch.uint8).numpy())
     else:

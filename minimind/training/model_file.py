@@ -1,4 +1,4 @@
-"""model.json: the model of a checkpoint as plain JSON; neither torch nor `config/` is needed to read it."""
+"""model.json: a checkpoint's model configuration as plain JSON, readable without torch and without `config/`."""
 
 from pathlib import Path
 
@@ -10,10 +10,10 @@ from minimind.utils.files import read_object, to_json
 
 
 def stored_model(checkpoint: Path) -> ModelConfig:
-    """From model.json, or in a checkpoint of an older version from config.yaml.
+    """Read model.json, or config.yaml in a checkpoint of an older version.
 
     Raises:
-        UserError: it cannot be read, or describes no model that this version knows.
+        UserError: the file cannot be read, or does not describe a model that this version supports.
     """
     if not (checkpoint / MODEL).is_file():
         return configured_model(checkpoint / CONFIG)
@@ -26,7 +26,7 @@ def configured_model(config: Path) -> ModelConfig:
 
 
 def model_file(config: Path) -> bytes:
-    """What model.json holds for the model in a stored configuration."""
+    """The content of model.json for the model in a stored configuration."""
     return to_json(configured_model(config).to_dict()).encode()
 
 
@@ -34,4 +34,4 @@ def _model(path: Path, values: object) -> ModelConfig:
     try:
         return ModelConfig.from_dict(values)
     except ConfigError as error:
-        raise UserError(f"{path} must describe a model that this version knows, but: {in_brief(error)}.") from None
+        raise UserError(f"{path} must describe a model that this version supports, but: {in_brief(error)}.") from None

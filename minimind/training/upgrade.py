@@ -1,12 +1,10 @@
-"""Checkpoints of earlier versions, as this one would have written them."""
+"""Converts checkpoint states of earlier versions to the current format."""
 
 from typing import Any
 
-from minimind.training.sums import COUNT
-
 
 def upgrade(state: dict[str, Any]) -> None:
-    """In place; what is up to date stays as it is."""
+    """Convert in place; a current state is left unchanged."""
     training = state.get("training", {})
     window = training.get("window", {})
     if "good_tokens" in window:
@@ -20,15 +18,15 @@ def upgrade(state: dict[str, Any]) -> None:
 
 
 def _renamed(window: dict[str, Any]) -> dict[str, Any]:
-    """Sums since the last log point, when the target tokens were all that a loss could be divided by."""
+    """Convert sums since the last log point from when every loss was divided by the number of target tokens."""
     names = {"good_tokens": "weight", "balance_loss": "moe/balance_loss", "expert_load": "moe/load"}
     window = {names.get(name, name): value for name, value in window.items()}
-    counts = {name + COUNT: window["weight"].clone() for name in ("moe/balance_loss", "moe/load") if name in window}
+    counts = {f"{name}/count": window["weight"].clone() for name in ("moe/balance_loss", "moe/load") if name in window}
     return window | counts
 
 
 def _count_steps(loop: dict[str, Any], step: int) -> None:
-    """Lightning's counters, when it optimized by itself and counted micro-batches."""
+    """Convert Lightning's counters, which counted micro-batches under automatic optimization."""
     batches = loop["epoch_loop.batch_progress"]
     for count in (batches["total"], batches["current"]):
         unfinished = count["ready"] - count["completed"]  # 1 for a checkpoint between a step and its validation

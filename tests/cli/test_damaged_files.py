@@ -18,7 +18,7 @@ from minimind.runs.folder import COMPLETE, RunFolder, step_of
 from minimind.runs.metrics_file import read_rows, truncate_after
 from minimind.sweep.table import last_row, status_of
 from minimind.tracking.points import Tail
-from minimind.training.checkpoint_io import SafeCheckpointIO
+from minimind.training.callbacks.checkpointing import SafeCheckpointIO
 from minimind.utils.errors import DamagedFile, UserError
 from minimind.utils.files import file_hash, write_json
 

@@ -23,11 +23,9 @@ from minimind.runs.stop import StopRequest
 from minimind.runs.stored_config import write_config
 from minimind.tokenizer.bpe import BPE
 from minimind.training.assembly import assemble, build_objective
-from minimind.training.best import Best
 from minimind.training.callbacks.early_stopping import EarlyStopping
 from minimind.training.config import TrainerConfig
-from minimind.training.metrics_writer import MetricsWriter
-from minimind.training.parts import RunParts
+from minimind.training.parts import Best, MetricsWriter, RunParts
 from minimind.utils.errors import ConfigError, UserError
 
 AUTO = {"accelerator": "cpu", "precision": "32-true", "micro_batch": 2, "num_threads": 1}
@@ -146,7 +144,9 @@ def test_the_primary_metric_must_be_one_that_validation_computes(
     data: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(PretrainConfig, "primary", ("val/hits", "max"))
-    with pytest.raises(ValueError, match=r"judged by val/hits, but its validation gave val/loss, val/perplexity"):
+    with pytest.raises(
+        ValueError, match=r"primary metric is val/hits, but its validation returned val/loss, val/perplexity"
+    ):
         train(config(), data, tmp_path / "run")
 
 

@@ -87,7 +87,7 @@ def test_a_full_disk_costs_checkpoints_and_nothing_else(whole: Victim, root: Pat
     resource.prlimit(victim.process.pid, resource.RLIMIT_FSIZE, unlimited)
     assert victim.end() == 0, victim.said
     assert "File too large" in victim.said
-    assert "Training goes on" in victim.said
+    assert "Training continues" in victim.said
     assert kept < STEPS
     same_run(victim, whole)
 

@@ -1,13 +1,14 @@
-"""Proves that a change of the code changes no bit of what it computes, on one machine:
+"""Verifies that a code change does not change what training computes, bit for bit, on one machine:
 
     git worktree add /tmp/before <commit>
     python tests/golden/golden.py record before.json --source /tmp/before
-    python tests/golden/golden.py compare before.json       (exit code 1: something differs, and it says what)
+    python tests/golden/golden.py compare before.json       (exit code 1: something differs, and is listed)
 
-`record` trains every run of `golden_set.py` with the train.py of `--source` (default: of this checkout) in a temporary
-root, and writes what `measured.py` takes from their folders; `compare` does the same and holds it against the file.
-Bits differ between processors, versions of torch, and Pythons (whose library is the default run's text), so a file of
-another machine is refused (exit code 2) unless `--anyway`. No part of the test suite; three minutes on two free cores.
+`record` trains every run of `golden_set.py` with the train.py of `--source` (default: this checkout) in a temporary
+root, and stores what `measured.py` extracts from their folders; `compare` does the same and compares it with the file.
+Bits differ between processors, torch versions and Python versions (whose standard library is the default run's text),
+so a file from another machine is refused (exit code 2) unless `--anyway` is given. Not part of the test suite; takes
+three minutes on two free cores.
 """
 
 import argparse
@@ -36,11 +37,11 @@ PREEMPTED = 75
 
 
 class Failed(Exception):
-    """A golden run did not do what it should."""
+    """A golden run failed."""
 
 
 def machine() -> dict[str, Any]:
-    """What bits may depend on besides the code."""
+    """Everything other than the code that bits may depend on."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
     cpu = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
@@ -60,7 +61,7 @@ def commit_of(source: Path) -> str:
 
 
 class Trainer:
-    """Runs golden runs with the code of one checkout, each below `root` in a folder of its name."""
+    """Runs golden runs with the code of one checkout, each in `root/<name>`."""
 
     def __init__(self, source: Path, root: Path) -> None:
         self.source, self.root = source.resolve(), root
@@ -71,15 +72,15 @@ class Trainer:
             env=self._environment(root), cwd=root, capture_output=True, text=True,
         ).stdout.strip()  # fmt: skip
         if not Path(found).is_relative_to(self.source):
-            raise Failed(f"The code of {source} must be what is imported, but that is {found}.")
+            raise Failed(f"The code in {source} must be the one imported, but {found} is.")
 
     def _environment(self, folder: Path) -> dict[str, str]:
-        """Threads that wait do so asleep: two runs share the cores."""
+        """Idle threads sleep instead of spinning, because two runs share the cores."""
         return {**os.environ, "MINIMIND_ROOT": str(folder), "PYTHONPATH": str(self.source), "WANDB_MODE": "offline",
                 "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "CUDA_VISIBLE_DEVICES": ""}  # fmt: skip
 
     def train(self, run: GoldenRun) -> dict[str, Any]:
-        """Run folder → what is measured of it; several of a multirun."""
+        """Train one golden run and return what is measured in its run folder, or in all run folders of a multirun."""
         folder = self.root / run.name
         folder.mkdir()
         write_corpora(folder)
@@ -92,7 +93,7 @@ class Trainer:
             self._command(folder, "evaluate.py", f"checkpoint={path}")
             found = {path: measured(path)}
         if len(found) == 1:
-            (folder / "run").symlink_to(next(iter(found)))  # a name without the hash, for runs that read this one
+            (folder / "run").symlink_to(next(iter(found)))  # a name without the hash, for runs that read this folder
         sweeps = sorted(path.name for path in folder.glob("sweeps/*-????????"))
         return {"folders": {path.name: entry for path, entry in found.items()}, "sweeps": sweeps}
 
@@ -112,11 +113,11 @@ class Trainer:
         finally:
             process.kill()
         if code != expected:
-            said = (folder / "output.txt").read_text(encoding="utf-8", errors="replace").splitlines()[-15:]
-            raise Failed("\n".join([f"exit code {code} where {expected} was expected:", *said]))
+            output = (folder / "output.txt").read_text(encoding="utf-8", errors="replace").splitlines()[-15:]
+            raise Failed("\n".join([f"exit code {code} where {expected} was expected:", *output]))
 
     def _stop(self, run: GoldenRun, folder: Path) -> None:
-        """SIGTERM at some step: at which, the end must not show."""
+        """Send SIGTERM after step `run.stopped_at`; the exact step must not affect the result."""
         process = self._start(folder, "train.py", *run.overrides)
         while process.poll() is None:
             rows = [row for path in folder.glob("runs/*/metrics.jsonl") for row in json_lines(path)]
@@ -128,7 +129,7 @@ class Trainer:
 
 
 def train_all(source: Path, names: list[str]) -> dict[str, Any]:
-    """Name → what became of it."""
+    """Train the named runs and return their results by name."""
     with tempfile.TemporaryDirectory(prefix="golden-") as root, ThreadPoolExecutor(AT_A_TIME) as pool:
         trainer = Trainer(source, Path(root))
         futures: dict[str, Future[dict[str, Any]]] = {}
@@ -144,13 +145,13 @@ def train_all(source: Path, names: list[str]) -> dict[str, Any]:
             except Failed as error:
                 return {"overrides": list(run.overrides), "failed": str(error)}
 
-        for run in GOLDEN_RUNS:  # those that others read stand before them
+        for run in GOLDEN_RUNS:  # runs that others read come before them
             if run.name in names:
                 futures[run.name] = pool.submit(entry_of, run)
         return {name: future.result() for name, future in futures.items()}
 
 
-def made(source: Path, names: list[str]) -> dict[str, Any]:
+def train_and_hash(source: Path, names: list[str]) -> dict[str, Any]:
     began = time.monotonic()
     runs = train_all(source, names)
     for entry in runs.values():
@@ -160,20 +161,20 @@ def made(source: Path, names: list[str]) -> dict[str, Any]:
     return {"machine": machine(), "commit": commit_of(source), "not_compared": sorted(TIMES), "runs": runs}
 
 
-def troubles(runs: dict[str, Any]) -> dict[str, list[str]]:
-    """Run → what is wrong with it by itself: it failed, or it ended otherwise than the run that nobody stopped."""
+def problems(runs: dict[str, Any]) -> dict[str, list[str]]:
+    """Problems of each run by name: it failed, or its result differs from that of its uninterrupted twin."""
     found = {name: [entry["failed"]] for name, entry in runs.items() if "failed" in entry}
     for run in GOLDEN_RUNS:
         if run.same_as is None or not {run.name, run.same_as} <= runs.keys() - found.keys():
             continue
         whole, resumed = (next(iter(runs[name]["folders"].values())) for name in (run.same_as, run.name))
         if lines := differences(whole, resumed):
-            found[run.name] = [f"is not as {run.same_as}: {line}" for line in lines]
+            found[run.name] = [f"differs from {run.same_as}: {line}" for line in lines]
     return found
 
 
 def differences_of(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """Of one golden run."""
+    """Differences between two results of one golden run, one line each."""
     folders, others = before.get("folders", {}), now.get("folders", {})
     found = differences({k: v for k, v in before.items() if k != "folders"},
                         {k: v for k, v in now.items() if k != "folders"})  # fmt: skip
@@ -192,7 +193,7 @@ def show(runs: dict[str, Any]) -> None:
                   f"weights {sha256['weights'][:8]} rows {sha256['rows'][:8]}")  # fmt: skip
 
 
-def say(found: dict[str, list[str]]) -> None:
+def print_problems(found: dict[str, list[str]]) -> None:
     for name, lines in found.items():
         print(f"{name}:")
         for line in lines:
@@ -201,31 +202,31 @@ def say(found: dict[str, list[str]]) -> None:
 
 def record(file: Path, source: Path, names: list[str]) -> int:
     if file.exists():
-        print(f"{file} must not exist: what was recorded once is what later code is held against.", file=sys.stderr)
+        print(f"{file} must not exist: a record is never overwritten.", file=sys.stderr)
         return 2
-    new = made(source, names)
+    new = train_and_hash(source, names)
     file.write_text(json.dumps(new, indent=1, ensure_ascii=False), encoding="utf-8")
     show(new["runs"])
-    found = troubles(new["runs"])
-    say(found)
+    found = problems(new["runs"])
+    print_problems(found)
     return 1 if found else 0
 
 
 def compare(file: Path, source: Path, names: list[str], *, anyway: bool) -> int:
     before = json.loads(file.read_text(encoding="utf-8"))
     here = machine()
-    if unlike := [key for key in here if here[key] != before["machine"].get(key)]:
-        said = ", ".join(f"{key} ({before['machine'].get(key)} there, {here[key]} here)" for key in unlike)
-        print(f"{file} must be of this machine, but differs in {said}.", file=sys.stderr)
+    if differing := [key for key in here if here[key] != before["machine"].get(key)]:
+        listed = ", ".join(f"{key} ({before['machine'].get(key)} there, {here[key]} here)" for key in differing)
+        print(f"{file} must have been recorded on this machine, but differs in {listed}.", file=sys.stderr)
         if not anyway:
             return 2
     names = [name for name in names if name in before["runs"]]
-    new = made(source, names)
-    found = troubles(new["runs"])
+    new = train_and_hash(source, names)
+    found = problems(new["runs"])
     for name in names:
         if name not in found and (lines := differences_of(before["runs"][name], new["runs"][name])):
             found[name] = lines
-    say(found)
+    print_problems(found)
     print(f"{len(names) - len(found)} of {len(names)} golden runs are equal bit for bit: "
           f"{before['commit'][:12]} and {new['commit'][:12]}.")  # fmt: skip
     return 1 if found else 0
@@ -234,9 +235,11 @@ def compare(file: Path, source: Path, names: list[str], *, anyway: bool) -> int:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("action", choices=["record", "compare"])
-    parser.add_argument("file", type=Path, help="JSON, kept outside the repository")
+    parser.add_argument("file", type=Path, help="JSON file, kept outside the repository")
     parser.add_argument("--source", type=Path, default=CHECKOUT, metavar="DIR", help="the checkout to run")
-    parser.add_argument("--anyway", action="store_true", help="compare though the machine is another")
+    parser.add_argument(
+        "--anyway", action="store_true", help="compare even if the file was recorded on another machine"
+    )
     every = [run.name for run in GOLDEN_RUNS]
     parser.add_argument("--only", nargs="+", default=every, choices=every, metavar="RUN", help=", ".join(every))
     arguments = parser.parse_args()

@@ -1,4 +1,4 @@
-"""The golden runs: small, each through joints of the code that the others leave out."""
+"""The golden runs: small runs that each cover code paths the others don't."""
 
 from dataclasses import dataclass
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 class GoldenRun:
     name: str
     overrides: tuple[str, ...]
-    after: str | None = None  # reads the folder of another, as ../<after>/run
-    stopped_at: int | None = None  # SIGTERM when this step has been logged; then the same command again
-    same_as: str | None = None  # and ends as this one did
-    evaluated: bool = False  # by evaluate.py, too
+    after: str | None = None  # name of a run whose folder this one reads, as ../<after>/run
+    stopped_at: int | None = None  # send SIGTERM once this step is logged, then repeat the command
+    same_as: str | None = None  # name of a run whose results this one must equal
+    evaluated: bool = False  # also run evaluate.py
 
 
 SMALL = (
@@ -34,7 +34,7 @@ SOURCES = (
 )
 
 GOLDEN_RUNS = (
-    # the default run's own settings; its text is the standard library of the Python that runs it
+    # the default settings; the text is the running Python's standard library
     GoldenRun(
         "default", ("trainer.max_steps=200", "trainer.validate_every_steps=200", "trainer.num_threads=1"),
         evaluated=True,
@@ -84,7 +84,7 @@ GOLDEN_RUNS = (
         (*PROSE, "callbacks=[default,early_stopping]", "callbacks.early_stopping.min_delta=100",
          "callbacks.early_stopping.patience=1"),
     ),
-    # a multirun: its runs are those of an ablation's arms
+    # a multirun over the arms of an ablation
     GoldenRun("sweep", ("-m", "ablation=qk_norm", "ablation.seeds=[7]", "hydra.launcher.num_parallel=1",
                         *(o for o in PROSE if o != "seed=7"))),
 )  # fmt: skip

@@ -1,6 +1,6 @@
-"""The identities of many configurations, as hashes.json keeps them: `python tests/golden/hashes.py` adds new ones.
+"""Identity hashes of many configurations, stored in hashes.json; `python tests/golden/hashes.py` adds new ones.
 
-It never changes one that is there. An option of `conf/` gets its hash when it is added, and keeps it.
+Stored hashes are never changed: an option of `conf/` gets its hash when it is added and keeps it.
 """
 
 import json
@@ -40,7 +40,7 @@ OTHERS = (
 
 
 def options() -> list[tuple[str, ...]]:
-    """Every option of every group alone; of an ablation, which no run's identity knows, its last arm."""
+    """Each option of each group on its own; for an ablation, which is not part of a run's identity, its last arm."""
     found = []
     for path in sorted(conf_dir().glob("*/*.yaml")):
         option = f"{path.parent.name}={path.stem}"
@@ -63,7 +63,7 @@ def recorded() -> dict[tuple[str, ...], str]:
 
 @contextmanager
 def hydra() -> Iterator[None]:
-    """Once for many compositions."""
+    """Initialise Hydra once for many compositions."""
     register()
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
@@ -71,12 +71,12 @@ def hydra() -> Iterator[None]:
 
 
 def composed(overrides: tuple[str, ...], root: str = "/nowhere") -> DictConfig:
-    """The configuration of a command line; within `hydra()`."""
+    """Compose the configuration of a command line; call within `hydra()`."""
     return compose("train", overrides=[*overrides, f"paths.root={root}"])
 
 
 def container_of(overrides: tuple[str, ...], root: str = "/nowhere") -> dict[str, Any]:
-    """The same as plain types: what is hashed and stored."""
+    """The composed configuration as plain types, as it is hashed and stored."""
     return plain(composed(overrides, root))
 
 
@@ -86,7 +86,7 @@ def add_new() -> None:
         new = {one: run_hash(plain(composed(one))) for one in configurations() if one not in known}
     lines = [json.dumps({"hash": digest, "overrides": list(one)}) for one, digest in {**known, **new}.items()]
     FILE.write_text("[\n" + ",\n".join(lines) + "\n]\n", encoding="utf-8")
-    print(f"{len(new)} added to {len(known)}.")
+    print(f"Added {len(new)} to {len(known)} hashes.")
 
 
 if __name__ == "__main__":

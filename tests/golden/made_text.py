@@ -1,4 +1,4 @@
-"""Text for golden runs, made of nothing but a seed: several scripts, documents of unequal length, the same for ever."""
+"""Reproducible text for golden runs, generated from a seed: several scripts, documents of unequal length."""
 
 import hashlib
 import itertools
@@ -19,14 +19,14 @@ ENDINGS = (".", ".", "?", " (1.5 %).", "!\n", ":\n\t")
 
 
 def numbers(seed: str) -> Iterator[float]:
-    """From 0 to below 1; hashed, because no generator of a library's is promised to stay as it is."""
+    """Pseudorandom numbers in [0, 1), from hashes because library generators may change between versions."""
     for block in itertools.count():
         digest = hashlib.sha256(f"{seed}/{block}".encode()).digest()
         yield from (int.from_bytes(digest[i : i + 4], "little") / 2**32 for i in range(0, 32, 4))
 
 
 def made_documents(seed: str, count: int, most_words: int) -> Iterator[str]:
-    """Few words are frequent and most are rare, as in a language; nine in ten are of the first script."""
+    """Documents in which, as in natural language, most words are rare; nine in ten words use the first script."""
     number = numbers(seed)
     words = []
     for _ in range(NUM_WORDS):
@@ -41,13 +41,13 @@ def made_documents(seed: str, count: int, most_words: int) -> Iterator[str]:
 
 
 def write_records(path: Path, documents: Iterable[str]) -> None:
-    """A file of JSON lines."""
+    """Write the documents as JSON lines."""
     lines = (json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in documents)
     path.write_text("".join(lines), encoding="utf-8")
 
 
 def write_corpora(folder: Path) -> None:
-    """`prose.txt`, lines of text, and `notes.jsonl`, a record a line."""
+    """Write `prose.txt` with one document per line and `notes.jsonl` with one record per line."""
     prose = (" ".join(text.split()) + "\n" for text in made_documents("prose", 700, 120))
     (folder / "prose.txt").write_text("".join(prose), encoding="utf-8")
     write_records(folder / "notes.jsonl", made_documents("notes", 600, 90))

@@ -1,9 +1,9 @@
-"""Makes the folders that every later version must read: `python tests/golden/make_fixtures.py NAME --source DIR`.
+"""Makes folders that every later version must read: `python tests/golden/make_fixtures.py NAME --source DIR`.
 
 The train.py of DIR (a checkout of the commit whose formats are to be kept) trains two tiny models, one of which is
-stopped, and a sweep. What a user would still have of them goes to tests/golden/fixtures/NAME, and what that commit
-itself reads from them to `expected.json` beside it. When a file of a run folder, a checkpoint or a shard changes its
-format, add a folder for the last commit before; never make an old one again. test_old_folders.py reads all there are.
+stopped, and a sweep. The files a user would keep go to tests/golden/fixtures/NAME, and what that commit itself reads
+from them to `expected.json` in the same folder. When the format of a run folder, checkpoint or shard file changes, add
+fixtures made by the last commit before the change; never regenerate old ones. test_old_folders.py reads all of them.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from made_text import made_documents, write_records
 from measured import json_lines
 
 FIXTURES = Path(__file__).parent / "fixtures"
-ROOT = Path("/tmp/minimind-golden")  # is stored in the folders, and is not there when they are read
+ROOT = Path("/tmp/minimind-golden")  # stored in the folders, but does not exist when they are read
 TINY = (
     "model.hidden_size=8", "model.vocab_size=288", "model.num_hidden_layers=1", "model.intermediate_size=16",
     "model.max_position_embeddings=64", "model.tie_word_embeddings=true", "model.embedding_initializer_range=null",
@@ -69,7 +69,7 @@ class Maker:
         self.run(str(self.source / "train.py"), *arguments)
 
     def stop(self, *arguments: str) -> None:
-        """At a step soon after some have been logged."""
+        """Start training and send SIGTERM soon after step `STOPPED_AT` is logged."""
         process = self.start(str(self.source / "train.py"), *arguments)
         while process.poll() is None and not any(row["step"] >= STOPPED_AT for row in rows_of("moe")):
             time.sleep(0.005)
@@ -87,7 +87,7 @@ def rows_of(name: str) -> list[dict[str, Any]]:
 
 
 def expected(maker: Maker) -> dict[str, Any]:
-    """What the commit itself makes of them; the unfinished run under another tag, where nobody stops it."""
+    """Results of the commit itself; the stopped run is also trained without interruption, under another tag."""
     maker.run(str(maker.source / "evaluate.py"), f"checkpoint=runs/{folder_of('dense').name}")
     (evaluation,) = folder_of("dense").glob("evaluations/*.json")
     text = maker.run("-m", "minimind.cli.main", "generate", f"runs/{folder_of('dense').name}", *PROMPT)
@@ -107,7 +107,7 @@ def expected(maker: Maker) -> dict[str, Any]:
 
 
 def keep(target: Path, found: dict[str, Any]) -> None:
-    """What is read later, without what is large or names this machine."""
+    """Copy the files that tests read, without large files or anything that identifies this machine."""
     target.mkdir(parents=True)
     shutil.copy(ROOT / "made.jsonl", target / "made.jsonl")
     shutil.copytree(ROOT / "shards", target / "shards")
@@ -131,15 +131,15 @@ def keep(target: Path, found: dict[str, Any]) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", help="of the new folder below tests/golden/fixtures")
-    parser.add_argument("--source", type=Path, required=True, metavar="DIR", help="a checkout of the old commit")
+    parser.add_argument("name", help="name of the new folder in tests/golden/fixtures")
+    parser.add_argument("--source", type=Path, required=True, metavar="DIR", help="checkout of the old commit")
     arguments = parser.parse_args()
     target = FIXTURES / arguments.name
     if target.exists():
-        raise SystemExit(f"{target} must not exist: what was made once is kept.")
+        raise SystemExit(f"{target} must not exist: fixtures are never regenerated.")
     ROOT.mkdir()
     try:
-        # of this seed because four of its documents are held out
+        # with this seed four documents are held out
         write_records(ROOT / "made.jsonl", made_documents("fixtures 20", 60, 50))
         maker = Maker(arguments.source)
         maker.train(*COMMANDS["dense"])

@@ -1,4 +1,4 @@
-"""What must not change when the code is rebuilt, taken from a run folder: bits only, no times and no file's form."""
+"""Extracts from a run folder what must stay bit-identical across code changes: values, not times or file formats."""
 
 import hashlib
 import json
@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-# What two runs of the same code do not have in common; in rows, summaries and evaluations.
+# Fields of rows, summaries and evaluations that differ between two runs of the same code.
 TIMES = {
     "elapsed_s", "command_s", "train/tokens_per_second", "train/mfu", "train/data_wait_fraction",
     "train/checkpoint_stall_s", "memory/host_peak_mib",
@@ -21,7 +21,7 @@ def without_times(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def sha256_of(thing: Any) -> str:
-    """Of a tensor's type, shape and bytes; of plain values as JSON, where each float64 has a spelling of its own."""
+    """Hash a tensor's dtype, shape and bytes, or plain values as JSON, in which each float64 has a unique spelling."""
     if not isinstance(thing, torch.Tensor):
         return hashlib.sha256(json.dumps(thing, sort_keys=True).encode()).hexdigest()
     digest = hashlib.sha256(f"{thing.dtype} {tuple(thing.shape)} ".encode())
@@ -30,9 +30,9 @@ def sha256_of(thing: Any) -> str:
 
 
 def newest_state(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Weights by name, and the optimizer's state by the weight's name and its own.
+    """Weights by name, and the optimizer state by parameter and state name.
 
-    The one function that knows how a checkpoint is kept: a new form is read here beside the old one.
+    The only function that depends on the checkpoint format: add support for new formats here and keep the old ones.
     """
     newest = sorted((folder / "checkpoints").glob("step_*"))[-1]
     state = torch.load(newest / "state.pt", map_location="cpu", weights_only=True)
@@ -42,15 +42,15 @@ def newest_state(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def json_lines(path: Path) -> list[dict[str, Any]]:
-    """All whole rows of a file, without times; none where there is no file."""
+    """All complete rows of a file, without times; empty if the file does not exist."""
     if not path.is_file():
         return []
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1]  # the last may be half written
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1]  # the last may be incomplete
     return [without_times(json.loads(line)) for line in lines]
 
 
 def measured(folder: Path) -> dict[str, Any]:
-    """Part → its values by name, or its rows."""
+    """Extract each part of the run: values by name, or rows."""
     weights, moments = newest_state(folder)
     status = json.loads((folder / "status.json").read_text(encoding="utf-8"))
     evaluations = sorted((folder / "evaluations").glob("*.json"))
@@ -69,11 +69,11 @@ def measured(folder: Path) -> dict[str, Any]:
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """One line for each part of a run that is not what it was."""
+    """One line for each part of a run that has changed."""
     found = []
     for part in dict.fromkeys([*before, *now]):
         old, new = before.get(part), now.get(part)
-        if sha256_of(old) == sha256_of(new):  # a NaN is not equal to itself, but is spelt alike
+        if sha256_of(old) == sha256_of(new):  # compared by hash because NaN is not equal to itself
             continue
         if isinstance(old, list) and isinstance(new, list):
             found.append(f"{part}: {_of_rows(old, new)}")
@@ -85,8 +85,8 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 
 def _of_rows(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> str:
-    """The first that differs, and how many besides."""
-    differing = [place for place, (a, b) in enumerate(zip(old, new, strict=False)) if sha256_of(a) != sha256_of(b)]
+    """Describe the first row that differs, and how many do."""
+    differing = [index for index, (a, b) in enumerate(zip(old, new, strict=False)) if sha256_of(a) != sha256_of(b)]
     counts = "" if len(old) == len(new) else f"{len(old)} rows → {len(new)}; "
     if not differing:
         return f"{counts}the others are equal"

@@ -1,4 +1,4 @@
-"""What golden.py holds to be equal, and how it says what is not."""
+"""What golden.py compares, and how it reports differences."""
 
 import json
 from pathlib import Path
@@ -30,16 +30,16 @@ def test_a_run_folder_is_measured(folder: Path) -> None:
     assert len(found["evaluations"]) == 1
 
 
-def test_nothing_is_left_out_but_times(folder: Path) -> None:
+def test_only_times_are_left_out(folder: Path) -> None:
     whole = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     whole.append(json.loads((folder / "summary.json").read_text()))
     names = {name for row in whole for name in row}
-    assert names >= TIMES, "a name in TIMES that no run has hides what may be called so later"
+    assert names >= TIMES, "a name in TIMES that no run has could hide a later metric of that name"
     left = {name for row in measured(folder)["rows"] for name in row} | set(measured(folder)["summary"])
     assert names - left == TIMES
 
 
-def test_a_tensor_is_told_by_type_shape_and_every_bit() -> None:
+def test_a_tensor_hash_depends_on_dtype_shape_and_every_bit() -> None:
     tensor = torch.tensor([[1.0, 2.0]])
     assert sha256_of(tensor) == sha256_of(tensor.clone())
     others = [tensor.T, tensor.double(), torch.tensor([[1.0, 2.0 + 2**-22]]), torch.tensor([[-0.0]]), torch.zeros(1, 1)]
@@ -53,7 +53,7 @@ def changed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def test_the_first_difference_is_named() -> None:
     before = {"rows": ROWS, "weights": {"a": "1", "b": "2"}, "sweeps": []}
-    assert differences(before, json.loads(json.dumps(before))) == []  # NaN as well
+    assert differences(before, json.loads(json.dumps(before))) == []  # including NaN
     assert differences(before, {**before, "rows": changed(ROWS), "weights": {"a": "1", "b": "3"}}) == [
         "rows: 1 of 3 differ, first row 2 (step 2): 1 of 3 differ: train/loss 0.5 → 0.25",
         'weights: 1 of 2 differ: b "2" → "3"',
@@ -63,13 +63,15 @@ def test_the_first_difference_is_named() -> None:
     ]  # fmt: skip
 
 
-def test_a_row_half_written_is_no_row(tmp_path: Path) -> None:
+def test_an_incomplete_row_is_ignored(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"step": 1, "elapsed_s": 2}\n{"ste')
     assert json_lines(tmp_path / "rows.jsonl") == [{"step": 1}]
     assert json_lines(tmp_path / "none.jsonl") == []
 
 
-def test_another_machine_and_an_older_record_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_record_of_another_machine_or_an_existing_file_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = tmp_path / "record.json"
     file.write_text(json.dumps({"machine": {**machine(), "torch": "0.1"}, "commit": "x", "runs": {}}))
     assert compare(file, tmp_path, [], anyway=False) == 2

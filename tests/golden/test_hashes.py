@@ -1,6 +1,6 @@
-"""Golden hashes: no setting that is added later may rename a run that does not use it.
+"""Golden hashes: a setting that is added later must not change the identity of runs that do not use it.
 
-Each composition is the dearest part of a test, so what else holds of every option of `conf/` is looked at here, too.
+Composing is the slowest part of these tests, so other checks of every option of `conf/` are made here, too.
 """
 
 from collections.abc import Iterator
@@ -34,7 +34,7 @@ def _composing() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("overrides", list(RECORDED), ids=" ".join)
-def test_a_configuration_is_valid_and_the_run_that_it_was(
+def test_a_configuration_is_valid_and_keeps_its_hash(
     overrides: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MINIMIND_ALLOW", "torch.optim")  # for optim=own
@@ -42,8 +42,8 @@ def test_a_configuration_is_valid_and_the_run_that_it_was(
     container = plain(settings)
     assert run_hash(container) == RECORDED[overrides]
     hashed = [value for leaf, value in leaves(container).items() if is_hashed(leaf)]
-    assert not [value for value in hashed if isinstance(value, str) and Path(value).is_absolute()]  # of no machine
-    if overrides == ("callbacks=moe_load",):  # of which there are no experts to load
+    assert not [value for value in hashed if isinstance(value, str) and Path(value).is_absolute()]  # machine-specific
+    if overrides == ("callbacks=moe_load",):  # which requires experts
         settings.model.num_experts = 2
     to_config(settings)
 
@@ -53,7 +53,7 @@ def test_every_option_has_its_golden_hash() -> None:
     assert not missing, "python tests/golden/hashes.py adds the hashes of new options"
 
 
-def test_places_are_no_part_of_the_identity() -> None:
+def test_paths_are_not_part_of_the_identity() -> None:
     assert run_hash(container_of((), root="/another/place")) == RECORDED[()]
 
 
@@ -61,27 +61,27 @@ def mixture(options: str = "") -> tuple[str, ...]:
     return ("data=mixture", MIXED.format(options))
 
 
-def in_a_source(overrides: tuple[str, ...]) -> tuple[str, ...]:
-    """What is set of data=jsonl, set in a source of a mixture."""
+def as_mixture_source(overrides: tuple[str, ...]) -> tuple[str, ...]:
+    """Move settings of data=jsonl into a source of a mixture."""
     return mixture("".join(f", {one.removeprefix('data.').replace('=', ': ')}" for one in overrides))
 
 
-def of_jsonl(overrides: tuple[str, ...]) -> tuple[str, ...]:
+def as_jsonl(overrides: tuple[str, ...]) -> tuple[str, ...]:
     return (*JSONL, *overrides)
 
 
-Places = pytest.mark.parametrize("with_options", [of_jsonl, in_a_source])
+plain_and_in_mixture = pytest.mark.parametrize("with_options", [as_jsonl, as_mixture_source])
 
 
-@Places
-def test_a_setting_that_was_added_later_counts_once_it_is_used(with_options: Any) -> None:
+@plain_and_in_mixture
+def test_a_setting_added_later_affects_the_hash_only_when_used(with_options: Any) -> None:
     unused = run_hash(container_of(with_options(())))
     assert run_hash(container_of(with_options(("data.prompt_field=null",)))) == unused
     assert run_hash(container_of(with_options(("data.prompt_field=question",)))) != unused
 
 
-@Places
-def test_a_configuration_without_it_loads_and_hashes_alike(with_options: Any, tmp_path: Path) -> None:
+@plain_and_in_mixture
+def test_a_stored_configuration_without_the_setting_loads_unchanged(with_options: Any, tmp_path: Path) -> None:
     config = container_of(with_options(()))
     assert "prompt_field" not in str(config)
     write_config(tmp_path / "config.yaml", config)
@@ -93,7 +93,7 @@ def test_a_configuration_without_it_loads_and_hashes_alike(with_options: Any, tm
     assert source.prompt_field is None
 
 
-def test_a_configuration_that_says_so_explicitly_is_the_same(tmp_path: Path) -> None:
+def test_an_explicit_default_gives_the_same_hash(tmp_path: Path) -> None:
     config = container_of(JSONL)
     explicit = {**config, "data": {**config["data"], "prompt_field": None}}
     write_config(tmp_path / "config.yaml", explicit)
@@ -101,16 +101,16 @@ def test_a_configuration_that_says_so_explicitly_is_the_same(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("stored_with", [(), ("data.prompt_field=question",)])
-def test_a_resumed_run_may_not_change_it(stored_with: tuple[str, ...], tmp_path: Path) -> None:
-    write_config(tmp_path / "config.yaml", container_of(of_jsonl(stored_with)))
-    refuse_other_settings(container_of(of_jsonl(stored_with)), tmp_path, step=0)
+def test_a_resumed_run_may_not_change_the_setting(stored_with: tuple[str, ...], tmp_path: Path) -> None:
+    write_config(tmp_path / "config.yaml", container_of(as_jsonl(stored_with)))
+    refuse_other_settings(container_of(as_jsonl(stored_with)), tmp_path, step=0)
     with pytest.raises(ConfigError, match=r"`data\.prompt_field` must be (None|question), .* but is answer"):
-        refuse_other_settings(container_of(of_jsonl(("data.prompt_field=answer",))), tmp_path, step=0)
+        refuse_other_settings(container_of(as_jsonl(("data.prompt_field=answer",))), tmp_path, step=0)
 
 
 @dataclass
 class LaterConfig(JsonlConfig):
-    """A schema to come, in which the default of an option that was added later has changed once more."""
+    """A future schema in which the default of an added option has changed again."""
 
     order: str = added("new", introduced="old")
     tags: list[str] = added([])
@@ -126,14 +126,14 @@ def later(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     register()
 
 
-@Places
+@plain_and_in_mixture
 @pytest.mark.usefixtures("later")
-def test_the_default_of_the_introduction_is_the_one_left_out(with_options: Any, tmp_path: Path) -> None:
-    before = RECORDED[JSONL] if with_options is of_jsonl else run_hash(container_of(in_a_source(())))
+def test_the_default_at_introduction_is_left_out(with_options: Any, tmp_path: Path) -> None:
+    before = RECORDED[JSONL] if with_options is as_jsonl else run_hash(container_of(as_mixture_source(())))
     assert run_hash(container_of(with_options(("data.order=old", "data.tags=[]", "data.cut=pad")))) == before
     for option in ("data.order=new", "data.order=old,data.tags=[a]", "data.order=old,data.cut=stream"):
         assert run_hash(container_of(with_options(tuple(option.split(","))))) != before
-    assert run_hash(container_of(JSONL)) == run_hash(container_of(of_jsonl(("data.order=new",)))) != RECORDED[JSONL]
+    assert run_hash(container_of(JSONL)) == run_hash(container_of(as_jsonl(("data.order=new",)))) != RECORDED[JSONL]
     config = container_of(with_options(("data.order=old",)))
     write_config(tmp_path / "config.yaml", config)
     stored = load_stored(tmp_path / "config.yaml")
@@ -144,7 +144,7 @@ def test_the_default_of_the_introduction_is_the_one_left_out(with_options: Any, 
     assert plain(stored) == config
 
 
-def test_a_group_that_holds_nothing_else_is_left_out_with_its_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_group_of_only_unused_settings_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     @dataclass
     class Adapter:
         kind: str = added("none")

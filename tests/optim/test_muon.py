@@ -16,7 +16,7 @@ from minimind.optim import muon as muon_module
 from minimind.optim.build import build_optimizer
 from minimind.optim.config import OptimConfig, OptimKind
 from minimind.optim.muon import Muon, orthogonal
-from minimind.training.checkpoint import optimizer_by_name, optimizer_by_number
+from minimind.training.checkpoint import key_optimizer_by_index, key_optimizer_by_name
 
 SIZES = {"vocab_size": 61, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
          "num_key_value_heads": 1}  # fmt: skip
@@ -130,7 +130,7 @@ def test_resumes_from_a_checkpoint_bit_for_bit() -> None:
     optimizer = build_optimizer(whole.named_parameters(), SETTINGS)
     take_steps(whole.parameters(), [optimizer], 3)
     checkpoint: dict[str, Any] = {"optimizer_states": [optimizer.state_dict()], "weights": whole.state_dict()}
-    optimizer_by_name(checkpoint)
+    key_optimizer_by_name(checkpoint)
     file = io.BytesIO()
     torch.save(checkpoint, file)
     take_steps(whole.parameters(), [optimizer], 2, seed=2)
@@ -139,7 +139,7 @@ def test_resumes_from_a_checkpoint_bit_for_bit() -> None:
     resumed.load_state_dict(checkpoint["weights"])
     after = build_optimizer(reversed(list(resumed.named_parameters())), SETTINGS)
     assert isinstance(after, Muon)
-    optimizer_by_number(checkpoint, after)
+    key_optimizer_by_index(checkpoint, after)
     after.load_state_dict(checkpoint["optimizer_states"][0])
     take_steps(resumed.parameters(), [after], 2, seed=2)
     for (name, a), b in zip(whole.named_parameters(), resumed.parameters(), strict=True):

@@ -26,13 +26,11 @@ from minimind.parallel import ddp
 from minimind.parallel.ddp import ddp_strategy
 from minimind.runs.folder import RunFolder
 from minimind.runs.metrics_file import read_rows
-from minimind.training.best import Best
 from minimind.training.callbacks.metrics import Metrics
-from minimind.training.callbacks.preemption import without_lightnings_signals
+from minimind.training.callbacks.preemption import disable_lightning_signals
 from minimind.training.config import TrainerConfig
-from minimind.training.metrics_writer import MetricsWriter
 from minimind.training.module import TrainingModule
-from minimind.training.parts import RunParts
+from minimind.training.parts import Best, MetricsWriter, RunParts
 from minimind.utils.ranks import global_rank, world_size
 
 ROWS, LENGTH, VOCAB = 8, 16, 61
@@ -115,7 +113,7 @@ def train(config: dict[str, Any], steps: int, micro_batch: int, folder: Path) ->
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         use_distributed_sampler=False, default_root_dir=folder,
     )  # fmt: skip
-    without_lightnings_signals(trainer)
+    disable_lightning_signals(trainer)
     trainer.fit(module, DataLoader(mine, batch_size=None), ValidationLoader({"text": held_out}))  # type: ignore[arg-type]
     return {
         "rows": read_rows(folder / "metrics.jsonl"),

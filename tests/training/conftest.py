@@ -1,4 +1,4 @@
-"""Lightning's advice is no part of these tests."""
+"""Silences Lightning's advice in these tests."""
 
 import pytest
 

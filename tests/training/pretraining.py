@@ -1,4 +1,4 @@
-"""The pre-training objective without a corpus or a tokenizer of its own."""
+"""A pre-training objective that needs neither a corpus nor a real tokenizer."""
 
 from typing import Any, cast
 
@@ -10,7 +10,7 @@ from minimind.objectives.pretrain import Pretrain
 
 
 class OneByteTokens:
-    """What metrics ask of a tokenizer: each token stands for one byte."""
+    """The part of a tokenizer that metrics use; each token stands for one byte."""
 
     def __init__(self, vocab_size: int) -> None:
         self.vocab_size = vocab_size

@@ -1,4 +1,4 @@
-"""What is written, what is kept, and what happens when the disk is slow, full, or the state is not worth keeping."""
+"""Writing, retention and background saving of checkpoints, with slow and full disks and non-finite weights."""
 
 import hashlib
 import threading
@@ -13,11 +13,10 @@ from hypothesis import strategies as st
 from minimind.runs.checkpoints import resume_point, what_is_wrong
 from minimind.runs.folder import COMPLETE, RunFolder
 from minimind.training import saver as saver_module
-from minimind.training.checkpoint import NotFinite, write_checkpoint
+from minimind.training.checkpoint import NonFiniteWeights, write_checkpoint
 from minimind.training.config import TrainerConfig
 from minimind.training.host_copy import HostCopy
-from minimind.training.retention import superseded
-from minimind.training.saver import Saver
+from minimind.training.saver import Saver, superseded
 from minimind.utils.errors import RunFailed, UserError
 from minimind.utils.files import read_json
 
@@ -42,7 +41,7 @@ def run(tmp_path: Path) -> RunFolder:
     return folder
 
 
-def test_the_marker_has_the_hash_of_each_file(run: RunFolder) -> None:
+def test_the_marker_lists_the_hash_of_each_file(run: RunFolder) -> None:
     folder = write_checkpoint(run, 3, state(), RECORD)
     files = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != COMPLETE}
     hashes = {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()}
@@ -61,13 +60,13 @@ def test_a_damaged_folder_of_the_same_step_is_replaced(run: RunFolder) -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-def test_weights_that_are_not_finite_are_not_written(run: RunFolder, value: float) -> None:
-    with pytest.raises(NotFinite, match=r"^a is not finite"):
+def test_nonfinite_weights_are_not_written(run: RunFolder, value: float) -> None:
+    with pytest.raises(NonFiniteWeights, match=r"^a is not finite"):
         write_checkpoint(run, 1, state(value), RECORD)
     assert not run.checkpoints.exists()
 
 
-def test_the_newest_readable_is_found_and_the_others_are_named(
+def test_the_newest_usable_checkpoint_is_chosen_and_unusable_ones_are_named(
     run: RunFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folders = [write_checkpoint(run, step, state(), RECORD) for step in (1, 2, 3, 4)]
@@ -75,8 +74,8 @@ def test_the_newest_readable_is_found_and_the_others_are_named(
     (folders[2] / COMPLETE).write_text("{torn")
     (folders[1] / "state.pt").unlink()
     assert resume_point(run, warn=True) == folders[0]
-    said = capsys.readouterr().err
-    assert [f"{folder} cannot be used" in said for folder in folders] == [False, True, True, True]
+    err = capsys.readouterr().err
+    assert [f"{folder} cannot be used" in err for folder in folders] == [False, True, True, True]
     (folders[0] / "state.pt").write_bytes(b"")
     with pytest.raises(UserError, match="all are corrupt; nothing was changed"):
         resume_point(run, warn=True)
@@ -87,7 +86,9 @@ def test_the_newest_readable_is_found_and_the_others_are_named(
     steps=st.sets(st.integers(1, 40), min_size=1), data=st.data(), keep=st.integers(1, 4),
     keep_every=st.none() | st.integers(1, 10),
 )  # fmt: skip
-def test_retention_keeps_what_it_must(steps: set[int], data: st.DataObject, keep: int, keep_every: int | None) -> None:
+def test_retention_keeps_the_newest_the_best_and_the_permanent(
+    steps: set[int], data: st.DataObject, keep: int, keep_every: int | None
+) -> None:
     newest, best = data.draw(st.sampled_from(sorted(steps))), data.draw(st.sampled_from(sorted(steps)))
     gone = set(superseded(steps, newest=newest, keep=keep, keep_every=keep_every, best=best))
     usable = sorted(step for step in steps if step <= newest)
@@ -104,7 +105,7 @@ def test_a_copy_does_not_change_with_its_original() -> None:
     first = memory.take(original)
     original["state_dict"]["model.a"].zero_()
     assert first["state_dict"]["model.a"].eq(1).all()
-    assert first["state_dict"]["model.a"] is first["state_dict"]["model.tied"]  # still written once
+    assert first["state_dict"]["model.a"] is first["state_dict"]["model.tied"]  # so still written once
     assert first["list"][1][0] == 2
     again = memory.take(original)
     assert again["state_dict"]["model.a"].data_ptr() == first["state_dict"]["model.a"].data_ptr()
@@ -112,7 +113,7 @@ def test_a_copy_does_not_change_with_its_original() -> None:
 
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
-    """A disk that takes nothing until the gate is opened."""
+    """A disk that writes nothing until this event is set."""
     event = threading.Event()
 
     def slow(*arguments: Any) -> Path:
@@ -127,7 +128,7 @@ def test_training_does_not_wait_for_the_disk(run: RunFolder, gate: threading.Eve
     saver = Saver(run, TrainerConfig())
     original = state()
     saver.start(1, original, is_best=True, tokens=9)
-    original["state_dict"]["model.a"].zero_()  # training goes on
+    original["state_dict"]["model.a"].zero_()  # training continues
     assert saver.busy
     gate.set()
     saver.finish("x")
@@ -136,7 +137,7 @@ def test_training_does_not_wait_for_the_disk(run: RunFolder, gate: threading.Eve
     assert (run.status["step"], run.status["tokens"], run.status["best_checkpoint"]) == (1, 9, "step_00000001")
 
 
-def test_there_is_one_save_at_a_time(run: RunFolder, gate: threading.Event) -> None:
+def test_saves_run_one_at_a_time(run: RunFolder, gate: threading.Event) -> None:
     saver = Saver(run, TrainerConfig())
     saver.start(1, state(), is_best=False, tokens=0)
     started = threading.Event()
@@ -147,7 +148,7 @@ def test_there_is_one_save_at_a_time(run: RunFolder, gate: threading.Event) -> N
 
     thread = threading.Thread(target=second)
     thread.start()
-    assert not started.wait(0.2)  # no copy beside the one that is being written
+    assert not started.wait(0.2)  # the only host copy is still being written
     gate.set()
     assert started.wait(30)
     thread.join()
@@ -155,7 +156,7 @@ def test_there_is_one_save_at_a_time(run: RunFolder, gate: threading.Event) -> N
     assert len(run.complete_checkpoints()) == 2
 
 
-def test_the_last_save_must_be_on_the_disk(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failed_last_save_fails_the_run(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
     saver = Saver(run, TrainerConfig(keep_checkpoints=1))
     saver.start(1, state(), is_best=False, tokens=0)
     saver.start(2, state(float("nan")), is_best=False, tokens=0)
@@ -163,7 +164,7 @@ def test_the_last_save_must_be_on_the_disk(run: RunFolder, capsys: pytest.Captur
         RunFailed, match=r"At the end: step_00000002 could not be saved .a is not finite.*step_00000001"
     ):
         saver.finish("At the end")
-    assert "Training goes on" in capsys.readouterr().err
+    assert "Training continues" in capsys.readouterr().err
     assert [folder.name for folder in run.complete_checkpoints()] == ["step_00000001"]
     saver.start(2, state(), is_best=False, tokens=0)
     saver.finish("At the end")

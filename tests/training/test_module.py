@@ -1,4 +1,4 @@
-"""The training step: what it minimises, and that cutting a batch differently changes nothing."""
+"""The training step: what it minimises, and that splitting a batch differently changes nothing."""
 
 import math
 import random
@@ -33,8 +33,8 @@ DENSE = {"vocab_size": VOCAB, "hidden_size": 32, "num_hidden_layers": 2, "num_at
 MOE = {**DENSE, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
 
 
-def random_batch(rows: int, length: int = 16, masked: bool = False) -> TokenBatch:
-    tokens = torch.randint(VOCAB, (rows, length + 1))
+def random_batch(examples: int, length: int = 16, masked: bool = False) -> TokenBatch:
+    tokens = torch.randint(VOCAB, (examples, length + 1))
     labels = tokens[:, 1:].clone()
     if masked:
         labels[:, -5:] = IGNORED
@@ -63,7 +63,7 @@ def fit(module: TrainingModule, batches: list[TokenBatch], accumulation: int, fo
 
 
 @pytest.mark.parametrize("config", [DENSE, MOE], ids=["dense", "moe"])
-def test_initial_loss_is_that_of_a_guess(config: dict[str, object]) -> None:
+def test_initial_loss_is_that_of_a_uniform_guess(config: dict[str, object]) -> None:
     loss = next_token_loss(build(config).model, random_batch(16))
     assert (loss.total / loss.num_tokens).item() == pytest.approx(math.log(VOCAB), rel=0.05)
 
@@ -72,7 +72,7 @@ def test_initial_loss_is_that_of_a_guess(config: dict[str, object]) -> None:
     ("config", "optim"), [(DENSE, {}), (MOE, {}), (MOE, {"kind": OptimKind.muon, "momentum": 0.9})],
     ids=["dense", "moe", "moe, muon"],
 )  # fmt: skip
-def test_one_batch_is_learnt_by_heart(config: dict[str, object], optim: dict[str, Any], tmp_path: Path) -> None:
+def test_one_batch_can_be_memorised(config: dict[str, object], optim: dict[str, Any], tmp_path: Path) -> None:
     module = build(config, weight_decay=0.0, **optim)
     batch = random_batch(2)
     fit(module, [batch] * 150, 1, tmp_path)
@@ -83,19 +83,19 @@ def test_one_batch_is_learnt_by_heart(config: dict[str, object], optim: dict[str
 @pytest.mark.parametrize("config", [DENSE, MOE], ids=["dense", "moe"])
 @pytest.mark.parametrize("micro_batch", [1, 2, 4])
 def test_accumulation_changes_nothing(config: dict[str, object], micro_batch: int, tmp_path: Path) -> None:
-    """Loss, gradient norm and weights after two steps, with rows of unequal length, as of one whole batch."""
+    """Loss, gradient norm and weights after two steps equal those of whole batches; sequence lengths are unequal."""
     torch.manual_seed(1)
     steps = [random_batch(8, masked=True) for _ in range(2)]
-    whole, cut = build(config, eps=1e-3), build(config, eps=1e-3)  # else Adam turns rounding near zero into a step
+    whole, split = build(config, eps=1e-3), build(config, eps=1e-3)  # a small eps would amplify rounding near zero
     fit(whole, steps, 1, tmp_path)
     pieces = [
         TokenBatch(*(t[i : i + micro_batch] for t in step[:2])) for step in steps for i in range(0, 8, micro_batch)
     ]
-    fit(cut, pieces, 8 // micro_batch, tmp_path)
-    one, other = whole.window_sums.take(), cut.window_sums.take()
+    fit(split, pieces, 8 // micro_batch, tmp_path)
+    one, other = whole.window_sums.take(), split.window_sums.take()
     for name in ("loss", "tokens", "grad_norm", "steps"):
         torch.testing.assert_close(other[name], one[name], rtol=1e-5, atol=0)
-    for (name, a), b in zip(whole.model.named_parameters(), cut.model.parameters(), strict=True):
+    for (name, a), b in zip(whole.model.named_parameters(), split.model.parameters(), strict=True):
         torch.testing.assert_close(b, a, rtol=1e-4, atol=2e-6, msg=name)
 
 
@@ -148,35 +148,35 @@ def test_learning_rate_follows_the_schedule(tmp_path: Path) -> None:
     assert rates == sorted(rates[:4]) + sorted(rates[4:], reverse=True)
 
 
-def test_a_metric_that_the_settings_do_not_declare_is_an_error(tmp_path: Path) -> None:
+def test_an_undeclared_metric_is_an_error(tmp_path: Path) -> None:
     module = build(DENSE)
 
     def loss(model: MiniMind, batch: TokenBatch) -> Loss:
-        found = next_token_loss(model, batch)
-        return replace(found, metrics={"acuracy": (found.total, found.weight)})
+        result = next_token_loss(model, batch)
+        return replace(result, metrics={"acuracy": (result.total, result.weight)})
 
     module.objective.loss = loss  # type: ignore[method-assign]
     with pytest.raises(ValueError, match=r"PretrainConfig\.metrics must declare 'acuracy'"):
         fit(module, [random_batch(1)], 1, tmp_path)
 
 
-def test_a_model_with_experts_must_have_their_terms(tmp_path: Path) -> None:
-    """Else the settings that balance them would be accepted and ignored."""
+def test_the_loss_of_an_moe_model_must_include_the_balance_metrics(tmp_path: Path) -> None:
+    """Otherwise the settings that balance the experts would be accepted and ignored."""
     module = build(MOE)
     module.objective.loss = lambda model, batch: replace(next_token_loss(model, batch), metrics={})  # type: ignore
-    with pytest.raises(ValueError, match=r"Pretrain\.loss must give the auxiliary term"):
+    with pytest.raises(ValueError, match=r"Pretrain\.loss must return the auxiliary term"):
         fit(module, [random_batch(1)], 1, tmp_path)
 
 
-def test_a_step_of_no_batches_is_an_error(tmp_path: Path) -> None:
+def test_a_step_without_batches_is_an_error(tmp_path: Path) -> None:
     module = build(DENSE)
     module.objective.enrich = lambda model, batches, reduce: []  # type: ignore[method-assign]
-    with pytest.raises(ValueError, match=r"Pretrain\.enrich must leave each rank one batch or more"):
+    with pytest.raises(ValueError, match=r"Pretrain\.enrich must return at least one batch on each rank"):
         fit(module, [random_batch(1)], 1, tmp_path)
 
 
-def test_when_a_run_is_validated_does_not_change_what_it_draws(tmp_path: Path) -> None:
-    """A measure may draw, as one that writes does; the same each time, whatever was drawn before."""
+def test_validation_does_not_change_the_random_state_of_training(tmp_path: Path) -> None:
+    """A measure may draw random numbers, for example to generate text; it draws the same ones in every validation."""
     drawn: list[tuple[float, float, float]] = []
 
     class Drawing(TextMeasure):

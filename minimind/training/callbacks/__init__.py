@@ -1,1 +1,1 @@
-"""What happens beside the training step, one file each."""
+"""Callbacks: logging, checkpointing, stopping and display, one per file."""

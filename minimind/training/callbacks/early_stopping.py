@@ -1,4 +1,4 @@
-"""Ends the run when validation has not got better for a while; the run is then finished, with the reason."""
+"""Finishes the run early when the primary metric stops improving."""
 
 import math
 from typing import Any
@@ -10,7 +10,10 @@ from minimind.utils.errors import ConfigError
 
 
 class EarlyStopping(RunCallback):
-    """Comes after `Metrics`. What it has seen is in the checkpoint, so a resumed run stops where a whole one does."""
+    """Stops after `patience` validations without an improvement of more than `min_delta`. Must follow `Metrics`.
+
+    Its state is in the checkpoint, so a resumed run stops at the same step.
+    """
 
     def __init__(self, patience: int, min_delta: float, every_steps: int) -> None:
         if patience < 1:
@@ -21,21 +24,21 @@ class EarlyStopping(RunCallback):
         self.min_delta = min_delta
         self.every_steps = every_steps
         self.best: float | None = None
-        self.worse = 0  # validations since the best, of those that count
+        self.worse = 0  # validations since the best, of those at multiples of `every_steps`
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if trainer.global_step % self.every_steps:
             return
-        judge = self.parts.best
-        value = self.parts.writer.latest.get(judge.metric, math.nan)
-        if judge.is_better(value, self.best, self.min_delta):
+        primary = self.parts.best
+        value = self.parts.writer.latest.get(primary.metric, math.nan)
+        if primary.is_better(value, self.best, self.min_delta):
             self.best, self.worse = value, 0
         else:
             self.worse += 1
         if self.worse >= self.patience and trainer.global_step < trainer.max_steps:
-            beyond = "fallen below" if judge.end == "min" else "risen above"
+            crossed = "fallen below" if primary.mode == "min" else "risen above"
             best = "a finite value" if self.best is None else f"{self.best:.4f}"
-            self.parts.stopped_early = f"{judge.metric} has not {beyond} {best} in {self.worse} validations"
+            self.parts.stopped_early = f"{primary.metric} has not {crossed} {best} in {self.worse} validations"
             assert self.parts.save is not None
             self.parts.save(trainer)
             trainer.should_stop = True

@@ -1,4 +1,4 @@
-"""How much memory the run has needed so far, at each log point."""
+"""Logs peak memory use at each log point."""
 
 from collections.abc import Mapping
 
@@ -6,13 +6,12 @@ import lightning.pytorch as pl
 from torch import Tensor
 
 from minimind.training.callbacks.run_callback import RunCallback
-from minimind.training.metrics_writer import Row
-from minimind.training.parts import RunParts
+from minimind.training.parts import Row, RunParts
 from minimind.utils.hardware import peak_memory
 
 
 class Memory(RunCallback):
-    """Peaks since the process started: of the main process on the host, of torch's tensors on the device."""
+    """Peaks since the process started: host memory of the main process, device memory of torch's tensors."""
 
     def attach(self, parts: RunParts) -> None:
         parts.writer.sources.append(self.metrics)

@@ -1,4 +1,4 @@
-"""Makes a row of metrics at each log point."""
+"""Writes a row of metrics at each log point and validation."""
 
 import math
 import time
@@ -9,19 +9,15 @@ import lightning.pytorch as pl
 from torch import Tensor
 
 from minimind.data.loader import TrainLoader
-from minimind.training.best import Best
-from minimind.training.callbacks.run_callback import EachStep
-from minimind.training.clock import Clock
+from minimind.training.callbacks.run_callback import StepCallback
 from minimind.training.config import TrainerConfig, is_due
 from minimind.training.health import Health
-from minimind.training.metrics_writer import MetricsWriter, Row
-from minimind.training.module import TrainingModule
-from minimind.training.parts import RunParts
-from minimind.training.sums import COUNT
+from minimind.training.module import COUNT, TrainingModule
+from minimind.training.parts import Best, Clock, MetricsWriter, Row, RunParts
 
 
-class Metrics(EachStep):
-    """A step that logs and validates gives one row with both. Only log points wait for the device."""
+class Metrics(StepCallback):
+    """Writes one row for a step that both logs and validates. Training waits for the device only at log points."""
 
     def __init__(
         self, parts: RunParts, cfg: TrainerConfig, *, flops_per_token: float, peak_flops: float | None,
@@ -54,14 +50,14 @@ class Metrics(EachStep):
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         assert isinstance(module, TrainingModule)
-        if self.parts.best.metric not in module.validated:
+        if self.parts.best.metric not in module.validation_metrics:
             raise ValueError(
-                f"The objective is judged by {self.parts.best.metric}, but its validation gave "
-                f"{', '.join(module.validated) or 'nothing'}."
+                f"The objective's primary metric is {self.parts.best.metric}, but its validation returned "
+                f"{', '.join(module.validation_metrics) or 'nothing'}."
             )
-        self.pending = {**self._counts(trainer), **self.pending, **module.validated}
+        self.pending = {**self._counts(trainer), **self.pending, **module.validation_metrics}
         self.validated_step = trainer.global_step
-        self.parts.best.see(trainer.global_step, self.pending.get(self.parts.best.metric))
+        self.parts.best.update(trainer.global_step, self.pending.get(self.parts.best.metric))
         self._write(trainer)
         self.parts.clock.pause(time.perf_counter() - self.validation_start)
 
@@ -84,12 +80,12 @@ class Metrics(EachStep):
         if self.peak_flops:
             row["train/mfu"] = rate * self.flops_per_token / self.peak_flops
         if "train/loss" in row:
-            row.update(ratios(sums))
+            row.update(averages(sums))
         if isinstance(loader := trainer.train_dataloader, TrainLoader):
             row.update(loader.metrics())
         for source in self.parts.writer.sources:
             row.update(source(trainer, module, sums))
-        self.health.see(trainer.global_step, int(module.last_good_step.item()))
+        self.health.update(trainer.global_step, int(module.last_good_step.item()))
         return row
 
     def _counts(self, trainer: pl.Trainer) -> Row:
@@ -98,31 +94,31 @@ class Metrics(EachStep):
     def _write(self, trainer: pl.Trainer) -> None:
         row, self.pending = self.pending, {}
         self.parts.writer.write(row, trainer)
-        self.health.stop_if_lost(trainer.global_step)
+        self.health.stop_if_nonfinite(trainer.global_step)
 
     def state_dict(self) -> dict[str, Any]:
-        """Its own, and that of the parts that outlive a start."""
+        """Includes the state of the run's other parts that must survive a resume."""
         state = {"tokens": self.tokens, "validated_step": self.validated_step}
-        for part in self._lasting():
+        for part in self._stateful_parts():
             state |= part.state_dict()
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.tokens, self.validated_step = state["tokens"], state["validated_step"]
-        for part in self._lasting():
+        for part in self._stateful_parts():
             part.load_state_dict(state)
 
-    def _lasting(self) -> tuple[Clock, Best, MetricsWriter, Health]:
+    def _stateful_parts(self) -> tuple[Clock, Best, MetricsWriter, Health]:
         return self.parts.clock, self.parts.best, self.parts.writer, self.health
 
 
-def ratios(sums: Mapping[str, Tensor]) -> Row:
-    """The objective's metrics, each its sum ÷ its count where anything was counted; and what the experts' load says."""
+def averages(sums: Mapping[str, Tensor]) -> Row:
+    """The objective's metrics, each its sum ÷ its count unless that is 0, and the load balance of the experts."""
     row: Row = {}
-    for counted in (name for name in sums if name.endswith(COUNT)):
-        name = counted.removesuffix(COUNT)
-        value = (sums[name] / sums[counted]).item() if sums[name].dim() == 0 and sums[counted] else math.nan
-        if math.isfinite(value):  # JSON has no other numbers
+    for count in (name for name in sums if name.endswith(COUNT)):
+        name = count.removesuffix(COUNT)
+        value = (sums[name] / sums[count]).item() if sums[name].dim() == 0 and sums[count] else math.nan
+        if math.isfinite(value):  # JSON has no NaN or infinity
             row[name if "/" in name else f"train/{name}"] = value
     if "moe/load" in sums:
         load = sums["moe/load"]  # (layers, E)
@@ -132,5 +128,5 @@ def ratios(sums: Mapping[str, Tensor]) -> Row:
 
 
 def _waited(trainer: pl.Trainer) -> float:
-    """Seconds the loop has waited for its loader."""
+    """Seconds that training has waited for the data loader."""
     return getattr(trainer.train_dataloader, "waited_s", 0.0)

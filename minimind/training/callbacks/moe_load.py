@@ -1,4 +1,4 @@
-"""How evenly each MoE layer uses its experts, where the row of `Metrics` says it for the worst one."""
+"""Logs how evenly each MoE layer uses its experts; `Metrics` logs one value over all layers."""
 
 from collections.abc import Mapping
 
@@ -6,8 +6,7 @@ import lightning.pytorch as pl
 from torch import Tensor
 
 from minimind.training.callbacks.run_callback import RunCallback
-from minimind.training.metrics_writer import Row
-from minimind.training.parts import RunParts
+from minimind.training.parts import Row, RunParts
 
 
 class MoeLoad(RunCallback):

@@ -1,4 +1,4 @@
-"""One line: step, tokens, loss, learning rate, tokens per second, MFU, time left."""
+"""Prints progress lines: step, tokens, loss, learning rate, tokens per second, MFU, time left."""
 
 import sys
 import time
@@ -7,11 +7,11 @@ import lightning.pytorch as pl
 
 from minimind.objectives.config import primaries
 from minimind.training.callbacks.run_callback import RunCallback
-from minimind.training.metrics_writer import Row
+from minimind.training.parts import Row
 from minimind.utils.terminal import is_terminal, say
 
 CLEAR_LINE = "\r\x1b[K"
-SECONDS_BETWEEN_LINES = 10.0  # where the output is no terminal and each line stays
+SECONDS_BETWEEN_LINES = 10.0  # if the output is not a terminal, where lines cannot be overwritten
 
 
 class Progress(RunCallback):
@@ -67,7 +67,7 @@ class Progress(RunCallback):
 
 
 def short(number: float) -> str:
-    """1234567 → 1.23M."""
+    """Abbreviate: 1234567 → 1.23M."""
     for limit, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
         if number >= limit:
             return f"{number / limit:.3g}{unit}"

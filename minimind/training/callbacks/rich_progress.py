@@ -1,11 +1,11 @@
-"""A bar over the whole run, with the figures of the last log point; on a terminal only."""
+"""Shows a progress bar with the latest metrics; on a terminal only."""
 
 import lightning.pytorch as pl
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from minimind.objectives.config import primaries
 from minimind.training.callbacks.run_callback import RunCallback
-from minimind.training.metrics_writer import Row
+from minimind.training.parts import Row
 from minimind.utils.console import VisibleConsole
 
 SHOWN = (("train/loss", "loss {:.3f}"), ("val/loss", "val loss {:.3f}"), ("train/tokens_per_second", "{:,.0f} tok/s"))
@@ -13,8 +13,8 @@ SHOWN = (("train/loss", "loss {:.3f}"), ("val/loss", "val loss {:.3f}"), ("train
 
 class RichProgress(RunCallback):
     def __init__(self) -> None:
-        figures = TextColumn("{task.description}", markup=False)
-        columns = (BarColumn(), MofNCompleteColumn(), figures, TimeElapsedColumn(), TimeRemainingColumn())
+        metrics = TextColumn("{task.description}", markup=False)
+        columns = (BarColumn(), MofNCompleteColumn(), metrics, TimeElapsedColumn(), TimeRemainingColumn())
         self.bar = Progress(*columns, console=VisibleConsole(stderr=True))
         self.latest: Row = {}
 
@@ -26,9 +26,9 @@ class RichProgress(RunCallback):
 
     def show(self, row: Row) -> None:
         self.latest |= row
-        judged = [(name, f"{name} {{:.4g}}") for name in primaries() if name != "val/loss"]
-        words = " · ".join(form.format(self.latest[name]) for name, form in (*SHOWN, *judged) if name in self.latest)
-        self.bar.update(self.task, completed=row["step"], description=words)
+        primary = [(name, f"{name} {{:.4g}}") for name in primaries() if name != "val/loss"]
+        text = " · ".join(form.format(self.latest[name]) for name, form in (*SHOWN, *primary) if name in self.latest)
+        self.bar.update(self.task, completed=row["step"], description=text)
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.bar.stop()

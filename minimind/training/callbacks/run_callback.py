@@ -1,4 +1,4 @@
-"""The base of our callbacks, which Lightning calls as seldom as they need it."""
+"""Base classes of the callbacks, which keep Lightning from calling hooks that they do not use."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from minimind.training.parts import RunParts
 
 
 class RunCallback(pl.Callback):
-    """Has none of the hooks of a step, which Lightning would call, and time, several times a step for each callback."""
+    """A callback without per-step hooks: Lightning would call and time each of them in every step, used or not."""
 
     parts: RunParts
 
@@ -21,12 +21,14 @@ class RunCallback(pl.Callback):
         self.parts = parts
 
 
-class EachStep(RunCallback):
+class StepCallback(RunCallback):
+    """A callback that is called once per optimizer step."""
+
     def on_train_batch_end(  # type: ignore[override]
         self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any
     ) -> None:
         self.on_step_end(trainer, module, trainer.global_step)
 
     def on_step_end(self, trainer: pl.Trainer, module: pl.LightningModule, step: int) -> None:
-        """After `step` optimizer steps, and before a validation that is due then."""
+        """Called after `step` optimizer steps and before a validation that is due then."""
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""Lets the model write every so many steps: to samples.jsonl, and to the loggers that can show text."""
+"""Generates text samples during training, for samples.jsonl and the loggers that can show text."""
 
 import time
 from typing import Any
@@ -8,13 +8,16 @@ import lightning.pytorch as pl
 from minimind.runs.folder import RunFolder
 from minimind.runs.metrics_file import append_row
 from minimind.tracking.run_logger import RunLogger
-from minimind.training.callbacks.run_callback import EachStep
+from minimind.training.callbacks.run_callback import StepCallback
 from minimind.training.module import TrainingModule
 from minimind.utils.errors import ConfigError
 
 
-class Samples(EachStep):
-    """Its time is not counted as training. A run ends with samples of its last step in any case."""
+class Samples(StepCallback):
+    """Generates samples every `every_steps` steps, except after the last one: every run ends with samples anyway.
+
+    Sampling does not count as training time.
+    """
 
     def __init__(self, every_steps: int) -> None:
         if every_steps < 1:
@@ -25,13 +28,13 @@ class Samples(EachStep):
         if step % self.every_steps == 0 and step < trainer.max_steps:
             assert isinstance(module, TrainingModule)
             start = time.perf_counter()
-            samples = self.parts.sampler(module.model, step)  # on every rank: a model in shards needs all of them
+            samples = self.parts.sampler(module.model, step)  # on every rank: a sharded model needs all of them
             if trainer.is_global_zero:
-                show_samples(self.parts.run, trainer.loggers, samples)
+                log_samples(self.parts.run, trainer.loggers, samples)
             self.parts.clock.pause(time.perf_counter() - start)
 
 
-def show_samples(run: RunFolder, loggers: list[Any], samples: list[dict[str, Any]]) -> None:
+def log_samples(run: RunFolder, loggers: list[Any], samples: list[dict[str, Any]]) -> None:
     for sample in samples:
         append_row(run.samples, sample)
     for logger in loggers:

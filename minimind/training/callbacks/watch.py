@@ -1,4 +1,4 @@
-"""Norms and histograms of gradients, weights and expert load at each log point: `logger.watch`."""
+"""Logs norms and histograms of gradients, weights and expert load at each log point (`logger.watch`)."""
 
 from collections.abc import Iterator, Mapping
 
@@ -9,15 +9,14 @@ from torch import Tensor
 from minimind.runs.metrics_file import append_row
 from minimind.tracking.run_logger import Histogram, RunLogger
 from minimind.training.callbacks.run_callback import RunCallback
-from minimind.training.metrics_writer import Row
 from minimind.training.module import TrainingModule
-from minimind.training.parts import RunParts
+from minimind.training.parts import Row, RunParts
 
 BINS = 64
 
 
 class Watch(RunCallback):
-    """Norms go into the row of the log point, histograms to histograms.jsonl and the loggers that can show them."""
+    """Adds norms to the metrics row; writes histograms to histograms.jsonl and the loggers that can show them."""
 
     def __init__(self, what: str) -> None:
         self.what = what
@@ -34,7 +33,7 @@ class Watch(RunCallback):
             if (found := histogram(tensor)) is not None:
                 histograms[name] = found
         if self.what in ("moe_load", "all") and "moe/load" in sums:
-            for layer, load in enumerate(sums["moe/load"].tolist()):  # a bin for each expert
+            for layer, load in enumerate(sums["moe/load"].tolist()):  # one bin per expert
                 histograms[f"watch/moe_load/layer_{layer:02d}"] = {"low": 0, "high": len(load), "counts": load}
         if trainer.is_global_zero:
             append_row(self.parts.run.histograms, {"step": trainer.global_step, "histograms": histograms})
@@ -44,21 +43,21 @@ class Watch(RunCallback):
         return row
 
     def _tensors(self, module: TrainingModule) -> Iterator[tuple[str, Tensor]]:
-        """Gradients are those of the last step, averaged over tokens and clipped: what the optimizer was given."""
+        """Gradients are those the optimizer received in the last step: averaged over tokens and clipped."""
         for name, parameter in module.model.named_parameters():
             if self.what in ("gradients", "all") and parameter.grad is not None:
-                yield f"watch/gradients/{name}", whole(parameter.grad)
+                yield f"watch/gradients/{name}", _full_tensor(parameter.grad)
             if self.what in ("weights", "all"):
-                yield f"watch/weights/{name}", whole(parameter.detach())
+                yield f"watch/weights/{name}", _full_tensor(parameter.detach())
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """In float32, and not in shards; every rank takes part."""
+def _full_tensor(tensor: Tensor) -> Tensor:
+    """Unshard and convert to float32; every rank must take part."""
     return (tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor).float()
 
 
 def histogram(tensor: Tensor) -> Histogram | None:
-    """None where there is no range to cut into bins: an infinity or NaN among the values."""
+    """Bin the values; None if any of them is NaN or infinite."""
     low, high = (bound.item() for bound in tensor.aminmax())
     if not abs(low) < float("inf") > abs(high):
         return None

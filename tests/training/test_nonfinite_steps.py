@@ -1,4 +1,4 @@
-"""A step whose loss or gradient is not finite leaves no trace but its count."""
+"""A step with a non-finite loss or gradient is skipped and counted; loss spikes are detected."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -15,21 +15,21 @@ from minimind.model.transformer import MiniMind
 from minimind.objectives.pretrain import next_token_loss
 from minimind.objectives.protocol import Loss
 from minimind.optim.config import OptimKind
-from minimind.training.loss_spikes import NEEDED, LossSpikes
+from minimind.training.health import MIN_LOSSES, LossSpikes
 from minimind.training.module import TrainingModule
 
 from .test_module import DENSE, MOE, build, fit, random_batch
 
 
-def poison(module: TrainingModule, calls: set[int], value: float) -> None:
-    """Multiplies the loss of some micro-batches, so that loss and gradient are not finite."""
-    seen = iter(range(1000))
+def make_nonfinite(module: TrainingModule, calls: set[int], value: float) -> None:
+    """Multiplies the loss of the given micro-batches by a non-finite value."""
+    index = iter(range(1000))
 
-    def poisoned(model: MiniMind, batch: TokenBatch) -> Loss:
+    def nonfinite(model: MiniMind, batch: TokenBatch) -> Loss:
         loss = next_token_loss(model, batch)
-        return replace(loss, total=loss.total * value) if next(seen) in calls else loss
+        return replace(loss, total=loss.total * value) if next(index) in calls else loss
 
-    module.objective.loss = poisoned  # type: ignore[method-assign]
+    module.objective.loss = nonfinite  # type: ignore[method-assign]
 
 
 @pytest.mark.parametrize(
@@ -37,22 +37,22 @@ def poison(module: TrainingModule, calls: set[int], value: float) -> None:
 )
 @pytest.mark.parametrize("optim", [{}, {"kind": OptimKind.muon, "momentum": 0.9}], ids=["adamw", "muon"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_bad_step_is_skipped_and_counted(
+def test_a_nonfinite_step_is_skipped_and_counted(
     config: dict[str, object], optim: dict[str, Any], value: float, tmp_path: Path
 ) -> None:
-    """Weights, moments and the optimizer's own count are those of a run that never saw the batch."""
+    """Weights, moments and the optimizer's step count equal those of a run without the batch."""
     torch.manual_seed(1)
     batches = [random_batch(2) for _ in range(6)]  # three steps of two micro-batches
-    module, without = build(config, **optim), build(config, **optim)
-    poison(module, {3}, value)
+    module, reference = build(config, **optim), build(config, **optim)
+    make_nonfinite(module, {3}, value)
     fit(module, batches, 2, tmp_path)
-    fit(without, batches[:2] + batches[4:], 2, tmp_path)
-    for (name, a), b in zip(module.model.state_dict().items(), without.model.state_dict().values(), strict=True):
+    fit(reference, batches[:2] + batches[4:], 2, tmp_path)
+    for (name, a), b in zip(module.model.state_dict().items(), reference.model.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
-    ours, theirs = (m.trainer.optimizers[0].state_dict()["state"] for m in (module, without))
-    for number, state in theirs.items():
-        assert all(torch.equal(value, ours[number][key]) for key, value in state.items())
-    sums, expected = module.window_sums.take(), without.window_sums.take()
+    actual, expected_state = (m.trainer.optimizers[0].state_dict()["state"] for m in (module, reference))
+    for number, state in expected_state.items():
+        assert all(torch.equal(value, actual[number][key]) for key, value in state.items())
+    sums, expected = module.window_sums.take(), reference.window_sums.take()
     assert (sums["steps"].item(), sums["skipped"].item()) == (3, 1)
     assert sums["tokens"].item() == 6 * 2 * 16
     for name in {"loss", "weight", "grad_norm", "moe/balance_loss", "moe/load"} & set(expected):
@@ -61,30 +61,30 @@ def test_a_bad_step_is_skipped_and_counted(
 
 
 @pytest.mark.parametrize("config", [DENSE, {**MOE, "balance_loss": BalanceLoss.loss_free}], ids=["dense", "bias"])
-def test_a_step_with_nothing_to_learn_from_changes_nothing(config: dict[str, object], tmp_path: Path) -> None:
+def test_a_step_of_zero_weight_changes_nothing(config: dict[str, object], tmp_path: Path) -> None:
     torch.manual_seed(1)
     first, second = random_batch(2), random_batch(2)
     empty = TokenBatch(first.input_ids, torch.full_like(first.labels, IGNORED))
-    module, without = build(config), build(config)
+    module, reference = build(config), build(config)
     fit(module, [first, first, empty, empty, second, second], 2, tmp_path)
-    fit(without, [first, first, second, second], 2, tmp_path)
-    for (name, a), b in zip(module.model.state_dict().items(), without.model.state_dict().values(), strict=True):
+    fit(reference, [first, first, second, second], 2, tmp_path)
+    for (name, a), b in zip(module.model.state_dict().items(), reference.model.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
     sums = module.window_sums.take()
     assert [sums[name].item() for name in ("steps", "skipped", "empty")] == [3, 0, 1]
-    assert module.last_good_step.item() == 3  # it is no sign of anything going wrong
-    assert torch.equal(sums["loss"], without.window_sums.take()["loss"])
+    assert module.last_good_step.item() == 3  # an empty step does not count towards stopping the run
+    assert torch.equal(sums["loss"], reference.window_sums.take()["loss"])
 
 
-def test_bad_steps_in_a_row_are_told_from_the_last_good_one(tmp_path: Path) -> None:
+def test_consecutive_nonfinite_steps_are_counted_from_the_last_good_step(tmp_path: Path) -> None:
     module = build(DENSE)
-    poison(module, {2, 3, 4}, float("nan"))
+    make_nonfinite(module, {2, 3, 4}, float("nan"))
     fit(module, [random_batch(1)] * 5, 1, tmp_path)
     assert module.trainer.global_step - module.last_good_step.item() == 3
 
 
-def test_float16_gradients_are_measured_without_their_scale(tmp_path: Path) -> None:
-    """Norm and update are those of float32 but for rounding, and the scaler's state is part of a checkpoint."""
+def test_float16_gradients_are_unscaled_before_their_norm(tmp_path: Path) -> None:
+    """The norm equals that of float32 up to rounding, and checkpoints include the scaler's state."""
     from lightning.pytorch.plugins import MixedPrecision
 
     norms = []
@@ -102,17 +102,17 @@ def test_float16_gradients_are_measured_without_their_scale(tmp_path: Path) -> N
     assert trainer._checkpoint_connector.dump_checkpoint(weights_only=False)["MixedPrecision"]["scale"] == 1024.0
 
 
-def test_a_spike_stands_out_and_a_slope_does_not() -> None:
+def test_a_spike_is_detected_but_a_falling_loss_is_not() -> None:
     spikes = LossSpikes()
     falling = [8 * 0.97**i + 0.02 * (-1) ** i for i in range(60)]
     assert [spikes.height(loss) for loss in falling] == [None] * 60
     assert spikes.height(9.0) == pytest.approx(9.0 - sorted(falling[-20:])[10], abs=0.2)
-    assert spikes.height(falling[-1]) is None  # one odd loss has not bent the rule
+    assert spikes.height(falling[-1]) is None  # one outlier does not change the rule
 
 
-def test_nothing_is_a_spike_before_enough_is_known() -> None:
+def test_nothing_is_a_spike_before_enough_losses_are_recorded() -> None:
     spikes = LossSpikes()
-    for _ in range(NEEDED - 1):
+    for _ in range(MIN_LOSSES - 1):
         assert spikes.height(1.0) is None
     assert spikes.height(50.0) is None
     assert spikes.height(50.0) == pytest.approx(49.0)
