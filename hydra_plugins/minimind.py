@@ -1,4 +1,4 @@
-"""What Hydra finds of us: the queue that runs the jobs of a multirun, and the sweeper that knows ablations."""
+"""Hydra plugins: a launcher that runs the jobs of a multirun in a queue, and a sweeper for ablations."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -48,23 +48,23 @@ class AblationSweeper(Sweeper):
                 hydra_context=self.context, task_function=self.task_function,
                 config=in_folder(self.master, folder, alone),
             )  # fmt: skip
-            return [code_of(job) for job in launcher.launch(jobs, initial_job_idx=0)]
+            return [exit_code(job) for job in launcher.launch(jobs, initial_job_idx=0)]
 
         planned = prepare_sweep(self.master, arguments, composer(self.context.config_loader, self.master))
         if code := run_sweep(planned, launch):
-            raise SystemExit(code)  # Hydra would lose what is returned
+            raise SystemExit(code)  # Hydra discards return values
 
 
-def code_of(job: JobReturn) -> int:
-    """The exit code of a job, wherever it ran."""
+def exit_code(job: JobReturn) -> int:
+    """The exit code of a job run by any launcher."""
     return int(job._return_value or Exit.FINISHED) if job.status is JobStatus.COMPLETED else Exit.FAILED
 
 
 def in_folder(config: DictConfig, folder: Path, alone: bool) -> DictConfig:
-    """The configuration with the sweep's folder as Hydra's own, where launchers keep their logs.
+    """Set Hydra's sweep folder, where launchers keep their logs, to the given one.
 
     Raises:
-        ConfigError: the jobs must run one at a time, and the launcher would not.
+        ConfigError: the jobs must run one at a time, but the launcher runs them in parallel.
     """
     from omegaconf import OmegaConf, read_write
 

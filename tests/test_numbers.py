@@ -22,7 +22,7 @@ from minimind.model.config import ModelConfig, YarnConfig
 from minimind.sweep.run import ablation_of
 from minimind.utils.errors import ConfigError
 from minimind.utils.paths import conf_dir
-from minimind.utils.settings import not_finite, of_another_kind
+from minimind.utils.settings import not_finite, type_problems
 
 NOT_FINITE = [math.nan, math.inf, -math.inf]
 
@@ -158,7 +158,7 @@ class Kinds:
     ],
 )
 def test_kinds(values: dict[str, Any], complaint: str | None) -> None:
-    assert of_another_kind(Kinds, values) == ([] if complaint is None else [complaint])
+    assert type_problems(Kinds, values) == ([] if complaint is None else [complaint])
 
 
 def test_numbers_are_found_at_any_depth() -> None:

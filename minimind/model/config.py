@@ -6,7 +6,7 @@ from enum import Enum
 from typing import Any, Self
 
 from minimind.utils.errors import ConfigError
-from minimind.utils.settings import from_plain, not_finite, of_another_kind, to_plain
+from minimind.utils.settings import from_plain, not_finite, to_plain, type_problems
 
 IGNORED = -100  # a label that is no target: torch's own default for cross-entropy
 
@@ -225,9 +225,9 @@ def _read_words(cfg: ModelConfig) -> list[str]:
 
 def _unlike_numbers(cfg: ModelConfig) -> list[str]:
     """What would make the rules below meaningless, and comes from a JSON file or a caller rather than from Hydra."""
-    found = of_another_kind(ModelConfig, vars(cfg))
+    found = type_problems(ModelConfig, vars(cfg))
     if not found:
-        yarn = of_another_kind(YarnConfig, vars(cfg.rope_scaling))
+        yarn = type_problems(YarnConfig, vars(cfg.rope_scaling))
         found = [complaint.replace("`", "`rope_scaling.", 1) for complaint in yarn]
     return found or list(not_finite(cfg))
 

@@ -181,10 +181,10 @@ WEIGHT = "model.layers.0.mlp.up_proj.weight"
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda w: w.__setitem__(WEIGHT, w[WEIGHT] * float("nan")), f"NaN or infinite are {WEIGHT}"),
+        (lambda w: w.__setitem__(WEIGHT, w[WEIGHT] * float("nan")), f"finite as float32, but are not: {WEIGHT}"),
         (lambda w: w.__setitem__(WEIGHT, w[WEIGHT].to(torch.int8)), rf"{WEIGHT} (int8)"),
         (lambda w: w.pop(WEIGHT), f"must fit the model, but lack {WEIGHT}"),
-        (lambda w: w.__setitem__(WEIGHT, w[WEIGHT][:1]), f"have in another shape {WEIGHT}"),
+        (lambda w: w.__setitem__(WEIGHT, w[WEIGHT][:1]), f"have in the wrong shape {WEIGHT}"),
         (lambda w: w.__setitem__("extra", torch.ones(1)), "have unexpected extra"),
     ],
 )
@@ -208,9 +208,9 @@ def test_a_checkpoint_of_other_weights_is_refused_by_name(
     ("text", "words"),
     [
         ("[1]", "model.json must be a JSON object, but is a list"),
-        ('{"hiden_size": 8}', "`hiden_size` is no setting; did you mean `hidden_size`?"),
-        ('{"rope_scaling": {"factr": 8}}', "`rope_scaling.factr` is no setting; did you mean `factor`?"),
-        ('{"rope_scaling": 2}', "`rope_scaling` must be settings by name, but is a int"),
+        ('{"hiden_size": 8}', "`hiden_size` is not a setting; did you mean `hidden_size`?"),
+        ('{"rope_scaling": {"factr": 8}}', "`rope_scaling.factr` is not a setting; did you mean `factor`?"),
+        ('{"rope_scaling": 2}', "`rope_scaling` must be a mapping of settings, but is a int"),
         ('{"hidden_size": "32"}', "`hidden_size` must be a whole number, but is '32'"),
         ('{"norm": ["rmsnorm"]}', "`norm` must be one of rmsnorm, layernorm, but is ['rmsnorm']"),
         ('{"dropout": NaN}', "`dropout` must be a finite number, but is nan"),
@@ -219,7 +219,7 @@ def test_a_checkpoint_of_other_weights_is_refused_by_name(
         ('{"hidden_size": 16777216, "num_hidden_layers": 4096}', "must have at most 1,099,511,627,776 parameters"),
         ('{"hidden_size": 65536}', "must fit the model, but"),  # no memory is taken for it
         (f'{{"mlp_only_layers": {[99] * 5000}}}', "`mlp_only_layers` must name layers 0 to 7"),
-        ('{"%s": 1}' % ("x" * 10**6), "is no setting"),
+        ('{"%s": 1}' % ("x" * 10**6), "is not a setting"),
         ("[" * 100_000, "model.json must be JSON, but it is nested too deeply"),
     ],
 )  # fmt: skip

@@ -6,7 +6,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 
-from minimind.parallel.collectives import gathered, largest_over_ranks
+from minimind.parallel.collectives import all_gather, max_over_ranks
 from minimind.runs.folder import COMPLETE, checkpoint_name
 from minimind.training.callbacks.metrics import Metrics
 from minimind.training.callbacks.run_callback import EachStep
@@ -86,13 +86,13 @@ class Checkpointing(EachStep):
         up = time.monotonic() - self.last_save >= 60 * self.cfg.checkpoint_every_minutes
         if trainer.world_size > 1 and trainer.global_step % CLOCK_EVERY_STEPS:
             return False
-        return bool(largest_over_ranks(int(up)))
+        return bool(max_over_ranks(int(up)))
 
     def _save_if_free(self, trainer: pl.Trainer) -> None:
         """A disk slower than the saves are frequent costs checkpoints, not training time; none is queued."""
         step = trainer.global_step
         for_good = self.cfg.keep_every_steps and step % self.cfg.keep_every_steps == 0
-        busy = largest_over_ranks(int(self.saver.busy))  # only the first rank knows, and all take part in a save
+        busy = max_over_ranks(int(self.saver.busy))  # only the first rank knows, and all take part in a save
         if not busy or for_good or step == self.cfg.max_steps:
             self._start(trainer)
         elif trainer.is_global_zero and not self.told_busy:
@@ -130,7 +130,7 @@ class Checkpointing(EachStep):
 
     def on_save_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         optimizer_by_name(checkpoint)
-        checkpoint["random_states"] = gathered(random_state())
+        checkpoint["random_states"] = all_gather(random_state())
         checkpoint["tracker_run_id"] = self.run.status.get("wandb_id")
 
     def on_load_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ import time
 
 import lightning.pytorch as pl
 
-from minimind.parallel.collectives import largest_over_ranks
+from minimind.parallel.collectives import max_over_ranks
 from minimind.runs.stop import StopRequest
 from minimind.training.callbacks.checkpointing import Checkpointing
 from minimind.training.callbacks.run_callback import EachStep
@@ -50,7 +50,7 @@ class Preemption(EachStep):
     def _stop_if_asked(self, trainer: pl.Trainer) -> None:
         if trainer.global_step >= trainer.max_steps:
             return
-        if asked := largest_over_ranks(self._asked()):
+        if asked := max_over_ranks(self._asked()):
             self.checkpointing.save(trainer)
             raise Preempted("run.max_minutes" if asked == OUT_OF_TIME else signal.Signals(asked).name)
 
