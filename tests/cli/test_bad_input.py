@@ -93,7 +93,7 @@ def test_an_empty_corpus_and_lines_that_are_no_json(run, small_arguments: list[s
 def test_generate_refuses(run, small_run: Path, tmp_path: Path) -> None:
     for arguments, message in [
         (["nowhere"], "The run must exist, but nowhere is neither in"),
-        ([str(tmp_path)], "a run folder or a checkpoint must be given"),
+        ([str(tmp_path)], "must be a run folder or a checkpoint"),
         ([str(small_run), "--temperature", "-1"], "`temperature` must be at least 0"),
         ([str(small_run), "--prompt", "a", "--max-new-tokens", "-3"], "`max_new_tokens` must be at least 0, but is -3"),
         ([str(small_run), "--prompt", "a", "--yarn", "0.5"], "`rope_scaling.factor` must be at least 1"),

@@ -147,7 +147,7 @@ def test_a_line_in_the_middle_is_named_wherever_it_is_read(tmp_path: Path) -> No
     path.write_bytes(b'{"step": 1}\n\n{"step": 2}\n{"step\n{"step": 3}\n{"cut')
     tail = Tail(path)
     for read in (lambda: read_rows(path), lambda: truncate_after(path, 2), tail.read):
-        with pytest.raises(DamagedFile, match=r"metrics\.jsonl, line 4: must be a JSON object, but .*; take that line"):
+        with pytest.raises(DamagedFile, match=r"metrics\.jsonl, line 4: must be a JSON object, but .*; remove that line"):
             read()
     path.write_bytes(b'{"step": 1}\n{"step": 2}\n')
     tail = Tail(path)
