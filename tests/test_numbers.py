@@ -149,12 +149,12 @@ class Kinds:
     [
         ({"count": 2, "rate": 3, "switch": True, "names": ["a"]}, None),
         ({"rate": None}, None),
-        ({"count": True}, "`count` must be a whole number, but is True."),
-        ({"count": 1.0}, "`count` must be a whole number, but is 1.0."),
+        ({"count": True}, "`count` must be an integer, but is True."),
+        ({"count": 1.0}, "`count` must be an integer, but is 1.0."),
         ({"rate": "1"}, "`rate` must be a number, but is '1'."),
         ({"switch": 0}, "`switch` must be true or false, but is 0."),
-        ({"names": "ab"}, "`names` must be a list, each item text, but is 'ab'."),
-        ({"names": ["a", 1]}, "`names` must be a list, each item text, but is ['a', 1]."),
+        ({"names": "ab"}, "`names` must be a list of strings, but is 'ab'."),
+        ({"names": ["a", 1]}, "`names` must be a list of strings, but is ['a', 1]."),
     ],
 )
 def test_kinds(values: dict[str, Any], complaint: str | None) -> None:

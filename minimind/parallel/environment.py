@@ -51,7 +51,7 @@ def _slurm_as_torchrun() -> dict[str, str]:
 
 
 def _address(num_nodes: int) -> str:
-    """`MASTER_ADDR` if set, else the first host of the node list (`gpu[03-10,12],cpu1` → `gpu03`)."""
+    """Rendezvous address: on several nodes `MASTER_ADDR`, else the first host (`gpu[03-10,12],cpu1` → `gpu03`)."""
     get = os.environ.get
     if num_nodes == 1:
         return "127.0.0.1"  # even if MASTER_ADDR is set: there are no other machines to reach

@@ -89,7 +89,7 @@ def _no_log_files(num_processes: int) -> Any:
 
 
 def _raise_in_agent() -> Callable[[int], None]:
-    """Signal handler that raises in the agent, which forwards the signal; its own ignore a second Ctrl-C."""
+    """Signal handler that raises in the agent, which forwards the signal; its own handlers ignore a second Ctrl-C."""
     from torch.distributed.elastic.multiprocessing.api import SignalException
 
     received = 0

@@ -36,13 +36,7 @@ def decode(message: bytes) -> Any:
     _check_length(message)
     try:
         return _from_json(json.loads(message))
-    except (
-        ValueError,
-        TypeError,
-        KeyError,
-        RuntimeError,
-        OverflowError,
-    ) as error:  # and RecursionError
+    except (ValueError, TypeError, KeyError, RuntimeError, OverflowError) as error:  # including RecursionError
         raise ValueError(f"Another process sent an invalid message ({type(error).__name__}: {error}).") from None
 
 

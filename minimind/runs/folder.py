@@ -28,7 +28,7 @@ def step_of(checkpoint: Path) -> int:
 
 
 class FolderGone(RunFailed):
-    """The folder of a running run was renamed, deleted or replaced; nothing may be written at its path."""
+    """The folder of an active run was renamed, deleted or replaced; nothing may be written at its path."""
 
 
 # The fields of status.json that are used later, and those of its `auto`.

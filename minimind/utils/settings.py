@@ -12,7 +12,8 @@ from typing import Any, get_args, get_origin
 
 from minimind.utils.errors import ConfigError, suggestion
 
-WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list"}
+WORDS = {bool: "true or false", int: "an integer", float: "a number", str: "a string", list: "a list"}
+PLURALS = {bool: "booleans", int: "integers", float: "numbers", str: "strings"}
 MAX_KEY_LENGTH = 100  # characters of an unknown key that are shown
 
 
@@ -117,7 +118,7 @@ def _expected(kind: Any, value: Any) -> str | None:
         (inner,) = get_args(kind)
         fits = isinstance(value, Sequence) and not isinstance(value, str)
         fits = fits and not any(_expected(inner, item) for item in value)
-        return None if fits else f"a list, each item {WORDS[inner]}"
+        return None if fits else f"a list of {PLURALS[inner]}"
     if isinstance(kind, type) and issubclass(kind, Enum):
         return None  # parsed and checked by the configuration itself
     if kind is bool or isinstance(value, bool):

@@ -147,7 +147,9 @@ def test_a_line_in_the_middle_is_named_wherever_it_is_read(tmp_path: Path) -> No
     path.write_bytes(b'{"step": 1}\n\n{"step": 2}\n{"step\n{"step": 3}\n{"cut')
     tail = Tail(path)
     for read in (lambda: read_rows(path), lambda: truncate_after(path, 2), tail.read):
-        with pytest.raises(DamagedFile, match=r"metrics\.jsonl, line 4: must be a JSON object, but .*; remove that line"):
+        with pytest.raises(
+            DamagedFile, match=r"metrics\.jsonl, line 4: must be a JSON object, but .*; remove that line"
+        ):
             read()
     path.write_bytes(b'{"step": 1}\n{"step": 2}\n')
     tail = Tail(path)
@@ -211,7 +213,7 @@ def test_a_checkpoint_of_other_weights_is_refused_by_name(
         ('{"hiden_size": 8}', "`hiden_size` is not a setting; did you mean `hidden_size`?"),
         ('{"rope_scaling": {"factr": 8}}', "`rope_scaling.factr` is not a setting; did you mean `factor`?"),
         ('{"rope_scaling": 2}', "`rope_scaling` must be a mapping of settings, but is a int"),
-        ('{"hidden_size": "32"}', "`hidden_size` must be a whole number, but is '32'"),
+        ('{"hidden_size": "32"}', "`hidden_size` must be an integer, but is '32'"),
         ('{"norm": ["rmsnorm"]}', "`norm` must be one of rmsnorm, layernorm, but is ['rmsnorm']"),
         ('{"dropout": NaN}', "`dropout` must be a finite number, but is nan"),
         ('{"rope_theta": 1%s}' % ("0" * 400), "`rope_theta` must be a finite number, but is inf"),
