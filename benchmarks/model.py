@@ -29,8 +29,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from minimind.model.config import ModelConfig
 from minimind.model.linear import linear
-from minimind.utils.hardware import cpu_info, peak_flops, pick_device, pick_precision
-from minimind.utils.memory import keep_freed_memory
+from minimind.utils.hardware import cpu_info, keep_freed_memory, peak_flops, pick_device, pick_precision
 
 FLAGS = {"avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_tile"}
 TARGETS = {  # from issue 3, for two CPU cores

@@ -1,4 +1,4 @@
-"""What Hydra finds of us: the queue that runs the jobs of a multirun, and the sweeper that knows ablations."""
+"""Hydra plugins: a launcher that runs the jobs of a multirun in a queue, and a sweeper for ablations."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,40 +43,42 @@ class AblationSweeper(Sweeper):
         from minimind.sweep.compose import composer
         from minimind.sweep.run import prepare_sweep, run_sweep
 
-        def launch(folder: Path, jobs: list[list[str]], alone: bool) -> list[int]:
+        def launch(folder: Path, jobs: list[list[str]], sequential: bool) -> list[int]:
             launcher = Plugins.instance().instantiate_launcher(
                 hydra_context=self.context, task_function=self.task_function,
-                config=in_folder(self.master, folder, alone),
+                config=in_folder(self.master, folder, sequential),
             )  # fmt: skip
-            return [code_of(job) for job in launcher.launch(jobs, initial_job_idx=0)]
+            return [exit_code(job) for job in launcher.launch(jobs, initial_job_idx=0)]
 
         planned = prepare_sweep(self.master, arguments, composer(self.context.config_loader, self.master))
         if code := run_sweep(planned, launch):
-            raise SystemExit(code)  # Hydra would lose what is returned
+            raise SystemExit(code)  # Hydra discards return values
 
 
-def code_of(job: JobReturn) -> int:
-    """The exit code of a job, wherever it ran."""
+def exit_code(job: JobReturn) -> int:
+    """The exit code of a job run by any launcher."""
     return int(job._return_value or Exit.FINISHED) if job.status is JobStatus.COMPLETED else Exit.FAILED
 
 
-def in_folder(config: DictConfig, folder: Path, alone: bool) -> DictConfig:
-    """The configuration with the sweep's folder as Hydra's own, where launchers keep their logs.
+def in_folder(config: DictConfig, folder: Path, sequential: bool) -> DictConfig:
+    """Set Hydra's sweep folder, where launchers keep their logs, to the given one.
 
     Raises:
-        ConfigError: the jobs must run one at a time, and the launcher would not.
+        ConfigError: the jobs must run one at a time, but the launcher runs them in parallel.
     """
     from omegaconf import OmegaConf, read_write
 
     from minimind.utils.errors import ConfigError
 
     chosen = config.hydra.runtime.choices["hydra/launcher"]
-    if alone and chosen not in ("queue", "basic"):
-        raise ConfigError([f"`hydra/launcher` must be queue for a cost ablation, which runs alone, but is {chosen}."])
-    if alone and chosen == "queue" and config.hydra.launcher.num_parallel not in (None, 1):
-        raise ConfigError(["`hydra.launcher.num_parallel` must be 1 for a cost ablation, which runs alone."])
+    if sequential and chosen not in ("queue", "basic"):
+        raise ConfigError(
+            [f"`hydra/launcher` must be queue for a cost ablation, to run one job at a time, but is {chosen}."]
+        )
+    if sequential and chosen == "queue" and config.hydra.launcher.num_parallel not in (None, 1):
+        raise ConfigError(["`hydra.launcher.num_parallel` must be 1 for a cost ablation."])
     with read_write(config), read_write(config.hydra):
         OmegaConf.update(config, "hydra.sweep.dir", str(folder))
-        if alone and chosen == "queue":
+        if sequential and chosen == "queue":
             OmegaConf.update(config, "hydra.launcher.num_parallel", 1)
     return config

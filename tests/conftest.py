@@ -1,4 +1,4 @@
-"""Threads are set before torch is imported: tiny kernels crawl, and forked workers hang, when there are many."""
+"""Sets one thread before torch is imported: with many, tiny kernels are slow and forked workers hang."""
 
 import os
 
@@ -16,7 +16,7 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
-# A run small enough for a test: every part of the default run is in it.
+# A run small enough for a test, with every part of the default run.
 SMALL = [
     "debug=smoke", "model.num_hidden_layers=2", "model.vocab_size=300", "data.sequence_length=32",
     "trainer.batch_tokens=256", "evaluation.max_new_tokens=4",
@@ -27,7 +27,7 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture(scope="session")
 def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Thirty small documents of made-up prose, a line each."""
+    """120 short documents of made-up prose, one per line."""
     path = tmp_path_factory.mktemp("text") / "prose.txt"
     words = ["the", "cat", "sat", "on", "a", "mat", "and", "was", "naïve", "日本", "if", "it", "rained"]
     lines = [" ".join(words[(i * j + i + j) % len(words)] for j in range(60)) + f" {i}.\n" for i in range(120)]
@@ -37,13 +37,13 @@ def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The MINIMIND_ROOT that all command-line tests share, so that data are prepared once."""
+    """The MINIMIND_ROOT shared by all command-line tests, so that data are prepared once."""
     return tmp_path_factory.mktemp("root")
 
 
 @pytest.fixture(scope="session")
 def command(root: Path, text_file: Path) -> Command:
-    """Runs a program of ours in a process of its own, from a foreign directory."""
+    """Runs train.py, evaluate.py or minimind in a new process, outside the repository."""
 
     def run(program: str, *arguments: str, check: bool = True, **options: object) -> subprocess.CompletedProcess[str]:
         start = [sys.executable, "-W", "error::ResourceWarning"]
@@ -58,26 +58,26 @@ def command(root: Path, text_file: Path) -> Command:
     return run
 
 
-class Said(NamedTuple):
+class Result(NamedTuple):
     code: int
     out: str
     err: str
 
 
 @pytest.fixture
-def run_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], root: Path) -> Callable[..., Said]:
-    """Runs a program of ours in this process (a start would cost seconds); no mistake of a user may give a traceback.
+def run_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], root: Path) -> Callable[..., Result]:
+    """Runs a program in this process, as a new one would take seconds, and checks that it prints no traceback.
 
-    Its first argument is a module with a `main`, such as `minimind.cli.train`.
+    The first argument is a module with a `main`, such as `minimind.cli.train`.
     """
 
-    def run(program: Any, *arguments: object) -> Said:
+    def run(program: Any, *arguments: object) -> Result:
         monkeypatch.setattr("sys.argv", ["program", *map(str, arguments)])
         monkeypatch.setenv("MINIMIND_ROOT", str(root))
         code = program.main()
-        said = capsys.readouterr()
-        assert "Traceback" not in said.err
-        return Said(code, said.out, said.err)
+        output = capsys.readouterr()
+        assert "Traceback" not in output.err
+        return Result(code, output.out, output.err)
 
     return run
 
@@ -89,7 +89,7 @@ def small_arguments(text_file: Path) -> list[str]:
 
 @pytest.fixture(scope="session")
 def small_run(command: Command, small_arguments: list[str], root: Path) -> Iterator[Path]:
-    """The folder of one finished run through the real command line."""
+    """Folder of a finished run, made with train.py."""
     command("train.py", *small_arguments, "run.name=shared")
     (folder,) = root.glob("runs/shared-????????")
     return folder

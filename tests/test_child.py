@@ -1,4 +1,4 @@
-"""Child processes: what they import, that a signal reaches each of them once, and that they notice who has gone."""
+"""Child processes: their imports, signals forwarded exactly once, and exit after the parent's death."""
 
 import ast
 import os
@@ -16,7 +16,7 @@ from minimind.utils.paths import PACKAGE
 
 
 def test_modules_in_the_current_directory_are_not_imported(tmp_path: Path) -> None:
-    """`cd runs/<somebody's>` and a command: neither a library's name nor ours may be taken from there."""
+    """In an untrusted folder, neither a library's module nor ours may be imported from there."""
     for name in ("random", "argparse", "minimind", "hydra"):
         (tmp_path / f"{name}.py").write_text(f"open('imported_{name}', 'w').close()\n")
     done = subprocess.run(
@@ -28,8 +28,8 @@ def test_modules_in_the_current_directory_are_not_imported(tmp_path: Path) -> No
     assert not list(tmp_path.glob("imported_*"))
 
 
-def test_there_is_one_way_to_start_a_module() -> None:
-    """No list of arguments with -m elsewhere, and no process that goes on beside ours."""
+def test_only_child_py_starts_python_modules_and_background_processes() -> None:
+    """No other file uses `sys.executable` in a command, or `Popen`."""
     for path in PACKAGE.rglob("*.py"):
         nodes = list(ast.walk(ast.parse(path.read_text())))
         called = [node.func for node in nodes if isinstance(node, ast.Call)]
@@ -42,7 +42,7 @@ def test_there_is_one_way_to_start_a_module() -> None:
         assert not starts or path.name == "child.py", path
 
 
-def test_the_search_path_has_the_package_once(monkeypatch) -> None:
+def test_search_path_has_the_package_once(monkeypatch) -> None:
     monkeypatch.setenv("PYTHONPATH", "/somewhere")
     found = search_path()
     assert found == f"{PACKAGE.parent}{os.pathsep}/somewhere"
@@ -50,7 +50,7 @@ def test_the_search_path_has_the_package_once(monkeypatch) -> None:
     assert search_path() == found
 
 
-def test_a_child_has_a_session_and_a_log_of_its_own_and_knows_its_parent(tmp_path: Path) -> None:
+def test_child_has_its_own_session_and_log_and_the_parents_pid(tmp_path: Path) -> None:
     log = tmp_path / "logs" / "child.log"
     script = "import os, sys; print(os.getsid(0) == os.getpid(), os.environ['MINIMIND_PARENT'], file=sys.stderr)"
     for _ in range(2):
@@ -58,8 +58,8 @@ def test_a_child_has_a_session_and_a_log_of_its_own_and_knows_its_parent(tmp_pat
     assert log.read_text() == f"True {os.getpid()}\n" * 2
 
 
-class Told:
-    """In place of a process."""
+class FakeProcess:
+    """Records the signals it is sent."""
 
     def __init__(self) -> None:
         self.signals: list[int] = []
@@ -68,35 +68,35 @@ class Told:
         self.signals.append(number)
 
 
-@pytest.mark.parametrize("moment", ["while it is started", "afterwards"])
-def test_a_signal_reaches_each_child_once(moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    children, told = Children(), Told()
+@pytest.mark.parametrize("moment", ["during start", "after start"])
+def test_signal_reaches_each_child_once(moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    children, process = Children(), FakeProcess()
 
-    def starting(command: list[str]) -> Told:
-        if moment == "while it is started":
+    def start(command: list[str]) -> FakeProcess:
+        if moment == "during start":
             children.pass_on(signal.SIGTERM)
-        return told
+        return process
 
-    monkeypatch.setattr(child, "start", starting)
+    monkeypatch.setattr(child, "start", start)
     children.start([])
-    if moment == "afterwards":
+    if moment == "after start":
         children.pass_on(signal.SIGTERM)
-    assert told.signals == [children.received] == [signal.SIGTERM]
+    assert process.signals == [children.received] == [signal.SIGTERM]
     children.pass_on(signal.SIGINT)
-    children.pass_on(signal.SIGINT)  # the second one ends it at once
-    assert told.signals[1:] == [signal.SIGINT] * 2
+    children.pass_on(signal.SIGINT)  # the second one stops it immediately
+    assert process.signals[1:] == [signal.SIGINT] * 2
 
 
-def test_signals_are_heard_for_a_while() -> None:
+def test_signals_to_restores_the_handlers() -> None:
     before = signal.getsignal(signal.SIGUSR1)
-    heard: list[int] = []
-    with signals_to(heard.append):
+    received: list[int] = []
+    with signals_to(received.append):
         os.kill(os.getpid(), signal.SIGUSR1)
-    assert heard == [signal.SIGUSR1]
+    assert received == [signal.SIGUSR1]
     assert signal.getsignal(signal.SIGUSR1) == before
 
 
-def test_a_child_ends_as_it_wants_to_when_its_parent_is_killed(tmp_path: Path) -> None:
+def test_child_can_handle_the_signal_sent_after_its_parents_death(tmp_path: Path) -> None:
     waiting = (
         "import signal, sys, time; from pathlib import Path; from minimind.utils.child import end_with_parent\n"
         f"signal.signal(signal.SIGTERM, lambda *_: sys.exit(Path({str(tmp_path / 'ended')!r}).touch()))\n"

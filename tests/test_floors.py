@@ -1,4 +1,4 @@
-"""Imports only go down, and packages of one floor do not import each other (docs/architecture.md)."""
+"""Imports only go to lower floors; packages on the same floor do not import each other (docs/architecture.md)."""
 
 import ast
 from pathlib import Path
@@ -19,12 +19,12 @@ FLOORS = [
     ("cli",),
 ]
 FLOOR = {package: floor for floor, packages in enumerate(FLOORS) for package in packages}
-ALLOWED = {("runs", "utils")}  # the ground floor's own stair
+ALLOWED = {("runs", "utils")}  # on the same floor
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
 def modules(path: Path) -> set[str]:
-    """What a file imports, lazily or not."""
+    """Modules a file imports, including lazy imports."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module:
@@ -35,7 +35,7 @@ def modules(path: Path) -> set[str]:
 
 
 def imported(path: Path) -> set[str]:
-    """Packages of ours that a file imports."""
+    """Packages of minimind that a file imports."""
     return {name.split(".")[1] for name in modules(path) if name.startswith("minimind.")}
 
 
@@ -53,7 +53,7 @@ def test_every_package_has_a_floor() -> None:
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*/__init__.py")), ids=lambda p: p.parent.name)
-def test_package_files_only_say_what_they_are(path: Path) -> None:
+def test_init_files_have_only_a_docstring(path: Path) -> None:
     body = ast.parse(path.read_text(encoding="utf-8")).body
     assert len(body) == 1
     assert isinstance(body[0], ast.Expr)
@@ -66,7 +66,7 @@ def third_party(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("path", sorted((PACKAGE / "model").rglob("*.py")), ids=lambda p: p.name)
-def test_the_model_is_plain_torch(path: Path) -> None:
+def test_model_is_plain_torch(path: Path) -> None:
     assert not third_party(path) & {"lightning", "hydra", "omegaconf", "wandb", "transformers"}
 
 
@@ -75,14 +75,13 @@ KERNEL_WORDS = ("is_compiling", "autograd", "mkl", "onednn", "is_available", "re
 
 
 @pytest.mark.parametrize("path", sorted((PACKAGE / "model").glob("*.py")), ids=lambda p: p.name)
-def test_the_formulas_of_the_model_know_no_kernels(path: Path) -> None:
-    """Those are in model/ops."""
+def test_kernels_are_only_in_model_ops(path: Path) -> None:
     code = "\n".join(line.partition("  #")[0] for line in path.read_text(encoding="utf-8").splitlines())
     assert not [word for word in KERNEL_WORDS if word in code.lower()]
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.glob("*/config.py")), ids=lambda p: p.parent.name)
-def test_configurations_need_no_torch(path: Path) -> None:
+def test_configurations_are_torch_free(path: Path) -> None:
     assert not third_party(path) & {"torch", "lightning", "transformers"}
 
 
@@ -90,13 +89,13 @@ GRADIENT_WORDS = ("requires_grad", "grad_enabled", "inference_mode", "is_inferen
 
 
 @pytest.mark.parametrize("path", sorted((PACKAGE / "model" / "ops").glob("*.py")), ids=lambda p: p.name)
-def test_no_kernel_is_chosen_by_whether_gradients_are_recorded(path: Path) -> None:
-    """What they compute is compared in tests/model/test_recording.py."""
+def test_kernel_choice_does_not_depend_on_gradient_recording(path: Path) -> None:
+    """tests/model/test_recording.py compares the results."""
     assert not [word for word in GRADIENT_WORDS if word in path.read_text(encoding="utf-8")]
 
 
-def test_no_file_imports_what_imports_it() -> None:
-    """Not through others, not lazily and not for a type."""
+def test_no_circular_imports() -> None:
+    """Neither indirect nor lazy nor for type checking."""
     files = {".".join(("minimind", *path.relative_to(PACKAGE).with_suffix("").parts)): path for path in FILES}
     needs = {name: modules(path) & files.keys() for name, path in files.items()}
     while leaves := [name for name, needed in needs.items() if not needed & needs.keys()]:

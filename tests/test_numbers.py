@@ -22,7 +22,7 @@ from minimind.model.config import ModelConfig, YarnConfig
 from minimind.sweep.run import ablation_of
 from minimind.utils.errors import ConfigError
 from minimind.utils.paths import conf_dir
-from minimind.utils.settings import not_finite, of_another_kind
+from minimind.utils.settings import not_finite, type_problems
 
 NOT_FINITE = [math.nan, math.inf, -math.inf]
 
@@ -149,16 +149,16 @@ class Kinds:
     [
         ({"count": 2, "rate": 3, "switch": True, "names": ["a"]}, None),
         ({"rate": None}, None),
-        ({"count": True}, "`count` must be a whole number, but is True."),
-        ({"count": 1.0}, "`count` must be a whole number, but is 1.0."),
+        ({"count": True}, "`count` must be an integer, but is True."),
+        ({"count": 1.0}, "`count` must be an integer, but is 1.0."),
         ({"rate": "1"}, "`rate` must be a number, but is '1'."),
         ({"switch": 0}, "`switch` must be true or false, but is 0."),
-        ({"names": "ab"}, "`names` must be a list, each item text, but is 'ab'."),
-        ({"names": ["a", 1]}, "`names` must be a list, each item text, but is ['a', 1]."),
+        ({"names": "ab"}, "`names` must be a list of strings, but is 'ab'."),
+        ({"names": ["a", 1]}, "`names` must be a list of strings, but is ['a', 1]."),
     ],
 )
 def test_types_are_checked(values: dict[str, Any], complaint: str | None) -> None:
-    assert of_another_kind(Kinds, values) == ([] if complaint is None else [complaint])
+    assert type_problems(Kinds, values) == ([] if complaint is None else [complaint])
 
 
 def test_non_finite_numbers_are_found_at_any_depth() -> None:

@@ -49,10 +49,10 @@ def admit(planned: Plan, held: ExitStack) -> int | None:
 
 
 def _begin_beside(folder: RunFolder, held: ExitStack) -> None:
-    """The old run stays where it is, and locked, until all that may be refused has been looked at: `take_place`."""
+    """The old run stays where it is, and locked, until all that may be refused has been looked at: `replace_old`."""
     later, of_the_old = folder.lock, held.enter_context(ExitStack())
     of_the_old.enter_context(run_lock(folder.lock))
-    folder.begin_beside(of_the_old.close)
+    folder.stage_replacement(of_the_old.close)
     held.enter_context(run_lock(folder.lock, later))
     folder.claim()
 

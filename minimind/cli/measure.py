@@ -21,8 +21,7 @@ from minimind.training.checkpoint import load_model
 from minimind.utils.console import VisibleConsole
 from minimind.utils.errors import UserError
 from minimind.utils.files import write_json
-from minimind.utils.hardware import autocast, pick_device, pick_precision
-from minimind.utils.memory import keep_freed_memory
+from minimind.utils.hardware import autocast, keep_freed_memory, pick_device, pick_precision
 from minimind.utils.terminal import say
 
 SEQUENCES = 16  # of one forward pass

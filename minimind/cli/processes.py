@@ -122,7 +122,7 @@ def train(planned: "Plan", stop: StopRequest) -> int:
 
 
 def _preempted(planned: "Plan", reason: str) -> None:
-    from minimind.parallel.slurm import requeue
+    from minimind.parallel.environment import requeue
 
     path = planned.folder.path
     planned.folder.update_status(state=RunState.PREEMPTED, reason=reason)
@@ -164,18 +164,18 @@ def lead(composed: "DictConfig", planned: "Plan", stop: StopRequest) -> int:
         command = python_module("minimind.cli.train", WORKER)
         frozen = OmegaConf.to_yaml(composed, resolve=True)
         outcome = run_tree(frozen, stop.since, cfg.trainer.devices, command, folder.hand_over())
-        folder.follow()
+        folder.update_path()
         return _verdict(folder, outcome, before)
 
 
 def _verdict(folder: RunFolder, outcome: "Outcome", before: float | None) -> int:
     """Workers that were preempted end with 0, lest the agent takes it for a failure: status.json tells."""
-    death, status = outcome.death, folder.status
-    if death is not None and death.code == Exit.BAD_INPUT:
-        say(death.text, file=sys.stderr)
+    failure, status = outcome.failure, folder.status
+    if failure is not None and failure.code == Exit.BAD_INPUT:
+        say(failure.text, file=sys.stderr)
         return Exit.BAD_INPUT
-    if death is not None and not outcome.signal:
-        _fail(folder, death.reason, death.text)
+    if failure is not None and not outcome.signal:
+        _fail(folder, failure.reason, failure.text)
         return Exit.FAILED
     state = status.get("state") if status.get("updated") != before else None
     if state == RunState.FINISHED:
@@ -216,4 +216,4 @@ def work(path: Path) -> NoReturn:
         worker.fail(error, Exit.PREEMPTED)
     except BaseException as error:
         worker.fail(error, Exit.FAILED)
-    worker.depart(Exit.FINISHED)
+    worker.finish(Exit.FINISHED)

@@ -49,11 +49,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 def cells(folder: "RunFolder") -> list[str]:
     """What the table says of a run: state, step, tokens, what it is judged by, age."""
-    from minimind.runs.lock import state_seen
+    from minimind.runs.lock import effective_state
 
     status = folder.status
     return [
-        state_seen(str(status["state"]), folder.lock), f"{status['step']:,}", f"{status['tokens']:,}",
+        effective_state(str(status["state"]), folder.lock), f"{status['step']:,}", f"{status['tokens']:,}",
         last_validation(folder), age(time.time() - status["updated"]),
     ]  # fmt: skip
 

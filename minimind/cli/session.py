@@ -47,8 +47,7 @@ from minimind.training.checkpoint import require_training_state
 from minimind.training.parts import Best, MetricsWriter, RunParts
 from minimind.utils.errors import UserError
 from minimind.utils.files import write_json
-from minimind.utils.hardware import autocast, describe_machine, peak_memory
-from minimind.utils.memory import keep_freed_memory
+from minimind.utils.hardware import autocast, describe_machine, keep_freed_memory, peak_memory
 from minimind.utils.paths import find_existing
 from minimind.utils.ranks import global_rank, is_main_process, world_size
 from minimind.utils.seeding import seed_everything
@@ -119,7 +118,7 @@ class Session:
         from_main(self._check_data)
         self.frozen_hashes = from_main(lambda: check_frozen(self.tokenizer, self.frozen, self.run.status))
         from_main(self._start)
-        self.run.follow()
+        self.run.update_path()
 
     def _check_data(self) -> None:
         run, status = self.run, self.run.status
@@ -135,7 +134,7 @@ class Session:
         for file in (run.metrics, run.samples, run.histograms):
             check_rows(file)
         if run.replaces is not None:
-            say(f"run.fresh: the old folder is now {run.take_place().name}.", file=sys.stderr)
+            say(f"run.fresh: the old folder is now {run.replace_old().name}.", file=sys.stderr)
         status = run.status
         source = source_hash()
         if status and status.get("source_hash") != source:

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from minimind.config.checks import to_config
 from minimind.config.schema import TrainConfig, added_leaves, load_stored
-from minimind.parallel.slurm import job_id
+from minimind.parallel.environment import job_id
 from minimind.runs.folder import RunFolder
 from minimind.runs.identity import run_hash
 from minimind.runs.states import RunState

@@ -11,8 +11,7 @@ from typing import Any, BinaryIO, cast
 from minimind.data.config import JsonlConfig
 from minimind.data.corpus import BLOCK_BYTES, Document, RawBlock, make_document
 from minimind.data.named_files import named_files
-from minimind.utils.errors import UserError
-from minimind.utils.extras import missing_extra
+from minimind.utils.errors import UserError, missing_extra
 from minimind.utils.files import parse_json
 
 

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 from minimind.data.config import HuggingFaceConfig, ParquetConfig
 from minimind.data.corpus import Document, RawBlock, make_document
 from minimind.data.named_files import file_stats, named_files
-from minimind.utils.errors import UserError, in_brief
-from minimind.utils.extras import missing_extra
+from minimind.utils.errors import UserError, in_brief, missing_extra
 from minimind.utils.paths import find_existing
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from torchmetrics import Metric
 from minimind.data.examples import Examples
 from minimind.model.transformer import MiniMind
 from minimind.utils.ranks import global_rank
-from minimind.utils.seeding import apart
+from minimind.utils.seeding import isolated_stream
 
 
 class Measure(Protocol):
@@ -38,7 +38,7 @@ def evaluate(
     model.eval()
     overall = (measure.metric(model) if total is None else total).to(model.device)
     values: dict[str, float] = {}
-    with apart(0, f"evaluation/rank{global_rank()}"):
+    with isolated_stream(0, f"evaluation/rank{global_rank()}"):
         for name, source in sources.items():
             per_source = measure.metric(model).to(model.device)
             for examples in source:

@@ -13,7 +13,7 @@ from minimind.model.config import (
     YarnConfig,
 )
 from minimind.utils.errors import ConfigError, UserError
-from minimind.utils.settings import of_another_kind
+from minimind.utils.settings import type_problems
 
 ARCHITECTURES = {
     "llama": "LlamaForCausalLM",
@@ -140,7 +140,7 @@ def _in_our_words(config: dict[str, Any]) -> ModelConfig:
         settings |= {name: _read(names, name) for name in SAME_NAME_MOE}
         settings["moe_intermediate_size"] = config["moe_intermediate_size"]
         settings["balance_loss"] = BalanceLoss.batch
-    if found := of_another_kind(ModelConfig, settings):
+    if found := type_problems(ModelConfig, settings):
         raise TypeError(" ".join(found))
     return ModelConfig(
         **settings,

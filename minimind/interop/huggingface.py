@@ -18,7 +18,7 @@ from minimind.model.transformer import MiniMind
 from minimind.tokenizer.bpe import BPE
 from minimind.utils.errors import UserError, in_brief
 from minimind.utils.files import new_folder, read_object, refuse_non_empty, write_json
-from minimind.utils.torch_files import check_names, check_weights, load_tensors, not_finite, some
+from minimind.utils.torch_files import check_names, check_weights, load_tensors, not_finite, summary
 
 CONFIG, WEIGHTS, PICKLE = "config.json", "model.safetensors", "pytorch_model.bin"
 STACKED = re.compile(r"(.*\.mlp\.experts)\.(gate_up_proj|down_proj)")
@@ -65,7 +65,7 @@ def _converted(weights: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tens
         kind, largest = str(dtype).removeprefix("torch."), torch.finfo(dtype).max
         further = {torch.float16: "; use --dtype bfloat16 or float32", torch.bfloat16: "; use --dtype float32"}
         raise UserError(
-            f"The weights must be finite as {kind} (at most {largest:.5g}), but are not: {some(names)}"
+            f"The weights must be finite as {kind} (at most {largest:.5g}), but are not: {summary(names)}"
             f"{further.get(dtype, '')}."
         )
     return converted
@@ -170,7 +170,7 @@ def _read_files(folder: Path, files: list[str]) -> dict[str, Tensor]:
     for file in files:
         read = _read_file(folder / file)
         if twice := sorted(weights.keys() & read.keys()):
-            raise UserError(f"Each weight in {folder} must be in one file, but {some(twice)} in {file} is in two.")
+            raise UserError(f"Each weight in {folder} must be in one file, but {summary(twice)} in {file} is in two.")
         weights |= read
     return weights
 

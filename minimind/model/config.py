@@ -6,7 +6,7 @@ from enum import Enum, StrEnum
 from typing import Any, Self
 
 from minimind.utils.errors import ConfigError
-from minimind.utils.settings import from_plain, not_finite, of_another_kind, to_plain
+from minimind.utils.settings import from_plain, not_finite, to_plain, type_problems
 from minimind.utils.user_code import load_class
 
 IGNORED = -100  # label of a token that is not a target; torch's default `ignore_index`
@@ -234,9 +234,9 @@ def _parse_enums(cfg: ModelConfig) -> list[str]:
 
 def _type_problems(cfg: ModelConfig) -> list[str]:
     """Values of the wrong type, NaN and infinity. Hydra checks types; a JSON file or a direct caller does not."""
-    found = of_another_kind(ModelConfig, vars(cfg))
+    found = type_problems(ModelConfig, vars(cfg))
     if not found:
-        yarn = of_another_kind(YarnConfig, vars(cfg.rope_scaling))
+        yarn = type_problems(YarnConfig, vars(cfg.rope_scaling))
         found = [complaint.replace("`", "`rope_scaling.", 1) for complaint in yarn]
     return found or list(not_finite(cfg))
 

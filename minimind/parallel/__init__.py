@@ -1,1 +1,1 @@
-"""How the work is spread over processes and devices, from outside the model."""
+"""Distribution of a run over processes and devices."""

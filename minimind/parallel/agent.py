@@ -1,4 +1,4 @@
-"""How torch's elastic agent finds the nodes of our own tree: there is one, itself."""
+"""Rendezvous of torch's elastic agent for a process tree on a single node."""
 
 from torch.distributed import HashStore
 from torch.distributed.elastic.rendezvous import (
@@ -13,7 +13,7 @@ ONE_NODE = "minimind"
 
 
 class OneNode(RendezvousHandler):
-    """Torch's own ways listen at every address of the machine, and unpickle what they find in their store."""
+    """Trivial rendezvous: torch's own ones listen on all interfaces and unpickle what they find in their store."""
 
     def __init__(self, parameters: RendezvousParameters) -> None:
         self.run_id = parameters.run_id

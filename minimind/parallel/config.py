@@ -1,4 +1,4 @@
-"""Which layout of processes."""
+"""Settings of the process layout."""
 
 from dataclasses import dataclass
 from enum import Enum
@@ -6,10 +6,10 @@ from enum import Enum
 
 class Parallelism(Enum):
     single = "single"
-    ddp = "ddp"  # every process holds the whole model and takes a share of the batch
+    ddp = "ddp"  # each process holds the whole model and takes a share of the batch
 
 
 @dataclass
 class ParallelConfig:
     kind: Parallelism = Parallelism.single
-    num_nodes: int = 1  # machines; more than one are started by torchrun or srun
+    num_nodes: int = 1  # with more than one, torchrun or srun must start the processes

@@ -1,4 +1,4 @@
-"""Data parallelism, as Lightning's strategy with our settings."""
+"""Data parallelism: Lightning's DDP strategy, with summed gradients and without pickle."""
 
 from typing import Any, TypeVar
 
@@ -14,28 +14,28 @@ T = TypeVar("T")
 
 
 class PlainDDPStrategy(DDPStrategy):
-    """Lightning would pickle what it broadcasts, such as the path of a logger's folder."""
+    """DDP that sums gradients, and broadcasts objects as JSON where Lightning would pickle them."""
 
     def broadcast(self, obj: T, src: int = 0) -> T:
         return broadcast(obj, src)
 
     def _register_ddp_hooks(self) -> None:
-        """Gradients are of sums, and are added up; torch would average them."""
+        """Sum the gradients, as losses are sums; torch would average them."""
         assert isinstance(self.model, DistributedDataParallel)
-        self.model.register_comm_hook(None, add_up)
+        self.model.register_comm_hook(None, sum_gradients)
 
 
-def add_up(_: Any, bucket: distributed.GradBucket) -> torch.futures.Future[Tensor]:
+def sum_gradients(_: Any, bucket: distributed.GradBucket) -> torch.futures.Future[Tensor]:
     work = distributed.all_reduce(bucket.buffer(), async_op=True)
     assert work is not None
     return work.get_future().then(lambda done: done.value()[0])
 
 
 def ddp_strategy() -> DDPStrategy:
-    """Every rank computes the same buffers (router biases) itself, so none is broadcast.
+    """Strategy for ranks with torchrun's environment variables, however they were started.
 
-    The environment is named: whoever started the processes, they carry torchrun's variables, and Lightning must not
-    find SLURM, whose requeueing is ours.
+    Buffers (router biases) are not broadcast, as each rank computes the same ones. The cluster environment is given, so
+    that Lightning does not detect SLURM and requeue the job itself.
     """
     return PlainDDPStrategy(
         cluster_environment=TorchElasticEnvironment(), broadcast_buffers=False, gradient_as_bucket_view=True

@@ -1,4 +1,4 @@
-"""What one process may say to another: plain values and tensors as JSON, so that a message is never code."""
+"""Messages between processes: plain values and tensors as JSON, so that a message never contains code."""
 
 import base64
 import json
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-LIMIT = 2**24  # bytes of a message; ours are some kilobytes
+LIMIT = 2**24  # bytes per message; real ones take a few kilobytes
 DTYPES = {
     str(dtype).removeprefix("torch."): dtype
     for dtype in (
@@ -19,12 +19,12 @@ DTYPES = {
 
 
 def encode(value: Any) -> bytes:
-    """A message that `decode` turns into an equal value; tensors come back on the CPU.
+    """Encode a value for `decode`; tensors are decoded to the CPU.
 
     Raises:
-        TypeError: there is something in it that is not None, a number, text, a path, a tensor, or a list, a tuple or
-            a dictionary (with text as keys) of such.
-        ValueError: it is too long.
+        TypeError: the value contains anything but None, numbers, strings, paths, tensors, lists, tuples, and
+            dictionaries with string keys.
+        ValueError: the message is too long.
     """
     message = json.dumps(_to_json(value)).encode()
     _check_length(message)
@@ -32,25 +32,21 @@ def encode(value: Any) -> bytes:
 
 
 def decode(message: bytes) -> Any:
-    """Raises:
-    ValueError: this is not a message.
-    """
+    """Raises: ValueError, if this is not a message."""
     _check_length(message)
     try:
         return _from_json(json.loads(message))
-    except (ValueError, TypeError, KeyError, RuntimeError, OverflowError) as error:  # too deeply nested, too
-        raise ValueError(f"Another process has sent what is not a message ({type(error).__name__}: {error}).") from None
+    except (ValueError, TypeError, KeyError, RuntimeError, OverflowError) as error:  # including RecursionError
+        raise ValueError(f"Another process sent an invalid message ({type(error).__name__}: {error}).") from None
 
 
 def _check_length(message: bytes) -> None:
     if len(message) > LIMIT:
-        raise ValueError(
-            f"A message between processes must not be longer than {LIMIT:,} bytes, but has {len(message):,}."
-        )
+        raise ValueError(f"A message between processes must have at most {LIMIT:,} bytes, but has {len(message):,}.")
 
 
 def _to_json(value: Any) -> Any:
-    """All that JSON does not have, dictionaries too, is an object of one entry that says what it is."""
+    """Types that JSON lacks, and dictionaries, become an object with a single entry named after the type."""
     match value:
         case None | bool() | int() | float() | str():
             return value
@@ -64,9 +60,9 @@ def _to_json(value: Any) -> Any:
             data = value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes()
             dtype = str(value.dtype).removeprefix("torch.")
             return {"tensor": [dtype, list(value.shape), base64.b64encode(data).decode()]}
-    if type(value) is tuple:  # a named one would come back without its names
+    if type(value) is tuple:  # not a namedtuple, which would lose its names
         return {"tuple": [_to_json(item) for item in value]}
-    raise TypeError(f"A message between processes must be of plain values and tensors, but has a {type(value)!r}.")
+    raise TypeError(f"A message between processes must consist of plain values and tensors, but has a {type(value)!r}.")
 
 
 def _from_json(value: Any) -> Any:
@@ -82,7 +78,7 @@ def _from_json(value: Any) -> Any:
         case {"tensor": [str() as dtype, list() as shape, str() as data], **others} if not others:
             return _tensor(DTYPES[dtype], shape, base64.b64decode(data, validate=True))
         case dict():
-            raise ValueError(f"no such kind of value: {', '.join(value)}")
+            raise ValueError(f"unknown type of value: {', '.join(value)}")
     return value
 
 

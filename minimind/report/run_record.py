@@ -10,7 +10,7 @@ from typing import Any
 from minimind.report.sweep_file import SweepJob
 from minimind.runs.folder import RunFolder
 from minimind.runs.identity import is_hashed, leaves
-from minimind.runs.lock import state_seen
+from minimind.runs.lock import effective_state
 from minimind.runs.metrics_file import Row, read_rows
 from minimind.runs.states import RunState
 from minimind.runs.stored_config import read_config
@@ -62,7 +62,7 @@ def read_run(job: SweepJob, path: Path, failure: str | None = None) -> RunRecord
 def _read_run(job: SweepJob, path: Path, failure: str | None) -> RunRecord:
     folder = RunFolder(path)
     status = folder.status
-    state, reason = state_seen(status.get("state", RunState.NOT_STARTED), folder.lock), status.get("reason")
+    state, reason = effective_state(status.get("state", RunState.NOT_STARTED), folder.lock), status.get("reason")
     if failure and state in (RunState.NOT_STARTED, RunState.INTERRUPTED):
         state, reason = RunState.FAILED, failure
     if state == RunState.FINISHED and not folder.summary.is_file():

@@ -1,1 +1,1 @@
-"""A run: its identity, its folder, its status, its metrics file, its lock."""
+"""A run on disk: its identity, folder, status, checkpoints, metrics file and lock."""

@@ -1,4 +1,4 @@
-"""The run folder: what it holds, what state the run is in, and whether it is still where it was."""
+"""The run folder: its files, the run's status, and checks that it has not been moved."""
 
 import os
 import re
@@ -15,7 +15,7 @@ from minimind.utils.files import file_identity, read_object, write_json
 
 COMPLETE = "COMPLETE"
 CHECKPOINT_NAME = re.compile(r"step_\d{8,}")
-_status_lock = threading.Lock()  # checkpoints are written, and noted, beside the training
+_status_lock = threading.Lock()  # the checkpoint writer's thread updates the status too
 
 
 def checkpoint_name(step: int) -> str:
@@ -23,28 +23,28 @@ def checkpoint_name(step: int) -> str:
 
 
 def step_of(checkpoint: Path) -> int:
-    """The way back: the step a checkpoint folder is named for."""
+    """The inverse of `checkpoint_name`."""
     return int(checkpoint.name.removeprefix("step_"))
 
 
 class FolderGone(RunFailed):
-    """The folder of a run that goes on was renamed, deleted or replaced: nothing may be written in its place."""
+    """The folder of an active run was renamed, deleted or replaced; nothing may be written at its path."""
 
 
-# What is acted upon of a status.json, and of what `auto` meant in it.
+# The fields of status.json that are used later, and those of its `auto`.
 STATUS = {"state": str, "step": int, "tokens": int, "auto": dict}
-OF_AUTO = {"accelerator": str, "precision": str, "num_threads": int, "micro_batch": int}
+AUTO = {"accelerator": str, "precision": str, "num_threads": int, "micro_batch": int}
 
 
 @dataclass
 class RunFolder:
     path: Path
-    claimed: tuple[int, int] | None = field(default=None, compare=False)  # which folder this process works in
-    replaces: "RunFolder | None" = field(default=None, compare=False)  # the old run, until this one has its name
-    unlock: Callable[[], None] = field(default=lambda: None, compare=False)  # if this very process holds its lock
+    claimed: tuple[int, int] | None = field(default=None, compare=False)  # this process's folder: device and inode
+    replaces: "RunFolder | None" = field(default=None, compare=False)  # the old run, until this takes its name
+    unlock: Callable[[], None] = field(default=lambda: None, compare=False)  # if this process holds the lock
 
     def claim(self) -> None:
-        """From here on the run works in the folder that is there now, and in no other of that name."""
+        """From now on work only in the folder that is at this path now, not in another of the same name."""
         self.claimed = file_identity(self.path)
 
     @property
@@ -55,9 +55,9 @@ class RunFolder:
         """Raises: FolderGone."""
         if not self.in_place:
             raise FolderGone(
-                f"{self.path} must stay where it is while the run goes on, but was renamed, deleted or replaced; "
-                "the run has stopped and written nothing in its place. Put the folder back and run the same command "
-                "to go on from its last checkpoint."
+                f"{self.path} must stay in place during the run, but was renamed, deleted or replaced; the run has "
+                "stopped and written nothing in its place. Put the folder back and run the same command to resume "
+                "from its last checkpoint."
             )
 
     @property
@@ -98,7 +98,7 @@ class RunFolder:
 
     @property
     def staging(self) -> Path:
-        """Where a run that is to replace this one is prepared."""
+        """Where a run that will replace this one is prepared."""
         return self.path.with_name(f".{self.path.name}.new")
 
     @property
@@ -107,23 +107,23 @@ class RunFolder:
         return read_object(path) if path.is_file() else {}
 
     def check_status(self) -> None:
-        """For who acts upon it; a run that has not started has none.
+        """Validate the fields that are used later; a run that has not started has none.
 
         Raises:
-            DamagedFile: it does not say what a run writes.
+            DamagedFile: a field is missing or has the wrong type.
         """
-        status = {"auto": {}, **self.status}  # one that was imported has resolved nothing
+        status = {"auto": {}, **self.status}  # an imported run has resolved no `auto`
         if len(status) == 1:
             return
         auto = status["auto"] if isinstance(status["auto"], dict) else {}
         known = [(name, kind, status.get(name)) for name, kind in STATUS.items()]
-        known += [(name, kind, auto[name]) for name, kind in OF_AUTO.items() if name in auto]
+        known += [(name, kind, auto[name]) for name, kind in AUTO.items() if name in auto]
         for name, kind, value in known:
             if type(value) is kind:
                 continue
             raise DamagedFile(
-                f"{self.path / 'status.json'} must say how the run stands, but its `{name}` is {value!r}; put a whole "
-                "copy in its place, or start again with run.fresh=true (this folder is kept)."
+                f"{self.path / 'status.json'} must hold a valid run status, but its `{name}` is {value!r}; replace "
+                "it with a good copy, or start over with run.fresh=true (this folder is kept)."
             )
 
     def update_status(self, **changes: Any) -> None:
@@ -133,25 +133,25 @@ class RunFolder:
             write_json(self.path / "status.json", {**self.status, **changes, "updated": time.time()})
 
     def all_checkpoints(self) -> list[Path]:
-        """Oldest first, finished or not; a copy such as step_00000010.bak is none."""
+        """Oldest first, complete or not; copies such as step_00000010.bak are ignored."""
         return sorted(path for path in self.checkpoints.glob("step_*") if CHECKPOINT_NAME.fullmatch(path.name))
 
     def complete_checkpoints(self) -> list[Path]:
-        """Oldest first; a folder without its marker was never finished and does not count."""
+        """Oldest first; a folder without its marker is incomplete and left out."""
         return [folder for folder in self.all_checkpoints() if (folder / COMPLETE).is_file()]
 
     def remove_leftovers(self) -> None:
-        """What a killed process was writing; only for who holds the lock."""
+        """Remove temporary files of a killed process; requires the lock."""
         for leftover in (*self.checkpoints.glob(".step_*.tmp"), *self.path.glob(".*.tmp")):
             if leftover.is_dir():
                 shutil.rmtree(leftover)
             else:
                 leftover.unlink(missing_ok=True)
 
-    def begin_beside(self, unlock: Callable[[], None]) -> None:
-        """The run works in a new folder from here on, and the old one keeps its name until `take_place`.
+    def stage_replacement(self, unlock: Callable[[], None]) -> None:
+        """Continue in a new staging folder; the old one keeps its name until `replace_old`.
 
-        Only for who holds the lock of the old one: a new folder that is there already was left by a killed process.
+        Requires the lock of the old folder: an existing staging folder was left by a killed process and is deleted.
         """
         self.replaces = RunFolder(self.path, file_identity(self.path), unlock=unlock)
         self.path = self.staging
@@ -160,15 +160,15 @@ class RunFolder:
         elif self.path.exists():
             shutil.rmtree(self.path)
 
-    def take_place(self) -> Path:
-        """Renames the old folder to <name>.old-<n>, as nothing is ever deleted, and the new one to <name>.
+    def replace_old(self) -> Path:
+        """Rename the old folder to <name>.old-<n>, as runs are never deleted, and the new one to <name>.
 
         Returns:
-            Where the old one is now.
+            The old folder's new path.
 
         Raises:
-            FolderGone: it was there no more.
-            UserError: another process took the name in the moment between.
+            FolderGone: the old folder is gone.
+            UserError: another process took the name between the two renames.
         """
         assert self.replaces is not None
         self.replaces.require_in_place()
@@ -181,20 +181,20 @@ class RunFolder:
         except OSError as error:
             raise UserError(f"{name} must be free once the old folder is {old.name}, but: {error}.") from None
         self.replaces.unlock()
-        self.follow()
+        self.update_path()
         return old
 
-    def follow(self) -> None:
-        """Takes note that the new folder has the name of the old one, for each process once one has renamed it."""
+    def update_path(self) -> None:
+        """Update `path` once a process has given the new folder its final name."""
         if self.replaces is not None and self.claimed in (None, file_identity(self.replaces.path)):
             self.path, self.replaces = self.replaces.path, None
 
     def hand_over(self) -> dict[str, Any]:
-        """What another process of the tree must know, in plain types, to work in this folder and no other."""
+        """Plain-typed state with which another process of the run works in this same folder; see `take_over`."""
         return {"claimed": self.claimed, "replaces": None if self.replaces is None else self.replaces.claimed}
 
     def take_over(self, handed: dict[str, Any]) -> None:
-        """What `hand_over` gave; `claimed` may be None on another machine, which numbers its file systems itself."""
+        """Apply the result of `hand_over`; `claimed` is None on another machine, where device numbers differ."""
         if handed["replaces"] is not None:
             self.replaces = RunFolder(self.path, tuple(handed["replaces"]))
             self.path = self.staging

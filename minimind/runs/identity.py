@@ -1,11 +1,11 @@
-"""Which settings make two runs the same run. The table stands in docs/runs.md too; a test holds them together."""
+"""The settings that identify a run. docs/runs.md has the same table; a test compares them."""
 
 import hashlib
 import json
 from collections.abc import Sequence
 from typing import Any
 
-# Everything below these keys can change a figure that a report shows …
+# Everything under these keys can change a reported metric …
 HASHED = (
     "model",
     "data",
@@ -25,9 +25,9 @@ HASHED = (
     "trainer.deterministic",
     "callbacks.early_stopping",
 )
-# … and these only where, when and how visibly it happens.
+# … and these only where, when and how visibly the run happens.
 NOT_HASHED = (
-    "recipe",  # what of it is used stands in the groups that refer to it
+    "recipe",  # the groups that refer to it hold the values in use
     "data.num_workers",
     "data.prepare_processes",
     "data.verify",
@@ -48,7 +48,7 @@ NOT_HASHED = (
     "trainer.checkpoint_every_minutes",
     "trainer.keep_checkpoints",
     "trainer.keep_every_steps",
-    "trainer.max_nonfinite_steps",  # where a run gives up; no figure before that depends on it
+    "trainer.max_nonfinite_steps",  # when a run gives up; no metric before that depends on it
     "parallel",
     "paths",
     "callbacks",
@@ -56,14 +56,14 @@ NOT_HASHED = (
     "evaluation",
     "ablation",
 )
-# Of the settings that make a run what it is, a resumed one may have others of these: how long it goes on …
+# Hashed settings that a resumed run may change: its length …
 LENGTH = ("trainer.max_steps", "trainer.epochs", "schedule.horizon_steps", "callbacks.early_stopping")
-# … and where its data lie, whose content is compared by itself.
-PLACES = ("data.files", "data.validation_files", "tokenizer.path")
+# … and the paths of its data, whose content is compared separately.
+PATHS = ("data.files", "data.validation_files", "tokenizer.path")
 
 
 def leaves(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The configuration flattened to `a.b.c` → value; an empty mapping is a leaf."""
+    """Flatten the configuration to `a.b.c` → value; an empty mapping is a leaf."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, dict) and value:
@@ -74,22 +74,22 @@ def leaves(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def is_hashed(leaf: str) -> bool:
-    """Raises: KeyError, if the leaf stands in neither table."""
+    """Raises: KeyError, if the leaf is in neither table."""
     rules = [rule for rule in (*HASHED, *NOT_HASHED) if leaf == rule or leaf.startswith(rule + ".")]
     if not rules:
-        raise KeyError(f"{leaf} stands neither in HASHED nor in NOT_HASHED of {__name__}.")
+        raise KeyError(f"{leaf} is neither in HASHED nor in NOT_HASHED of {__name__}.")
     return max(rules, key=len) in HASHED
 
 
 def may_change(leaf: str) -> bool:
-    """Whether a run may be resumed with another value of it."""
+    """Whether a resumed run may change this setting."""
     return is_under(leaf, LENGTH) or is_data_path(leaf)
 
 
 def is_data_path(leaf: str) -> bool:
-    """Whether it says where data lie."""
-    of_a_source = leaf.startswith("data.sources.") and leaf.rpartition(".")[2] in ("files", "validation_files")
-    return of_a_source or is_under(leaf, PLACES)
+    """Whether the setting is a path of data."""
+    in_source = leaf.startswith("data.sources.") and leaf.rpartition(".")[2] in ("files", "validation_files")
+    return in_source or is_under(leaf, PATHS)
 
 
 def is_under(leaf: str, names: Sequence[str]) -> bool:
@@ -97,6 +97,6 @@ def is_under(leaf: str, names: Sequence[str]) -> bool:
 
 
 def run_hash(config: dict[str, Any]) -> str:
-    """Eight hexadecimal digits of the hashed settings, as composed and before any `auto` is resolved."""
+    """Eight hex digits identifying the hashed settings, as composed and before any `auto` is resolved."""
     hashed = {leaf: value for leaf, value in leaves(config).items() if is_hashed(leaf)}
     return hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()[:8]

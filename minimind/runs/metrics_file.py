@@ -1,4 +1,4 @@
-"""metrics.jsonl: one object for each log point, the truth of which every other record is a mirror."""
+"""metrics.jsonl: one JSON object per log point, from which all other records are derived."""
 
 import json
 import os
@@ -16,7 +16,7 @@ def append_row(path: Path, row: Row) -> None:
 
 
 def append_rows(path: Path, rows: list[Row]) -> None:
-    """Adds whole lines to the file, or, raising OSError, nothing."""
+    """Append whole lines to the file, or nothing if an OSError is raised."""
     size = path.stat().st_size if path.is_file() else 0
     try:
         with path.open("a", encoding="utf-8") as file:
@@ -28,7 +28,7 @@ def append_rows(path: Path, rows: list[Row]) -> None:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """All whole lines; a last line cut off by a kill is left out.
+    """All complete lines; a last line truncated by a kill is left out.
 
     Raises:
         DamagedFile: another line is not a JSON object.
@@ -37,7 +37,7 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def parse_rows(data: bytes, path: Path, first: int = 1) -> list[Row]:
-    """The whole lines among these bytes of the file, the line `first` and those after it; raises as `read_rows`."""
+    """The complete lines in these bytes of the file, of which the first has the number `first`; see `read_rows`."""
     rows = []
     for number, line in enumerate(data.split(b"\n")[:-1], start=first):
         if line:
@@ -52,14 +52,14 @@ def parse_rows(data: bytes, path: Path, first: int = 1) -> list[Row]:
 
 
 def _damaged(path: Path, number: int, reason: str) -> DamagedFile:
-    return DamagedFile(f"{path}, line {number}: must be a JSON object, but {reason}; take that line out of the file.")
+    return DamagedFile(f"{path}, line {number}: must be a JSON object, but {reason}; remove that line.")
 
 
 def check_rows(path: Path) -> None:
-    """Looks at all that `truncate_after` will read, so that nothing is written where it would not come to its end.
+    """Check all that `truncate_after` reads, so that it cannot fail halfway.
 
     Raises:
-        DamagedFile: a line is no row of a step.
+        DamagedFile: a line is not a JSON object, or has no step.
     """
     read_rows(_superseded(path))
     for number, row in enumerate(read_rows(path), start=1):
@@ -72,9 +72,9 @@ def _superseded(path: Path) -> Path:
 
 
 def truncate_after(path: Path, step: int) -> None:
-    """Moves rows beyond `step` to <name>.superseded.jsonl, so that a resumed run has each step once.
+    """Move rows beyond `step` to <name>.superseded.jsonl, so that a resumed run has each step once.
 
-    Both files are replaced whole. A kill between the two leaves the rows in both, and the next call finds them there.
+    Both files are replaced atomically. A kill in between leaves the rows in both, which the next call detects.
     """
     rows = read_rows(path)
     kept = [row for row in rows if row["step"] <= step]
@@ -83,7 +83,7 @@ def truncate_after(path: Path, step: int) -> None:
     superseded = read_rows(aside)
     if moved and superseded[-len(moved) :] != moved:
         write_text(aside, _lines([*superseded, *moved]))
-    if path.is_file() and path.read_text(encoding="utf-8") != _lines(kept):  # a line cut off goes as well
+    if path.is_file() and path.read_text(encoding="utf-8") != _lines(kept):  # also drops a truncated line
         write_text(path, _lines(kept))
 
 

@@ -1,4 +1,4 @@
-"""Which code made a run: a hash of our source, the git commit where there is one, and the versions beneath."""
+"""The code that produced a run: a hash of the source, the git commit if any, and library versions."""
 
 import hashlib
 import platform
@@ -11,7 +11,7 @@ LIBRARIES = ("torch", "lightning", "hydra-core", "omegaconf", "tokenizers", "num
 
 
 def source_hash() -> str:
-    """Sixteen hexadecimal digits of every Python file of the package."""
+    """Sixteen hex digits of a hash over all Python files of the package."""
     digest = hashlib.sha256()
     for path in sorted(PACKAGE.rglob("*.py")):
         digest.update(path.relative_to(PACKAGE).as_posix().encode() + b"\0" + path.read_bytes())

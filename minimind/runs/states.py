@@ -1,21 +1,21 @@
-"""How runs, the jobs of a sweep, and our programs stand and end, by name; docs/runs.md has the same words."""
+"""States of runs and sweep jobs, and exit codes; docs/runs.md has the same names."""
 
 from enum import IntEnum, StrEnum
 
 
 class RunState(StrEnum):
-    """Of a run: one of the first four in its status.json, or what can only be seen from outside and is never stored."""
+    """State of a run. Only the first four are stored in status.json."""
 
     RUNNING = "running"
     FINISHED = "finished"
     PREEMPTED = "preempted"
     FAILED = "failed"
-    INTERRUPTED = "interrupted"  # it says that it is running, but nobody works on it
+    INTERRUPTED = "interrupted"  # stored as running, but no process holds its lock
     NOT_STARTED = "not started"
 
 
 class Exit(IntEnum):
-    """The exit code of a program of ours."""
+    """Exit code of train.py, evaluate.py and minimind."""
 
     FINISHED = 0
     FAILED = 1
@@ -24,10 +24,10 @@ class Exit(IntEnum):
 
 
 class JobState(StrEnum):
-    """Of a job in a sweep's queue, which starts a run, or waits for one that is not its own."""
+    """State of a job in a sweep's queue."""
 
     QUEUED = "queued"
-    WAITING = "waiting"  # for someone else who works on the same run
+    WAITING = "waiting"  # for another process that is training the same run
     RUNNING = "running"
     FINISHED = "finished"
     STOPPED = "stopped"
@@ -35,7 +35,7 @@ class JobState(StrEnum):
 
     @classmethod
     def after(cls, returncode: int) -> "JobState":
-        """What a job is when its process has ended with this, which is negative where a signal ended it."""
+        """State of a job whose process has exited with `returncode`, negative if killed by a signal."""
         if returncode == Exit.PREEMPTED:
             return cls.STOPPED
         return cls.FINISHED if returncode == Exit.FINISHED else cls.FAILED

@@ -1,4 +1,4 @@
-"""A request to stop: a signal sets a flag, and the run ends well at its next step. Nothing is saved in a handler."""
+"""Stop requests: a signal handler only sets a flag, and the run saves and stops at its next step."""
 
 import os
 import signal
@@ -13,8 +13,10 @@ from minimind.utils.terminal import say
 
 
 class StopRequest:
-    """Args:
-    since: when the run was started, as of `time.time`; None: now.
+    """Remembers the last stop signal.
+
+    Args:
+        since: start time of the run, from `time.time`; None: now.
     """
 
     def __init__(self, since: float | None = None) -> None:
@@ -31,14 +33,14 @@ class StopRequest:
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT == self.received:
-            end_at_once()
+            exit_now()
         if not self.received and is_main_process():
             name = signal.Signals(number).name
             say(f"\n{name}: saving a checkpoint at the next step.", file=sys.stderr)
         self.received = number
 
 
-def end_at_once() -> None:
-    """For the second Ctrl-C: no clean-up that could hang, no save; the run goes on from its last checkpoint."""
-    say("\nEnded at once; the same command goes on from the last checkpoint.", file=sys.stderr)
+def exit_now() -> None:
+    """Exit on the second Ctrl-C, without saving or any clean-up that could hang."""
+    say("\nStopped immediately; the same command resumes from the last checkpoint.", file=sys.stderr)
     os._exit(Exit.PREEMPTED)

@@ -1,1 +1,1 @@
-"""Small things every floor needs: errors, atomic files, seeds, progress bars, the repository's folders."""
+"""Helpers used by every package: errors, atomic file writes, seeds, terminal output, child processes, paths."""

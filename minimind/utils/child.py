@@ -1,6 +1,6 @@
-"""Child processes: how one of ours is started, told to stop, and notices that its parent has gone.
+"""Child processes: starting them, forwarding signals to them, and ending them when their parent dies.
 
-A child that is spoken to through a pipe needs no watch: the pipe ends with its parent.
+A child that reads from a pipe needs no watcher: the pipe closes with its parent.
 """
 
 import contextlib
@@ -16,41 +16,43 @@ from typing import Any
 
 from minimind.utils.paths import PACKAGE
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # they ask to stop; the last is SLURM's early warning
-PARENT = "MINIMIND_PARENT"  # in a child's environment: who started it
-GLANCE_S = 0.5  # between two looks
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # requests to stop; SLURM sends SIGUSR1 as early warning
+PARENT = "MINIMIND_PARENT"  # environment variable of a child: the PID of its parent
+POLL_S = 0.5
 
 
 def python_module(module: str, *arguments: str) -> list[str]:
     """The command that runs `module`.
 
-    -P, because Python would first look in the current directory, and that may be somebody else's folder: a `random.py`
-    in it would run in place of the library's.
+    With -P, since Python would otherwise search the current directory first: if that is an untrusted folder, its
+    `random.py` would run instead of the standard library's.
     """
     return [sys.executable, "-P", "-m", module, *arguments]
 
 
 def search_path() -> str:
-    """PYTHONPATH for a child that is to import this very package, from a clone that is not installed, too."""
-    before = os.environ.get("PYTHONPATH", "")
-    ours = str(PACKAGE.parent)
-    return before if ours in before.split(os.pathsep) else os.pathsep.join([ours, *([before] if before else [])])
+    """PYTHONPATH with which a child imports this same package, even from a clone that is not installed."""
+    current = os.environ.get("PYTHONPATH", "")
+    parent = str(PACKAGE.parent)
+    if parent in current.split(os.pathsep):
+        return current
+    return os.pathsep.join([parent, current] if current else [parent])
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """What a child gets: our own, how it finds this package, who its parent is, and `variables`."""
+    """Environment of a child: this process's own, PYTHONPATH, the parent's PID, and `variables`."""
     return {**os.environ, "PYTHONPATH": search_path(), PARENT: str(os.getpid()), **variables}
 
 
 def start(
     command: list[str], *, log: Path | None = None, cores: Collection[int] = (), **options: Any
 ) -> "subprocess.Popen[bytes]":
-    """Starts `command` in a session of its own: what is typed at the terminal, such as Ctrl-C, reaches us alone.
+    """Start `command` in its own session, so that Ctrl-C at the terminal reaches only this process.
 
     Args:
-        log: takes what the child says, after what is in it already.
-        cores: of the CPU, which it may use; none: all that we may.
-        options: of `subprocess.Popen`; without `env` it gets `environment()`.
+        log: file to which the child's output is appended.
+        cores: CPU cores the child may use; empty: the same as this process.
+        options: for `subprocess.Popen`; `env` defaults to `environment()`.
     """
     with contextlib.ExitStack() as opened:
         if log is not None:
@@ -58,40 +60,40 @@ def start(
             options |= {"stdout": opened.enter_context(log.open("ab")), "stderr": subprocess.STDOUT}
         child = subprocess.Popen(command, start_new_session=True, **{"env": environment(), **options})
     if cores:
-        os.sched_setaffinity(child.pid, cores)  # long before it counts them
+        os.sched_setaffinity(child.pid, cores)  # long before the child counts its cores
     return child
 
 
 class Children:
-    """Those to whom a signal that we get is passed on, also while they are being started; see `signals_to`."""
+    """Child processes to which signals are forwarded, even while they are being started; see `signals_to`."""
 
     def __init__(self) -> None:
-        self.received = 0  # the last signal that asked us to stop
-        self._told: dict[subprocess.Popen[bytes], int] = {}  # which signal each was sent last
+        self.received = 0  # the last signal
+        self._sent: dict[subprocess.Popen[bytes], int] = {}  # the last signal sent to each child
 
     def start(self, command: list[str], **options: Any) -> "subprocess.Popen[bytes]":
-        """As `start` above."""
+        """Same as the function `start`."""
         child = start(command, **options)
-        self._told[child] = 0
-        if self._told[child] != self.received:  # it came before the line above
-            self._tell(child)
+        self._sent[child] = 0
+        if self._sent[child] != self.received:  # received before the child was registered
+            self._send(child)
         return child
 
     def pass_on(self, number: int) -> None:
         self.received = number
-        for child in self._told:
-            self._tell(child)
+        for child in self._sent:
+            self._send(child)
 
-    def _tell(self, child: "subprocess.Popen[bytes]") -> None:
-        self._told[child] = self.received
-        child.send_signal(self.received)  # which does nothing once it has ended
+    def _send(self, child: "subprocess.Popen[bytes]") -> None:
+        self._sent[child] = self.received
+        child.send_signal(self.received)  # does nothing once the child has exited
 
 
 @contextlib.contextmanager
 def signals_to(receive: Callable[[int], None]) -> Iterator[None]:
-    """Calls `receive` with each of SIGNALS that comes meanwhile, in the main thread: Python hears none in another."""
-    listening = threading.current_thread() is threading.main_thread()
-    before = {number: signal.signal(number, lambda n, _: receive(n)) for number in SIGNALS} if listening else {}
+    """Call `receive` for each of SIGNALS received within the block. No effect outside the main thread."""
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, lambda n, _: receive(n)) for number in SIGNALS} if in_main_thread else {}
     try:
         yield
     finally:
@@ -100,23 +102,23 @@ def signals_to(receive: Callable[[int], None]) -> Iterator[None]:
 
 
 def leave_signals_to_parent(*_: object) -> None:
-    """For a helper of a run, such as a loader's process: the run decides when it ends, and needs it until then."""
+    """Ignore SIGNALS in a helper process such as a data loader worker: the run needs it until its last checkpoint."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
 def end_with_parent(number: int) -> None:
-    """When the process of ours that started this one has gone, this one gets `number`: nobody waits for it."""
+    """Send this process the signal `number` when the process that started it with `environment()` is gone."""
     if (parent := os.environ.get(PARENT)) is not None:
-        when(lambda: os.getppid() != int(parent), lambda: os.kill(os.getpid(), number))
+        call_when(lambda: os.getppid() != int(parent), lambda: os.kill(os.getpid(), number))
 
 
-def when(happened: Callable[[], bool], act: Callable[[], None]) -> None:
-    """Looks from a thread, which a main thread that is stuck, as in a collective, cannot stop."""
+def call_when(condition: Callable[[], bool], action: Callable[[], None]) -> None:
+    """Poll `condition` in a thread and call `action` once it holds, even if the main thread hangs in a collective."""
 
     def watch() -> None:
-        while not happened():
-            time.sleep(GLANCE_S)
-        act()
+        while not condition():
+            time.sleep(POLL_S)
+        action()
 
     threading.Thread(target=watch, daemon=True, name="watch").start()

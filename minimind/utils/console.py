@@ -1,4 +1,4 @@
-"""Rich's console for tables and live displays, with the rules of `utils.terminal`."""
+"""Rich console for tables and live displays, which escapes control characters as `utils.terminal` does."""
 
 import sys
 from collections.abc import Iterable
@@ -12,9 +12,9 @@ from minimind.utils.terminal import accept_any_character, is_terminal, visible
 
 
 class VisibleConsole(Console):
-    """Text is literal: no markup, no `:emoji:`; on a terminal, controls are shown. Styles are given as styles.
+    """Console without markup or `:emoji:` codes that escapes control characters on a terminal.
 
-    Prefer a string to a `Text`, from which rich drops some controls before they come here.
+    Prefer strings to `Text`, which silently drops some control characters.
     """
 
     def __init__(self, *, stderr: bool = False) -> None:
@@ -22,13 +22,13 @@ class VisibleConsole(Console):
         super().__init__(stderr=stderr, markup=False, emoji=False, highlight=False)
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Before the layout, so that a table measures what it will show."""
-        return super().render_str(self._shown(text), **options)
+        """Escape before layout, so that column widths are measured on the escaped text."""
+        return super().render_str(self._escape(text), **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """All that is printed passes here, as text or as control codes of rich's own."""
+        """Escape all output except rich's own control codes."""
         for segment in super().render(renderable, options):
-            yield segment if segment.is_control else Segment(self._shown(segment.text), segment.style)
+            yield segment if segment.is_control else Segment(self._escape(segment.text), segment.style)
 
-    def _shown(self, text: str) -> str:
+    def _escape(self, text: str) -> str:
         return visible(text) if self.is_terminal or is_terminal(self.file) else text

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there."""
+"""Atomic file writes, JSON, hashes and file identity."""
 
 import hashlib
 import json
@@ -15,12 +15,12 @@ from minimind.utils.errors import DamagedFile, UserError
 
 @contextmanager
 def atomic_open(path: Path) -> Iterator[BinaryIO]:
-    """Writes beside `path`, syncs, and renames when the block ends well; after an error nothing is left.
+    """Write to a temporary file beside `path`, sync it, and rename it at the end of the block; remove it on an error.
 
-    The folder must exist: one that was deleted or renamed meanwhile must not come back with a single file in it.
+    The folder must exist: one that was deleted or renamed in the meantime must not be recreated for a single file.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.unlink(missing_ok=True)  # left by a killed process of this number, or a link that leads elsewhere
+    temporary.unlink(missing_ok=True)  # left by a killed process of the same PID, or a planted link
     try:
         with temporary.open("xb") as file:
             yield file
@@ -33,18 +33,18 @@ def atomic_open(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
-    """A folder to fill, which becomes `target` when the block ends well; after an error nothing is left.
+    """Yield a temporary folder that is renamed to `target` at the end of the block and removed on an error.
 
-    Each has a name of its own until then, so that two processes with one target do not write into one folder.
+    Its name is unique, so two processes with the same target do not write into the same folder.
 
     Raises:
-        UserError: the system does not let it be written, or `target` has come to be there and not empty.
+        UserError: it cannot be written, or `target` exists by then and is not empty.
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".new-", suffix=".tmp", dir=target.parent) as around:
             folder = Path(around, "folder")
-            folder.mkdir()  # not the temporary one itself, which nobody else may open
+            folder.mkdir()  # the temporary folder itself is readable by its owner only
             yield folder
             folder.rename(target)
     except OSError as error:
@@ -53,38 +53,38 @@ def new_folder(target: Path) -> Iterator[Path]:
 
 
 def refuse_non_empty(folder: Path) -> None:
-    """Raises: UserError, if there is something already, or nothing can be."""
+    """Raises: UserError, if `folder` exists and is not empty, or cannot be created."""
     try:
         taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
     except OSError as error:
         raise UserError(f"{folder} must be a new folder, but: {error.strerror}; choose another name.") from None
     if taken:
-        raise UserError(f"{folder} must be a new folder, but is there already; choose another name.")
+        raise UserError(f"{folder} must be a new folder, but already exists; choose another name.")
 
 
 def file_identity(path: Path) -> tuple[int, int] | None:
-    """What stays the same when a file or folder is renamed, and differs in another of its name; None: not there."""
+    """Device and inode, which a rename keeps and a replacement changes; None: no such file or folder."""
     try:
-        found = path.stat()
+        stat = path.stat()
     except OSError:
         return None
-    return found.st_dev, found.st_ino
+    return stat.st_dev, stat.st_ino
 
 
 def file_hash(path: Path) -> str:
-    """The sha256 of its content; a file that has not been written since is not read again."""
-    found = path.stat()
-    return _file_hash(path, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    """SHA-256 of the content, cached until the file changes."""
+    stat = path.stat()
+    return _file_hash(path, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
 
 
 @cache
-def _file_hash(path: Path, *_of_this_version: int) -> str:
+def _file_hash(path: Path, *_version: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sync_folder(path: Path) -> None:
-    """Makes the names in a folder outlast a loss of power, as fsync does for what is in a file."""
+    """Make created and renamed entries of a folder survive a power loss, as fsync does for file content."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -106,10 +106,13 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path, must: str = "JSON") -> Any:
-    """What the file says; an error says that it `must` be that.
+    """Parse a JSON file.
+
+    Args:
+        must: what the file must be, for the error message.
 
     Raises:
-        DamagedFile: it says nothing, in whatever way.
+        DamagedFile: it cannot be read or is not JSON.
         FileNotFoundError: there is no such file.
     """
     try:
@@ -119,19 +122,19 @@ def read_json(path: Path, must: str = "JSON") -> Any:
     except OSError as error:
         raise DamagedFile(f"{path} must be {must}, but cannot be read: {error.strerror}.") from None
     except ValueError as error:
-        raise _not_as_it_must_be(path, must, str(error)) from None
+        raise _damaged(path, must, str(error)) from None
 
 
 def read_object(path: Path, must: str | None = None) -> dict[str, Any]:
-    """The same for a file with names and values; raises as `read_json` does."""
+    """Like `read_json`, for a file that must hold a JSON object."""
     value = read_json(path, must or "JSON")
     if not isinstance(value, dict):
-        raise _not_as_it_must_be(path, must or "a JSON object", f"is a {type(value).__name__}")
+        raise _damaged(path, must or "a JSON object", f"is a {type(value).__name__}")
     return value
 
 
 def parse_json(data: bytes) -> Any:
-    """Raises: ValueError, with one line of our own: Python's would recommend lifting its limits."""
+    """Raises: ValueError, with a one-line message that does not advise lifting Python's limits."""
     try:
         return json.loads(data.decode("utf-8"))
     except json.JSONDecodeError as error:
@@ -144,5 +147,5 @@ def parse_json(data: bytes) -> Any:
         raise ValueError("it has a number with too many digits") from None
 
 
-def _not_as_it_must_be(path: Path, must: str, reason: str) -> DamagedFile:
-    return DamagedFile(f"{path} must be {must}, but {reason}; put a whole copy in its place, or move it away.")
+def _damaged(path: Path, must: str, reason: str) -> DamagedFile:
+    return DamagedFile(f"{path} must be {must}, but {reason}; replace it with a good copy, or move it away.")

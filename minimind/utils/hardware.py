@@ -1,5 +1,6 @@
-"""What the device is and can do: its name, the precision it computes, how fast it is, how much memory it gave."""
+"""The device: its name, supported precision, peak speed and memory."""
 
+import ctypes
 import functools
 import os
 import platform
@@ -13,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-# Dense bf16/fp16 tensor-core rates of the vendor's data sheets, in FLOP/s.
+# Dense bf16/fp16 tensor-core FLOP/s, from the vendor's data sheets.
 PEAK_FLOPS = {
     "H200": 989e12,
     "H100 PCIe": 756e12,
@@ -27,12 +28,14 @@ PEAK_FLOPS = {
     "T4": 65e12,
 }
 
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # from glibc's malloc.h
+
 Product = Callable[[Tensor, Tensor], Tensor]
 
 
 @functools.cache
 def cpu_info() -> str:
-    """What Linux says of the processor; elsewhere nothing."""
+    """Content of /proc/cpuinfo; empty on systems other than Linux."""
     file = Path("/proc/cpuinfo")
     return file.read_text() if file.is_file() else ""
 
@@ -44,7 +47,7 @@ def pick_device(accelerator: str) -> torch.device:
 
 
 def pick_precision(precision: str, device: torch.device) -> str:
-    """`auto`: bf16-mixed where the device computes bf16 itself, else 32-true."""
+    """Resolve `auto`: bf16-mixed if the device computes in bf16 natively, else 32-true."""
     if precision != "auto":
         return precision
     if device.type == "cuda":
@@ -54,16 +57,16 @@ def pick_precision(precision: str, device: torch.device) -> str:
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:
-    """The context in which a forward pass has this precision; `bf16-true` weights need none."""
+    """Autocast context for a forward pass; disabled for the `-true` precisions."""
     dtype = torch.float16 if precision == "16-mixed" else torch.bfloat16
     return torch.autocast(device.type, dtype, enabled=precision.endswith("-mixed"))
 
 
 @functools.cache
 def peak_flops(device: torch.device, precision: str, product: Product) -> float | None:
-    """FLOP/s to hold a model's against; None for a GPU that is not in the table.
+    """Peak FLOP/s of the device, the denominator of MFU; None for a GPU that is not in the table.
 
-    On a CPU the rate of `product`, the model's own x Wᵀ of two matrices, is measured once.
+    On a CPU it is measured once, with `product`, the model's own x Wᵀ.
     """
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
@@ -74,7 +77,7 @@ def peak_flops(device: torch.device, precision: str, product: Product) -> float 
     size = 1024
     matrix = torch.randn(size, size, dtype=torch.float32 if precision == "32-true" else torch.bfloat16)
     times: list[float] = []
-    while len(times) < 3 or sum(times) < 0.1:  # long enough that a busy moment does not pass for the processor
+    while len(times) < 3 or sum(times) < 0.1:  # long enough to outlast a busy moment
         start = time.perf_counter()
         product(matrix, matrix)
         times.append(time.perf_counter() - start)
@@ -82,16 +85,26 @@ def peak_flops(device: torch.device, precision: str, product: Product) -> float 
 
 
 def peak_memory(device: torch.device) -> dict[str, float]:
-    """Most MiB this process has held so far: resident on the host, and of torch's tensors on a GPU."""
-    unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
+    """Peak MiB of this process so far: resident on the host, and allocated by torch on a GPU."""
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes per unit of ru_maxrss
     peaks = {"memory/host_peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20}
     if device.type == "cuda":
         peaks["memory/device_peak_mib"] = torch.cuda.max_memory_allocated(device) / 2**20
     return peaks
 
 
+def keep_freed_memory() -> bool:
+    """Tell glibc not to return large freed blocks to the system; returns whether it could be told.
+
+    Otherwise each step gets the memory for its activations from the system again, page by page and zeroed: a quarter
+    of the default run's step time. The process stays as large as its peak.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    return mallopt is not None and bool(mallopt(M_MMAP_MAX, 0)) and bool(mallopt(M_TRIM_THRESHOLD, -1))
+
+
 def describe_machine(device: torch.device) -> dict[str, str | int | None]:
-    """Where figures were made: host, the name of the GPU or processor, cores."""
+    """Host name, GPU or CPU model, and number of CPU cores."""
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
     else:

@@ -1,4 +1,4 @@
-"""Where things are: the configuration, the root of runs and caches, and what a user names on the command line."""
+"""Paths of the package, the Hydra configuration, and the root folder of runs and caches."""
 
 import os
 from pathlib import Path
@@ -10,25 +10,25 @@ REPOSITORY = PACKAGE.parent
 
 
 def conf_dir() -> Path:
-    """The Hydra configuration: the repository's `conf/`, or the copy inside an installed wheel."""
+    """Folder of the Hydra configuration: the repository's `conf/`, or the copy in an installed wheel."""
     for folder in (REPOSITORY / "conf", PACKAGE / "conf"):
         if (folder / "train.yaml").is_file():
             return folder
-    raise UserError(f"No conf/train.yaml beside or inside {PACKAGE}; install the package again.")
+    raise UserError(f"conf/train.yaml must be beside or inside {PACKAGE}, but is not; reinstall the package.")
 
 
 def default_root() -> Path:
-    """`$MINIMIND_ROOT`, else the folder of train.py, else (from a wheel) the current directory."""
+    """`$MINIMIND_ROOT`, else the folder of train.py, else (in a wheel) the current directory."""
     if root := os.environ.get("MINIMIND_ROOT"):
         return Path(root).expanduser().resolve()
     return REPOSITORY if (REPOSITORY / "train.py").is_file() else Path.cwd()
 
 
 def find_existing(name: str, what: str) -> Path:
-    """The path `name` as seen from the current directory, then from the root.
+    """Resolve the path `name` relative to the current directory, then to the root.
 
     Raises:
-        UserError: it is in neither.
+        UserError: it exists in neither.
     """
     path = Path(name).expanduser()
     for candidate in (Path.cwd() / path, default_root() / path):

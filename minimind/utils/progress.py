@@ -1,4 +1,4 @@
-"""A progress bar for each long step, on standard error of the main process."""
+"""Progress bars on the main process's standard error."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,9 +8,9 @@ from minimind.utils.ranks import is_main_process
 
 @contextmanager
 def progress_bar(description: str, total_bytes: int | None) -> Iterator[Callable[[int], None]]:
-    """Yields a function to call with the bytes just done; shows MB, MB/s and the time left.
+    """Yield a function to call with the number of bytes just processed; shows MB, MB/s and the remaining time.
 
-    `total_bytes` None: the bar only moves. Off a terminal nothing is drawn but one line when the step is done.
+    With `total_bytes` None the bar only pulses. Without a terminal, one line is printed at the end.
     """
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 

@@ -1,4 +1,4 @@
-"""Which process of the run this is, from the variables a tree of processes carries (torchrun's names)."""
+"""Rank and world size of this process, from torchrun's environment variables."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""One seed, many independent named streams: adding a consumer of randomness never moves another's numbers."""
+"""Named random streams derived from one seed: a new consumer of randomness does not change the others' numbers."""
 
 import hashlib
 import random
@@ -9,13 +9,13 @@ SEED_BITS = 63
 
 
 def stream_seed(seed: int, name: str) -> int:
-    """The seed of the stream `name` (such as "init", "order" or "dropout/rank0"): 0 … 2⁶³ - 1."""
+    """Seed of the stream `name` (such as "init", "order" or "dropout/rank0"): 0 … 2⁶³ - 1."""
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
     return int.from_bytes(digest[:8], "little") >> (64 - SEED_BITS)
 
 
 def seed_everything(seed: int, name: str) -> None:
-    """Sets Python's, NumPy's and torch's global generators to the stream `name`."""
+    """Seed Python's, NumPy's and torch's global generators with the stream `name`."""
     import numpy as np
     import torch
 
@@ -26,8 +26,8 @@ def seed_everything(seed: int, name: str) -> None:
 
 
 @contextmanager
-def apart(seed: int, name: str) -> Iterator[None]:
-    """Draws from the stream `name` within the block; the global generators then go on as if nothing had been drawn."""
+def isolated_stream(seed: int, name: str) -> Iterator[None]:
+    """Use the stream `name` for the global generators within the block, then restore their state."""
     import numpy as np
     import torch
 

@@ -1,4 +1,4 @@
-"""What holds for every setting, whatever it means: its kind, that a number is a number, and when it was added."""
+"""Generic handling of configuration dataclasses: type checks, finite numbers, plain types, added settings."""
 
 import copy
 import dataclasses
@@ -12,19 +12,20 @@ from typing import Any, get_args, get_origin
 
 from minimind.utils.errors import ConfigError, suggestion
 
-WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list"}
-LONGEST_NAME = 100  # characters of an unknown key that are worth showing
+WORDS = {bool: "true or false", int: "an integer", float: "a number", str: "a string", list: "a list"}
+PLURALS = {bool: "booleans", int: "integers", float: "numbers", str: "strings"}
+MAX_KEY_LENGTH = 100  # characters of an unknown key that are shown
 
 
-ADDED = "added"  # in a field's metadata: the default it was introduced with
+ADDED = "added"  # key in a field's metadata: the default with which it was introduced
 
 
 def added(default: Any, *, introduced: Any = MISSING) -> Any:
-    """A field that its dataclass did not always have, and that renames no run which does not use it.
+    """A field added in a later version, which leaves the identity of runs that do not use it unchanged.
 
     Args:
-        introduced: the default at its introduction, once `default` is another. It stays for ever: a stored
-            configuration without the setting means this value, and so does a source of a mixture.
+        introduced: the default at its introduction, if `default` has changed since. Never remove it: a stored
+            configuration, or a source of a mixture, without the setting means this value.
     """
     metadata = {ADDED: default if introduced is MISSING else introduced}
     if isinstance(default, list | dict):
@@ -33,7 +34,7 @@ def added(default: Any, *, introduced: Any = MISSING) -> Any:
 
 
 def added_settings(config: type) -> dict[str, Any]:
-    """Name → default at its introduction, of the fields that are marked by `added`; dotted in nested dataclasses."""
+    """Fields marked by `added` → default at their introduction; dotted names in nested dataclasses."""
     assert is_dataclass(config)
     found = {}
     for item in fields(config):
@@ -46,7 +47,7 @@ def added_settings(config: type) -> dict[str, Any]:
 
 
 def not_finite(value: Any, name: str = "") -> Iterator[str]:
-    """Complains of every NaN and infinity in dataclasses, lists and dicts: comparisons let NaN through."""
+    """A message for each NaN and infinity in dataclasses, lists and dicts: range checks let NaN through."""
     if isinstance(value, float) and not math.isfinite(value):
         yield f"`{name}` must be a finite number, but is {value}."
     elif is_dataclass(value) and not isinstance(value, type):
@@ -56,12 +57,12 @@ def not_finite(value: Any, name: str = "") -> Iterator[str]:
         for key, inner in value.items():
             yield from not_finite(inner, f"{name}.{key}".lstrip("."))
     elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
-        for place, inner in enumerate(value):
-            yield from not_finite(inner, f"{name}[{place}]")
+        for index, inner in enumerate(value):
+            yield from not_finite(inner, f"{name}[{index}]")
 
 
 def to_plain(value: Any) -> Any:
-    """A dataclass as JSON has it: enums by value, a dataclass within it as an object."""
+    """Convert a dataclass to plain types: enums to their values, nested dataclasses to dicts."""
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: to_plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, list | tuple):
@@ -70,17 +71,17 @@ def to_plain(value: Any) -> Any:
 
 
 def from_plain(config: Any, values: Any, name: str = "") -> Any:
-    """The dataclass `config` with these values, the inverse of `to_plain`; what is left out has its default.
+    """Build the dataclass `config` from plain values, the inverse of `to_plain`; missing ones have their defaults.
 
     Raises:
-        ConfigError: a key is unknown, or the dataclass itself refuses a value.
+        ConfigError: a key is unknown, or the dataclass rejects a value.
     """
     if not isinstance(values, Mapping):
         where = f"`{name.rstrip('.')}`" if name else "it"
-        raise ConfigError([f"{where} must be settings by name, but is a {type(values).__name__}."])
+        raise ConfigError([f"{where} must be a mapping of settings, but is a {type(values).__name__}."])
     known = {field.name: field.type for field in fields(config)}
-    if unknown := [str(key)[:LONGEST_NAME] for key in values if key not in known]:
-        raise ConfigError([f"`{name}{key}` is no setting; {suggestion(key, list(known))}" for key in unknown])
+    if unknown := [str(key)[:MAX_KEY_LENGTH] for key in values if key not in known]:
+        raise ConfigError([f"`{name}{key}` is not a setting; {suggestion(key, list(known))}" for key in unknown])
     read = {
         key: from_plain(known[key], value, f"{key}.") if is_dataclass(known[key]) else _as_float(known[key], value)
         for key, value in values.items()
@@ -89,26 +90,26 @@ def from_plain(config: Any, values: Any, name: str = "") -> Any:
 
 
 def _as_float(kind: Any, value: Any) -> Any:
-    """JSON may write 1.0 as 1; a whole number that no float can hold stays, and is refused as infinite."""
+    """Convert integers of float fields, as JSON may write 1.0 as 1; one too large for a float becomes infinite."""
     if float not in (kind, *get_args(kind)) or type(value) is not int:
         return value
     return float(value) if abs(value) < 2**1023 else math.inf
 
 
-def of_another_kind(config: type, values: Mapping[str, Any]) -> list[str]:
-    """Complaints about values that are not what the dataclass says of its fields; it may hold some of them."""
+def type_problems(config: type, values: Mapping[str, Any]) -> list[str]:
+    """A message for each value that does not have the type of its field; `values` need not cover all fields."""
     assert is_dataclass(config)
     found = []
     for field in fields(config):
         if field.name in values and values[field.name] is not MISSING:
             assert not isinstance(field.type, str)
-            if must := _wanted(field.type, values[field.name]):
+            if must := _expected(field.type, values[field.name]):
                 found.append(f"`{field.name}` must be {must}, but is {values[field.name]!r}.")
     return found
 
 
-def _wanted(kind: Any, value: Any) -> str | None:
-    """What the value should be and is not."""
+def _expected(kind: Any, value: Any) -> str | None:
+    """What the value must be, if it is not."""
     if isinstance(kind, UnionType):
         if value is None and type(None) in get_args(kind):
             return None
@@ -116,10 +117,10 @@ def _wanted(kind: Any, value: Any) -> str | None:
     if get_origin(kind) is list:
         (inner,) = get_args(kind)
         fits = isinstance(value, Sequence) and not isinstance(value, str)
-        fits = fits and not any(_wanted(inner, item) for item in value)
-        return None if fits else f"a list, each item {WORDS[inner]}"
+        fits = fits and not any(_expected(inner, item) for item in value)
+        return None if fits else f"a list of {PLURALS[inner]}"
     if isinstance(kind, type) and issubclass(kind, Enum):
-        return None  # words are read, and complained of, by the configuration itself
+        return None  # parsed and checked by the configuration itself
     if kind is bool or isinstance(value, bool):
         return None if kind is bool and isinstance(value, bool) else WORDS.get(kind, kind.__name__)
     numbers = {int: Integral, float: Real}

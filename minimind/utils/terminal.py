@@ -1,6 +1,6 @@
-"""Everything that is printed: on a terminal, characters that would control it are shown, not obeyed.
+"""All output of the program: on a terminal, characters that would control it are escaped.
 
-Names of runs and arms, samples and messages of errors may come from others: from a YAML, a sweep.json, a model.
+Names of runs and arms, samples and error messages may come from untrusted sources: a YAML, a sweep.json, a model.
 """
 
 import io
@@ -10,47 +10,47 @@ from typing import Any, TextIO
 
 from minimind.utils.ranks import is_main_process
 
-# Control characters but newline and tab, line separators, marks that turn the direction of text, lone surrogates …
-_ACTING = "\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
-# … and the other format characters (Unicode's category Cf): but the joiners U+200C and U+200D, which Persian and emoji
-# need, and the number signs of Arabic, Syriac and Kaithi, which are seen.
-_UNSEEN = (
+# Control characters except newline and tab, line separators, bidirectional marks, lone surrogates …
+_CONTROL = "\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
+# … and the other format characters (Unicode category Cf), except the joiners U+200C and U+200D, which Persian and emoji
+# need, and the number signs of Arabic, Syriac and Kaithi, which are visible.
+_INVISIBLE = (
     "\xad\u180e\u200b\u2060-\u2065\u206a-\u206f\ufeff\ufff9-\ufffb\U00013430-\U0001343f\U0001bca0-\U0001bca3"
     "\U0001d173-\U0001d17a\U000e0000-\U000e007f"
 )
-_NOT_AS_IT_IS = re.compile(f"[{_ACTING}{_UNSEEN}]")
+_ESCAPED = re.compile(f"[{_CONTROL}{_INVISIBLE}]")
 
 
 def visible(text: str) -> str:
-    r"""The text with an escape such as `\x1b` in place of each character that acts, or is not seen."""
-    return _NOT_AS_IT_IS.sub(lambda found: ascii(found[0])[1:-1], text)
+    r"""Replace each control or invisible character by an escape such as `\x1b`."""
+    return _ESCAPED.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
 def one_line(text: str) -> str:
-    """The text in visible characters, without line breaks."""
+    """The text in visible characters on a single line."""
     return re.sub(r"[ \t\n]+", " ", visible(text)).strip(" ")
 
 
 def say(text: object = "", *, file: TextIO | None = None, end: str = "\n", raw: bool = False) -> None:
-    """Prints to standard output or `file`: visible on a terminal unless `raw`, as it is elsewhere; flushes."""
+    """Print to standard output or `file` and flush; escape control characters on a terminal unless `raw`."""
     file = sys.stdout if file is None else file
     accept_any_character(file)
-    said = str(text)
-    print(visible(said) if is_terminal(file) and not raw else said, end=end, file=file, flush=True)
+    message = str(text)
+    print(visible(message) if is_terminal(file) and not raw else message, end=end, file=file, flush=True)
 
 
 def is_terminal(file: Any) -> bool:
-    """Whether what is written there is obeyed by a terminal; a closed standard output (None) is none."""
+    """Whether the file is a terminal; a closed standard output (None) is not."""
     return file is not None and file.isatty()
 
 
 def accept_any_character(file: Any) -> None:
-    """A character that the encoding lacks (of LANG=C, of Latin-1) is written as an escape instead of raising."""
+    """Write characters that the encoding lacks (under LANG=C, for example) as escapes instead of raising."""
     if isinstance(file, io.TextIOWrapper) and file.errors != "backslashreplace":
         file.reconfigure(errors="backslashreplace")
 
 
 def warn(message: str) -> None:
-    """On standard error of the first process, below a progress line if there is one."""
+    """Print to the main process's standard error, below any progress line."""
     if is_main_process():
         say(f"\n{message}", file=sys.stderr)

@@ -38,7 +38,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureF
         (["data=text", "data.files=[nowhere.txt]"], ["must exist, but nowhere.txt is neither in"]),
         (["tokenizer=file", "tokenizer.path=nowhere.json"], ["tokenizer.path must exist, but nowhere.json"]),
         (["init_from=nowhere"], ["init_from must exist, but nowhere"]),
-        (["run.name=../a"], ["`run.name` must name a folder"]),
+        (["run.name=../a"], ["`run.name` must be a folder name"]),
         (["run.name="], ["`run.name` must not be empty"]),
         (["run.resume=must"], ["must exist with run.resume=must, but does not"]),
         (["trainer.precision=16-mixed", "trainer.accelerator=cpu"], ["must not be 16-mixed on a CPU"]),
@@ -57,7 +57,7 @@ def test_evaluate_refuses(run, tmp_path: Path, small_run: Path) -> None:
     for arguments, message in [
         ([], "needs checkpoint=runs/<run>"),
         (["checkpoint=nowhere"], "checkpoint must exist, but nowhere is neither in"),
-        ([f"checkpoint={tmp_path}"], "must be given, but"),
+        ([f"checkpoint={tmp_path}"], "must be a run folder or a checkpoint"),
         ([f"checkpoint={small_run}", "model.hidden_size=64"], "come from the checkpoint"),
         ([f"checkpoint={small_run}", "trainer.max_steps=5"], "there is no setting `max_steps` here"),
         ([f"checkpoint={small_run}", "data.sequence_length=5000"], "at most the model's context of 1024 tokens"),
@@ -93,7 +93,7 @@ def test_an_empty_corpus_and_lines_that_are_no_json(run, small_arguments: list[s
 def test_generate_refuses(run, small_run: Path, tmp_path: Path) -> None:
     for arguments, message in [
         (["nowhere"], "The run must exist, but nowhere is neither in"),
-        ([str(tmp_path)], "a run folder or a checkpoint must be given"),
+        ([str(tmp_path)], "must be a run folder or a checkpoint"),
         ([str(small_run), "--temperature", "-1"], "`temperature` must be at least 0"),
         ([str(small_run), "--prompt", "a", "--max-new-tokens", "-3"], "`max_new_tokens` must be at least 0, but is -3"),
         ([str(small_run), "--prompt", "a", "--yarn", "0.5"], "`rope_scaling.factor` must be at least 1"),

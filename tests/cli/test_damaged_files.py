@@ -147,7 +147,9 @@ def test_a_line_in_the_middle_is_named_wherever_it_is_read(tmp_path: Path) -> No
     path.write_bytes(b'{"step": 1}\n\n{"step": 2}\n{"step\n{"step": 3}\n{"cut')
     tail = Tail(path)
     for read in (lambda: read_rows(path), lambda: truncate_after(path, 2), tail.read):
-        with pytest.raises(DamagedFile, match=r"metrics\.jsonl, line 4: must be a JSON object, but .*; take that line"):
+        with pytest.raises(
+            DamagedFile, match=r"metrics\.jsonl, line 4: must be a JSON object, but .*; remove that line"
+        ):
             read()
     path.write_bytes(b'{"step": 1}\n{"step": 2}\n')
     tail = Tail(path)
@@ -181,10 +183,10 @@ WEIGHT = "model.layers.0.mlp.up_proj.weight"
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda w: w.__setitem__(WEIGHT, w[WEIGHT] * float("nan")), f"NaN or infinite are {WEIGHT}"),
+        (lambda w: w.__setitem__(WEIGHT, w[WEIGHT] * float("nan")), f"finite as float32, but are not: {WEIGHT}"),
         (lambda w: w.__setitem__(WEIGHT, w[WEIGHT].to(torch.int8)), rf"{WEIGHT} (int8)"),
         (lambda w: w.pop(WEIGHT), f"must fit the model, but lack {WEIGHT}"),
-        (lambda w: w.__setitem__(WEIGHT, w[WEIGHT][:1]), f"have in another shape {WEIGHT}"),
+        (lambda w: w.__setitem__(WEIGHT, w[WEIGHT][:1]), f"have in the wrong shape {WEIGHT}"),
         (lambda w: w.__setitem__("extra", torch.ones(1)), "have unexpected extra"),
     ],
 )
@@ -208,10 +210,10 @@ def test_a_checkpoint_of_other_weights_is_refused_by_name(
     ("text", "words"),
     [
         ("[1]", "model.json must be a JSON object, but is a list"),
-        ('{"hiden_size": 8}', "`hiden_size` is no setting; did you mean `hidden_size`?"),
-        ('{"rope_scaling": {"factr": 8}}', "`rope_scaling.factr` is no setting; did you mean `factor`?"),
-        ('{"rope_scaling": 2}', "`rope_scaling` must be settings by name, but is a int"),
-        ('{"hidden_size": "32"}', "`hidden_size` must be a whole number, but is '32'"),
+        ('{"hiden_size": 8}', "`hiden_size` is not a setting; did you mean `hidden_size`?"),
+        ('{"rope_scaling": {"factr": 8}}', "`rope_scaling.factr` is not a setting; did you mean `factor`?"),
+        ('{"rope_scaling": 2}', "`rope_scaling` must be a mapping of settings, but is a int"),
+        ('{"hidden_size": "32"}', "`hidden_size` must be an integer, but is '32'"),
         ('{"norm": ["rmsnorm"]}', "`norm` must be one of rmsnorm, layernorm, but is ['rmsnorm']"),
         ('{"dropout": NaN}', "`dropout` must be a finite number, but is nan"),
         ('{"rope_theta": 1%s}' % ("0" * 400), "`rope_theta` must be a finite number, but is inf"),
@@ -219,7 +221,7 @@ def test_a_checkpoint_of_other_weights_is_refused_by_name(
         ('{"hidden_size": 16777216, "num_hidden_layers": 4096}', "must have at most 1,099,511,627,776 parameters"),
         ('{"hidden_size": 65536}', "must fit the model, but"),  # no memory is taken for it
         (f'{{"mlp_only_layers": {[99] * 5000}}}', "`mlp_only_layers` must be layers from 0 to 7"),
-        ('{"%s": 1}' % ("x" * 10**6), "is no setting"),
+        ('{"%s": 1}' % ("x" * 10**6), "is not a setting"),
         ("[" * 100_000, "model.json must be JSON, but it is nested too deeply"),
     ],
 )  # fmt: skip

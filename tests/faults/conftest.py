@@ -1,4 +1,4 @@
-"""A run that can be killed: started, watched, stopped in some way, started again."""
+"""Runs in a new process that tests can watch, stop, kill and restart."""
 
 import os
 import signal
@@ -20,21 +20,21 @@ from minimind.utils.paths import conf_dir
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 STEPS = 160
-MIXTURE = [
+SETTINGS = [
     "model.num_experts=4", "model.num_experts_per_tok=2", "model.moe_intermediate_size=32", "model.dropout=0.1",
     "optim=muon", "trainer.micro_batch=4", f"trainer.max_steps={STEPS}", "trainer.log_every_steps=2",
     "trainer.validate_every_steps=20", "trainer.checkpoint_every_steps=1", "trainer.num_threads=1",
 ]  # fmt: skip
-# What a resumed run cannot repeat: times.
+# Timing metrics, which differ between runs.
 TIMES = {"elapsed_s", "train/tokens_per_second", "train/mfu", "train/data_wait_fraction", "train/checkpoint_stall_s"}
 
 
-class Victim:
-    """One run of the small mixture, with dropout and accumulation, under a name of its own."""
+class RunProcess:
+    """A small MoE run with dropout and gradient accumulation, in a new process."""
 
     def __init__(self, root: Path, arguments: list[str], name: str) -> None:
         self.root = root
-        self.command = [sys.executable, str(REPOSITORY / "train.py"), *arguments, *MIXTURE,
+        self.command = [sys.executable, str(REPOSITORY / "train.py"), *arguments, *SETTINGS,
                         f"run.name={name}", f"run.tag={name}"]  # fmt: skip
         self.name = name
         self.errors = root / f"{name}.stderr"
@@ -53,13 +53,13 @@ class Victim:
         return self.process.wait(timeout=120)
 
     def stop(self, number: int) -> int:
-        """SIGKILL goes to the loader's workers too, as when a node is lost."""
+        """Send a signal and wait; SIGKILL also goes to the data loader workers, as when a node fails."""
         assert self.process is not None
         (os.killpg if number == signal.SIGKILL else os.kill)(self.process.pid, number)
         return self.end()
 
     @property
-    def said(self) -> str:
+    def stderr(self) -> str:
         return self.errors.read_text()
 
     @property
@@ -72,11 +72,11 @@ class Victim:
         return max(steps, default=0)
 
     def wait_for_step(self, step: int) -> None:
-        """Returns when a checkpoint of that step or a later one is there, or the run has ended."""
+        """Wait until there is a checkpoint of that step or a later one, or the run has ended."""
         assert self.process is not None
         deadline = time.monotonic() + 120
         while self.newest_step() < step and self.process.poll() is None:
-            assert time.monotonic() < deadline, self.said
+            assert time.monotonic() < deadline, self.stderr
             time.sleep(0.01)
 
     def metrics(self) -> list[dict[str, Any]]:
@@ -90,7 +90,7 @@ class Victim:
 
 
 def differences(one: Any, other: Any, path: str = "") -> list[str]:
-    """Where two states differ in any bit."""
+    """Paths of the entries in which two states differ in any bit."""
     if isinstance(one, dict):
         keys = [] if one.keys() == other.keys() else [f"{path}: {one.keys() ^ other.keys()}"]
         return keys + [
@@ -103,16 +103,16 @@ def differences(one: Any, other: Any, path: str = "") -> list[str]:
     return [] if same else [path]
 
 
-def same_run(victim: Victim, whole: Victim) -> None:
-    """Every logged figure, every weight and moment, every generator: equal bit for bit."""
-    assert victim.metrics() == whole.metrics()
-    ours, theirs = victim.state(), whole.state()
+def assert_same_run(victim: RunProcess, uninterrupted: RunProcess) -> None:
+    """Check that all metrics, weights, moments and random states are equal bit for bit."""
+    assert victim.metrics() == uninterrupted.metrics()
+    ours, theirs = victim.state(), uninterrupted.state()
     for part in ("state_dict", "optimizer_states", "random_states", "training"):
         assert differences(ours[part], theirs[part]) == [], part
 
 
 def folder_of(arguments: list[str], root: Path) -> Path:
-    """Where a run of these settings is."""
+    """Run folder of these settings."""
     register()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         composed = compose("train", overrides=[*arguments, f"paths.root={root}"])
@@ -120,9 +120,9 @@ def folder_of(arguments: list[str], root: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def whole(root: Path, small_arguments: list[str]) -> Victim:
-    """The run that nobody stopped."""
-    run = Victim(root, small_arguments, "unstopped")
+def uninterrupted(root: Path, small_arguments: list[str]) -> RunProcess:
+    """The finished run with which stopped ones are compared."""
+    run = RunProcess(root, small_arguments, "uninterrupted")
     run.start()
-    assert run.end() == 0, run.said
+    assert run.end() == 0, run.stderr
     return run

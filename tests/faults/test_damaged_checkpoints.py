@@ -1,4 +1,4 @@
-"""One reader for all verbs: no figure, text or file comes out of a checkpoint that is not what was written."""
+"""No command produces metrics, text or files from a damaged checkpoint."""
 
 import json
 import re
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from minimind.cli import evaluate, main, train
-from minimind.runs.checkpoints import checkpoint_of, mark_complete, resume_point, what_is_wrong
+from minimind.runs.checkpoints import checkpoint_of, checkpoint_problem, mark_complete, resume_point
 from minimind.runs.folder import RunFolder
 from minimind.training.saver import Saver
 from minimind.utils.errors import DamagedFile
@@ -19,10 +19,10 @@ from minimind.utils.files import file_hash, read_json, write_json
 LAST = "step_00000020"
 
 
-def flip_bytes(path: Path, how_many: int = 2000) -> None:
+def flip_bytes(path: Path, count: int = 2000) -> None:
     data = bytearray(path.read_bytes())
     middle = len(data) // 2
-    data[middle : middle + how_many] = bytes(byte ^ 0x55 for byte in data[middle : middle + how_many])
+    data[middle : middle + count] = bytes(byte ^ 0x55 for byte in data[middle : middle + count])
     path.write_bytes(data)
 
 
@@ -54,7 +54,7 @@ def no_tokenizer(folder: Path) -> None:
     (folder / "tokenizer.json").unlink()
 
 
-def of_another_step(folder: Path) -> None:
+def copy_of_another_step(folder: Path) -> None:
     other = folder.with_name("step_00000010")
     shutil.rmtree(folder)
     shutil.copytree(other, folder)
@@ -72,7 +72,7 @@ def marker_of_something_else(folder: Path) -> None:
     (folder / "COMPLETE").write_text('["step"]')
 
 
-DAMAGES = [damaged_weights, one_bit, other_rope, swapped_tokens, no_tokenizer, of_another_step, torn_marker,
+DAMAGES = [damaged_weights, one_bit, other_rope, swapped_tokens, no_tokenizer, copy_of_another_step, torn_marker,
            marker_without_files, marker_of_something_else]  # fmt: skip
 
 
@@ -86,8 +86,10 @@ def copy(small_run: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_every_verb_refuses(run_here, copy: Path, small_arguments: list[str], damage: Callable, tmp_path: Path) -> None:
-    evaluated = files_of(copy / "evaluations")  # other tests' of the same run
+def test_all_commands_refuse(
+    run_here, copy: Path, small_arguments: list[str], damage: Callable, tmp_path: Path
+) -> None:
+    evaluations = files_of(copy / "evaluations")  # from other tests with the same run
     damage(copy / "checkpoints" / LAST)
     for program, *arguments in (
         (evaluate, f"checkpoint={copy}"),
@@ -96,79 +98,79 @@ def test_every_verb_refuses(run_here, copy: Path, small_arguments: list[str], da
         (main, "inspect", copy),
         (train, *small_arguments, "run.name=child", "run.tag=child", f"init_from={copy / 'checkpoints' / LAST}"),
     ):
-        said = run_here(program, *arguments)
-        assert said.code == 2, (arguments, said)
-        assert f"{copy / 'checkpoints' / LAST} cannot be used" in said.err
-        assert "name another (step_00000010)" in said.err
+        result = run_here(program, *arguments)
+        assert result.code == 2, (arguments, result)
+        assert f"{copy / 'checkpoints' / LAST} cannot be used" in result.err
+        assert "use another (step_00000010)" in result.err
     assert not (tmp_path / "out").exists()
-    assert files_of(copy / "evaluations") == evaluated
+    assert files_of(copy / "evaluations") == evaluations
     assert resume_point(RunFolder(copy)) == copy / "checkpoints" / "step_00000010"
 
 
-def test_a_good_one_is_read_and_so_is_a_copy_of_another_name(copy: Path) -> None:
+def test_good_checkpoint_and_renamed_copy_are_read(copy: Path) -> None:
     last = copy / "checkpoints" / LAST
-    assert what_is_wrong(last) is None
+    assert checkpoint_problem(last) is None
     shutil.copytree(last, copy / "checkpoints" / f"{LAST}.bak")
     shutil.copytree(last, copy / "kept")
     assert RunFolder(copy).all_checkpoints()[-1] == last
     assert checkpoint_of(copy / "kept") == copy / "kept"
 
 
-def as_the_first_version_wrote(checkpoint: Path) -> None:
+def make_first_version(checkpoint: Path) -> None:
     write_json(checkpoint / "COMPLETE", {"step": 20, "sha256": file_hash(checkpoint / "state.pt"), "bytes": 1})
     (checkpoint / "model.json").unlink()
 
 
-def test_a_model_that_no_marker_knows_is_refused(copy: Path) -> None:
-    """The first version wrote none, and would be told by it how to read the weights."""
+def test_model_file_without_a_hash_is_refused(copy: Path) -> None:
+    """The first version wrote no model.json; an added one would change how the weights are read."""
     last = copy / "checkpoints" / LAST
     content = (last / "model.json").read_bytes()
-    as_the_first_version_wrote(last)
+    make_first_version(last)
     (last / "model.json").write_bytes(content)
-    assert what_is_wrong(last) == "its model.json is not in COMPLETE"
+    assert checkpoint_problem(last) == "its model.json is not in COMPLETE"
 
 
-def test_a_marker_of_the_first_version_is_read(copy: Path) -> None:
+def test_marker_of_the_first_version_is_read(copy: Path) -> None:
     last = copy / "checkpoints" / LAST
-    as_the_first_version_wrote(last)
-    assert what_is_wrong(last) is None
+    make_first_version(last)
+    assert checkpoint_problem(last) is None
     flip_bytes(last / "state.pt")
-    assert "corrupt" in str(what_is_wrong(last))
+    assert "corrupt" in str(checkpoint_problem(last))
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "message"),
     [(other_rope, "differ in model.rope_theta (5000.0 and "), (swapped_tokens, "differ in tokenizer.json: one")],
 )
-def test_what_the_first_version_did_not_protect_is_held_against_the_run(
-    copy: Path, damage: Callable, said: str, capsys: pytest.CaptureFixture[str]
+def test_files_the_first_version_did_not_hash_are_compared_with_the_run(
+    copy: Path, damage: Callable, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     last = copy / "checkpoints" / LAST
-    as_the_first_version_wrote(last)
-    checkpoint_of(shutil.copytree(copy, copy.with_name("whole")))
+    make_first_version(last)
+    checkpoint_of(shutil.copytree(copy, copy.with_name("undamaged")))
     assert not capsys.readouterr().err
     damage(last)
-    for _ in range(2):  # said once
+    for _ in range(2):  # warns once
         assert checkpoint_of(copy) == last
-    assert capsys.readouterr().err.count(said) == 1
+    assert capsys.readouterr().err.count(message) == 1
 
 
-def test_the_record_in_a_checkpoint_is_what_the_run_was_started_with(run_here, copy: Path) -> None:
-    """An edit of the run's own config.yaml while it trains would else be marked as right."""
+def test_checkpoint_has_the_configuration_the_run_was_started_with(run_here, copy: Path) -> None:
+    """Edits of the run's config.yaml during training must not get into a checkpoint."""
     config = copy / "config.yaml"
     original = Saver._write
     edited = []
 
     def write(self: Saver, *arguments: Any) -> None:
-        """Like somebody at an editor: the file changes after the first checkpoint."""
+        """Edit the file after the first checkpoint."""
         original(self, *arguments)
         if not edited:
             edited.append(other_rope(copy))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Saver, "_write", write)
-        said = run_here(train, f"run.resume={copy}", "trainer.max_steps=40", "trainer.checkpoint_every_steps=10")
-    assert said.code == 0, said.err
+        result = run_here(train, f"run.resume={copy}", "trainer.max_steps=40", "trainer.checkpoint_every_steps=10")
+    assert result.code == 0, result.err
     assert "rope_theta: 5000.0" in config.read_text()
     for checkpoint in RunFolder(copy).complete_checkpoints()[-2:]:
         assert "rope_theta: 5000.0" not in (checkpoint / "config.yaml").read_text()
@@ -192,7 +194,7 @@ LOST_STATUS = ["status", "status and markers", "status and checkpoints", "all bu
 
 
 @pytest.mark.parametrize("lost", ["checkpoints", "markers", "one marker of the only one", *LOST_STATUS])
-def test_a_run_that_has_lost_its_checkpoints_does_not_begin_again(run_here, copy: Path, lost: str) -> None:
+def test_run_with_lost_checkpoints_does_not_start_over(run_here, copy: Path, lost: str) -> None:
     status = {**read_json(copy / "status.json"), "state": "preempted"}
     write_json(copy / "status.json", status)
     if lost == "checkpoints":
@@ -205,24 +207,24 @@ def test_a_run_that_has_lost_its_checkpoints_does_not_begin_again(run_here, copy
         for marker in copy.glob("checkpoints/*/COMPLETE"):
             marker.unlink()
     before = files_of(copy)
-    said = run_here(train, f"run.resume={copy}", "trainer.max_steps=30")
-    assert said.code == 2, said.err
-    assert ("must have a status.json" if lost in LOST_STATUS else "as the run has come to step 20") in said.err
-    assert "run.fresh=true" in said.err
+    result = run_here(train, f"run.resume={copy}", "trainer.max_steps=30")
+    assert result.code == 2, result.err
+    assert ("must have a status.json" if lost in LOST_STATUS else "as the run has reached step 20") in result.err
+    assert "run.fresh=true" in result.err
     assert files_of(copy) == before
 
 
 @pytest.mark.parametrize("content", ['{"state": "finished"}', '{"state": "finished", "step": "ten", "tokens": 1}',
                                      '{"state": null, "step": 20, "tokens": 1}', '{"updated": 1}'])  # fmt: skip
-def test_a_status_that_says_no_more_is_named(run_here, copy: Path, content: str) -> None:
+def test_invalid_status_is_refused(run_here, copy: Path, content: str) -> None:
     (copy / "status.json").write_text(content)
     before = files_of(copy)
-    said = run_here(train, f"run.resume={copy}", "trainer.max_steps=30")
-    assert (said.code, "status.json must say how the run stands" in said.err) == (2, True), said.err
+    result = run_here(train, f"run.resume={copy}", "trainer.max_steps=30")
+    assert (result.code, "status.json must hold a valid run status" in result.err) == (2, True), result.err
     assert files_of(copy) == before
 
 
-def test_killed_while_saving_its_first_checkpoint_a_run_begins_again(copy: Path) -> None:
+def test_run_killed_while_saving_its_first_checkpoint_starts_over(copy: Path) -> None:
     shutil.rmtree(copy / "checkpoints" / "step_00000010")
     (copy / "checkpoints" / LAST / "COMPLETE").unlink()
     write_json(copy / "status.json", {**read_json(copy / "status.json"), "state": "running", "step": 0})
@@ -231,40 +233,40 @@ def test_killed_while_saving_its_first_checkpoint_a_run_begins_again(copy: Path)
     assert resume_point(RunFolder(copy)) == copy / "checkpoints" / LAST
 
 
-def test_what_else_is_lost_is_said(run_here, copy: Path) -> None:
-    """The best checkpoint, replaced by another; the rows of the metrics; the summary, which is made anew."""
+def test_other_losses_are_reported(run_here, copy: Path) -> None:
+    """The best checkpoint is replaced by another, rows of metrics are lost, the summary is written again."""
     write_json(copy / "status.json", {**read_json(copy / "status.json"), "best_checkpoint": "step_00000015"})
-    said = run_here(main, "inspect", copy)
-    assert "step_00000015, the best of" in said.err
-    assert f"taking {LAST}" in said.err
+    result = run_here(main, "inspect", copy)
+    assert "step_00000015, the best of" in result.err
+    assert f"using {LAST}" in result.err
     (copy / "metrics.jsonl").unlink()
-    said = run_here(train, f"run.resume={copy}", "trainer.max_steps=22")
-    assert "its rows up to step 20 are lost" in said.err
+    result = run_here(train, f"run.resume={copy}", "trainer.max_steps=22")
+    assert "its rows up to step 20 are lost" in result.err
     (copy / "summary.json").unlink()
-    said = run_here(train, f"run.resume={copy}")
-    assert said.code == 0, said.err
+    result = run_here(train, f"run.resume={copy}")
+    assert result.code == 0, result.err
     assert read_json(copy / "summary.json")["step"] == 22
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "message"),
     [
         ("summary.json", '{"step": "x"}', "summary.json"),
         ("samples.jsonl", '{"step": 20, "prompt": 1, "continuation": 2}\n', "samples.jsonl"),
     ],
 )
-def test_what_a_finished_run_shows_may_be_damaged(
-    run_here, copy: Path, small_arguments: list[str], name: str, content: str, said: str
+def test_damaged_files_of_a_finished_run_are_named(
+    run_here, copy: Path, small_arguments: list[str], name: str, content: str, message: str
 ) -> None:
     (copy / name).write_text(content)
-    answer = run_here(train, f"run.resume={copy}")
-    assert (answer.code, said in answer.err) == (2, True), answer.err
+    result = run_here(train, f"run.resume={copy}")
+    assert (result.code, message in result.err) == (2, True), result.err
 
 
 @pytest.mark.parametrize("auto", [3, {"num_threads": "many"}, {"precision": None}, {"micro_batch": 1.5}])
-def test_a_status_says_what_a_run_may_act_on(copy: Path, auto: Any) -> None:
+def test_check_status_validates_auto(copy: Path, auto: Any) -> None:
     run = RunFolder(copy)
     run.check_status()
     run.update_status(auto=auto)
-    with pytest.raises(DamagedFile, match=r"status\.json must say how the run stands, but its"):
+    with pytest.raises(DamagedFile, match=r"status\.json must hold a valid run status, but its"):
         run.check_status()

@@ -1,4 +1,4 @@
-"""Runs of several processes through the real command line: stopped and killed every way, and none the worse for it."""
+"""Runs of several processes, stopped and killed in every way, equal uninterrupted ones."""
 
 import contextlib
 import os
@@ -27,13 +27,13 @@ SETTINGS = [
     f"trainer.max_steps={STEPS}", f"trainer.validate_every_steps={STEPS // 2}", "trainer.log_every_steps=1",
     "trainer.checkpoint_every_steps=20", "trainer.precision=32-true",
 ]  # fmt: skip
-MIXTURE = ["model.num_experts=2", "model.dropout=0.1", "trainer.micro_batch=2"]  # accumulation 2 in two processes
+MOE = ["model.num_experts=2", "model.dropout=0.1", "trainer.micro_batch=2"]  # 2 accumulation steps with two processes
 OWN_TREE = ["parallel=ddp", "trainer.devices=2"]
-LISTEN = "0A"  # a state, in /proc/net/tcp
+LISTEN = "0A"  # socket state in /proc/net/tcp
 
 
 class Tree:
-    """Processes of a run, started together; where they leave their pids is this tree's own TMPDIR."""
+    """Processes of a run, started together, with their own TMPDIR, where the ranks write their PIDs."""
 
     def __init__(self, root: Path, scratch: Path, variables: list[dict[str, str]], command: list[str]) -> None:
         self.root, self.scratch = root, scratch
@@ -83,7 +83,7 @@ def start(root: Path, tmp_path: Path, small_arguments: list[str]) -> Iterator[St
 
 
 def after_more_steps(root: Path, name: str, more: int = 8) -> Path:
-    """Waits until the run has done some steps in its present processes."""
+    """Wait until the current processes of the run have done some steps; returns the run folder."""
     started, before = time.time(), -1
     while time.time() < started + 60:
         for folder in root.glob(f"runs/{name}-*"):
@@ -97,28 +97,28 @@ def after_more_steps(root: Path, name: str, more: int = 8) -> Path:
     raise AssertionError("no steps")
 
 
-def heard_by_others(processes: list[subprocess.Popen[bytes]], *, theirs: bool = True) -> list[str]:
-    """The addresses, but for loopback ones, at which these processes and all they have started listen.
+def public_addresses(processes: list[subprocess.Popen[bytes]], *, include_self: bool = True) -> list[str]:
+    """Addresses other than loopback at which the processes and their descendants listen.
 
     Args:
-        theirs: what the processes listen at themselves, and not only what they have started.
+        include_self: whether to include the processes themselves.
     """
     parents = {int(path.parent.name): stat_parent(path) for path in Path("/proc").glob("[0-9]*/stat")}
     family = {process.pid for process in processes}
     started: set[int] = set()
     while new := {pid for pid, parent in parents.items() if parent in family | started} - started:
         started |= new
-    mine = {link for pid in started | (family if theirs else set()) for link in open_files(pid)}
+    sockets = {link for pid in started | (family if include_self else set()) for link in open_files(pid)}
     rows = [line.split() for name in ("tcp", "tcp6") for line in Path("/proc/net", name).read_text().splitlines()[1:]]
-    addresses = [address_of(row[1]) for row in rows if row[3] == LISTEN and f"socket:[{row[9]}]" in mine]
-    assert addresses, "gloo listens somewhere"
+    addresses = [address_of(row[1]) for row in rows if row[3] == LISTEN and f"socket:[{row[9]}]" in sockets]
+    assert addresses, "gloo must listen"
     return [str(address) for address in addresses if not ip_address(address).is_loopback]
 
 
 def stat_parent(path: Path) -> int:
     try:
         return int(path.read_text().rsplit(")", 1)[1].split()[1])
-    except (FileNotFoundError, ProcessLookupError):  # it ended just now
+    except (FileNotFoundError, ProcessLookupError):  # it has just exited
         return -1
 
 
@@ -130,16 +130,16 @@ def open_files(pid: int) -> set[str]:
     return found
 
 
-def address_of(written: str) -> str:
-    """`0100007F:1F90` → `127.0.0.1`; four bytes at a time, the last first."""
-    parts = bytes.fromhex(written.split(":")[0])
+def address_of(text: str) -> str:
+    """`0100007F:1F90` → `127.0.0.1`; words of four bytes, little-endian."""
+    parts = bytes.fromhex(text.split(":")[0])
     address = ip_address(b"".join(parts[i : i + 4][::-1] for i in range(0, len(parts), 4)))
     mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
     return str(mapped or address)
 
 
 def slurm(folder: Path) -> list[dict[str, str]]:
-    """The variables of two processes that srun started in a job array, with a stand-in for scontrol on PATH."""
+    """Variables of two processes started by srun in a job array, with a fake scontrol on PATH."""
     (folder / "bin").mkdir()
     scontrol = folder / "bin" / "scontrol"
     scontrol.write_text(f'#!/bin/sh\necho "$@" >> {folder}/scontrol.log\n')
@@ -152,7 +152,7 @@ def slurm(folder: Path) -> list[dict[str, str]]:
     return [{**common, "SLURM_PROCID": str(r), "SLURM_LOCALID": str(r), "SLURM_NODEID": "0"} for r in range(2)]
 
 
-def figures(folder: Path) -> list[dict[str, Any]]:
+def metrics(folder: Path) -> list[dict[str, Any]]:
     timed = ("elapsed_s", "per_second", "mfu", "_fraction", "stall_s")
     return [{k: v for k, v in row.items() if not k.endswith(timed)} for row in read_rows(folder / "metrics.jsonl")]
 
@@ -161,68 +161,68 @@ def weights(folder: Path, step: int = STEPS) -> dict[str, torch.Tensor]:
     return torch.load(folder / "checkpoints" / f"step_{step:08d}" / "state.pt", weights_only=True)["state_dict"]
 
 
-def test_two_processes_stopped_every_way_equal_a_run_that_never_was(start: Start, root: Path, tmp_path: Path) -> None:
-    whole = start("whole", *MIXTURE, *OWN_TREE, "run.tag=whole")  # beside the other's first start: two trees at once
-    arguments = ["ended", *MIXTURE, "data.num_workers=1"]  # which must outlive a signal to the whole group
+def test_interrupted_run_of_two_processes_equals_an_uninterrupted_one(start: Start, root: Path, tmp_path: Path) -> None:
+    reference = start("reference", *MOE, *OWN_TREE, "run.tag=reference")  # concurrent with the other run's start
+    arguments = ["interrupted", *MOE, "data.num_workers=1"]  # the worker must survive a signal to the group
 
     tree = start(*arguments, *OWN_TREE)  # SIGTERM to the parent only
-    folder = after_more_steps(root, "ended")
-    assert heard_by_others(tree.processes) == []
+    folder = after_more_steps(root, "interrupted")
+    assert public_addresses(tree.processes) == []
     tree.processes[0].terminate()
-    codes, said = tree.wait()
-    assert codes == [75], said
-    assert said.count("Run the same command to go on") == 1
-    assert "rank" not in said
+    codes, output = tree.wait()
+    assert codes == [75], output
+    assert output.count("Run the same command to go on") == 1
+    assert "rank" not in output
     assert read_json(folder / "status.json")["reason"] == "SIGTERM"
 
     tree = start(*arguments, *OWN_TREE)  # SIGINT to all, as a terminal or a scheduler may
-    after_more_steps(root, "ended")
+    after_more_steps(root, "interrupted")
     for pid in (tree.processes[0].pid, tree.pid(0), tree.pid(1)):
         os.kill(pid, signal.SIGINT)
-    codes, said = tree.wait()
-    assert codes == [75], said
+    codes, output = tree.wait()
+    assert codes == [75], output
     status = read_json(folder / "status.json")
     assert (status["state"], status["reason"]) == ("preempted", "SIGINT")
 
-    tree = start(*arguments, "run.requeue=true", variables=slurm(tmp_path))  # SIGUSR1 to one rank of srun's
-    after_more_steps(root, "ended")
-    assert heard_by_others(tree.processes) == []
+    tree = start(*arguments, "run.requeue=true", variables=slurm(tmp_path))  # SIGUSR1 to one of srun's ranks
+    after_more_steps(root, "interrupted")
+    assert public_addresses(tree.processes) == []
     tree.processes[1].send_signal(signal.SIGUSR1)
-    codes, said = tree.wait()
-    assert codes == [75, 75], said
+    codes, output = tree.wait()
+    assert codes == [75, 75], output
     assert (tmp_path / "scontrol.log").read_text() == "requeue 4242_3\n"
     assert read_json(folder / "status.json")["reason"] == "SIGUSR1"
 
     tree = start(*arguments, *OWN_TREE)  # a rank is killed
-    after_more_steps(root, "ended")
+    after_more_steps(root, "interrupted")
     os.kill(tree.pid(1), signal.SIGKILL)
-    codes, said = tree.wait()
-    assert codes == [1], said
+    codes, output = tree.wait()
+    assert codes == [1], output
     status = read_json(folder / "status.json")
-    assert (status["state"], status["reason"]) == ("failed", "rank 1 was ended by SIGKILL")
-    assert "rank 1 was ended by SIGKILL" in said
+    assert (status["state"], status["reason"]) == ("failed", "rank 1 was killed by SIGKILL")
+    assert "rank 1 was killed by SIGKILL" in output
 
     tree = start(*arguments, by=("-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"))
-    after_more_steps(root, "ended")
-    assert heard_by_others(tree.processes, theirs=False) == []  # torchrun itself has a store for all to see
-    codes, said = tree.wait()
-    assert codes == [0], said
-    assert said.count("The run is in") == 1
-    assert len(list(root.glob("runs/ended-*"))) == 1
+    after_more_steps(root, "interrupted")
+    assert public_addresses(tree.processes, include_self=False) == []  # torchrun's own store is public
+    codes, output = tree.wait()
+    assert codes == [0], output
+    assert output.count("The run is in") == 1
+    assert len(list(root.glob("runs/interrupted-*"))) == 1
 
-    codes, said = whole.wait()
-    assert codes == [0], said
-    (uncut,) = root.glob("runs/whole-*")
-    assert figures(folder) == figures(uncut)
-    assert [row["step"] for row in figures(folder)] == list(range(1, STEPS + 1))
-    for name, weight in weights(uncut).items():
+    codes, output = reference.wait()
+    assert codes == [0], output
+    (expected,) = root.glob("runs/reference-*")
+    assert metrics(folder) == metrics(expected)
+    assert [row["step"] for row in metrics(folder)] == list(range(1, STEPS + 1))
+    for name, weight in weights(expected).items():
         assert torch.equal(weights(folder)[name], weight), name
 
 
-def test_a_tree_begins_again_and_does_not_bring_back_what_is_lost(
+def test_process_tree_starts_over_and_does_not_recreate_a_moved_folder(
     start: Start, root: Path, small_run: Path, small_arguments: list[str], tmp_path: Path
 ) -> None:
-    """Who holds the lock is the parent, who renames the folders is rank 0."""
+    """The parent holds the lock, and rank 0 renames the folders."""
     short = ["trainer.max_steps=4", *OWN_TREE]
     lost = start("lost", *short)
     old = Path(shutil.copytree(small_run, folder_of([*small_arguments, *SETTINGS, "run.name=again", *short], root)))
@@ -232,38 +232,38 @@ def test_a_tree_begins_again_and_does_not_bring_back_what_is_lost(
         assert time.monotonic() < deadline
         time.sleep(0.01)
     next(iter(root.glob("runs/lost-*"))).rename(tmp_path / "moved")
-    codes, said = lost.wait()
-    assert codes == [1], said
-    assert "was renamed, deleted or replaced" in said
-    assert "Traceback" not in said
+    codes, output = lost.wait()
+    assert codes == [1], output
+    assert "was renamed, deleted or replaced" in output
+    assert "Traceback" not in output
     assert list(root.glob("runs/*lost*")) == []
     assert not (tmp_path / "moved" / "status.json").exists()
-    codes, said = again.wait()
-    assert codes == [0], said
+    codes, output = again.wait()
+    assert codes == [0], output
     assert [row["step"] for row in read_rows(old / "metrics.jsonl")] == [1, 2, 3, 4]
     assert read_rows(Path(f"{old}.old-1") / "metrics.jsonl") == read_rows(small_run / "metrics.jsonl")
     assert sorted(path.name for path in root.glob(f"runs/*{old.name}*")) == [old.name, f"{old.name}.old-1"]
 
 
-def test_the_number_of_processes_may_change_on_the_way(start: Start, root: Path) -> None:
-    """1 → 2 → 1 processes, each stopped by its wall-clock budget: the losses of a run in one process."""
-    short = ["trainer.max_steps=40", "trainer.validate_every_steps=20"]  # later, rounding has grown
-    whole = start("steady", *short, "run.tag=steady")
+def test_number_of_processes_may_change(start: Start, root: Path) -> None:
+    """1 → 2 → 1 processes, each stopped by run.max_minutes: same losses as a run in one process."""
+    short = ["trainer.max_steps=40", "trainer.validate_every_steps=20"]  # with more steps, rounding differences grow
+    reference = start("steady", *short, "run.tag=steady")
     for arguments in ([], OWN_TREE):
         tree = start("changing", *short, *arguments, "run.max_minutes=0.001")
-        codes, said = tree.wait()
-        assert codes == [75], said
-        assert "Stopped by run.max_minutes" in said
-    for tree in (start("changing", *short), whole):
-        codes, said = tree.wait()
-        assert codes == [0], said
-    one, other = (figures(next(iter(root.glob(f"runs/{name}-*")))) for name in ("steady", "changing"))
+        codes, output = tree.wait()
+        assert codes == [75], output
+        assert "Stopped by run.max_minutes" in output
+    for tree in (start("changing", *short), reference):
+        codes, output = tree.wait()
+        assert codes == [0], output
+    one, other = (metrics(next(iter(root.glob(f"runs/{name}-*")))) for name in ("steady", "changing"))
     assert [row["tokens"] for row in one] == [row["tokens"] for row in other]
     assert [row["train/loss"] for row in other] == pytest.approx([row["train/loss"] for row in one], rel=1e-4)
 
 
-def test_an_exception_in_one_rank_is_the_one_shown(start: Start, root: Path, tmp_path: Path) -> None:
-    """A callback that only rank 1's second step cannot bear."""
+def test_exception_in_one_rank_is_reported(start: Start, root: Path, tmp_path: Path) -> None:
+    """A callback that fails only on rank 1 in the second step."""
     (tmp_path / "breaking.py").write_text(
         "import lightning.pytorch as pl\n"
         "class Breaking(pl.Callback):\n"
@@ -275,11 +275,11 @@ def test_an_exception_in_one_rank_is_the_one_shown(start: Start, root: Path, tmp
     tree = start(
         "broken", *OWN_TREE, "+callbacks.breaking._target_=breaking.Breaking", variables=[{"PYTHONPATH": path}]
     )
-    codes, said = tree.wait()
-    assert codes == [1], said
+    codes, output = tree.wait()
+    assert codes == [1], output
     (folder,) = root.glob("runs/broken-*")
-    assert "ArithmeticError: only here" in said
-    assert "Connection closed" not in said
+    assert "ArithmeticError: only here" in output
+    assert "Connection closed" not in output
     assert "raise ArithmeticError('only here')" in (folder / "traceback.txt").read_text()
     status = read_json(folder / "status.json")
     assert (status["state"], status["reason"]) == ("failed", "ArithmeticError: only here")
@@ -289,22 +289,22 @@ def test_an_exception_in_one_rank_is_the_one_shown(start: Start, root: Path, tmp
 @pytest.mark.timeout(1800)
 def test_twenty_random_kills_of_parent_or_ranks(start: Start, root: Path) -> None:
     steps, kills = 800, 20
-    arguments = [*MIXTURE, *OWN_TREE, f"trainer.max_steps={steps}", "trainer.checkpoint_every_steps=5"]
-    dice = random.Random(7)
+    arguments = [*MOE, *OWN_TREE, f"trainer.max_steps={steps}", "trainer.checkpoint_every_steps=5"]
+    rng = random.Random(7)
     for number in range(kills):
-        tree = start("struck", *arguments)
-        after_more_steps(root, "struck", dice.randint(1, 45))
-        victim = dice.choice(["parent", "rank 0", "rank 1"])
+        tree = start("killed", *arguments)
+        after_more_steps(root, "killed", rng.randint(1, 45))
+        victim = rng.choice(["parent", "rank 0", "rank 1"])
         pid = tree.processes[0].pid if victim == "parent" else tree.pid(int(victim[-1]))
         os.kill(pid, signal.SIGKILL)
-        codes, said = tree.wait()
-        assert codes == ([-signal.SIGKILL] if victim == "parent" else [1]), (number, victim, said)
+        codes, output = tree.wait()
+        assert codes == ([-signal.SIGKILL] if victim == "parent" else [1]), (number, victim, output)
         if victim == "parent":
-            time.sleep(2)  # its ranks notice
-    for name in ("struck", "spared"):
-        codes, said = start(name, *arguments, "run.tag=" + ("null" if name == "struck" else name)).wait()
-        assert codes == [0], said
-    struck, spared = (next(iter(root.glob(f"runs/{name}-*"))) for name in ("struck", "spared"))
-    assert figures(struck) == figures(spared)
-    for name, weight in weights(spared, steps).items():
-        assert torch.equal(weights(struck, steps)[name], weight), name
+            time.sleep(2)  # for its ranks to exit
+    for name in ("killed", "undisturbed"):
+        codes, output = start(name, *arguments, "run.tag=" + ("null" if name == "killed" else name)).wait()
+        assert codes == [0], output
+    killed, expected = (next(iter(root.glob(f"runs/{name}-*"))) for name in ("killed", "undisturbed"))
+    assert metrics(killed) == metrics(expected)
+    for name, weight in weights(expected, steps).items():
+        assert torch.equal(weights(killed, steps)[name], weight), name

@@ -88,7 +88,7 @@ CHANGES: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     "sparse": (lambda t: t.to_sparse(), "quantised or sparse"),
     "compressed rows": (lambda t: t.to_sparse_csr(), "quantised or sparse"),
     "nested": (lambda t: torch.nested.nested_tensor(list(t)), "nested"),
-    "meta": (lambda t: t.to("meta"), "without numbers"),
+    "meta": (lambda t: t.to("meta"), "without data"),
 }
 
 
@@ -114,7 +114,7 @@ def test_other_floats_are_taken(dtype: torch.dtype, folder: Path, model: MiniMin
 
 def test_the_first_names_are_told_and_how_many_more(folder: Path, model: MiniMind) -> None:
     save_file({name: tensor * NAN for name, tensor in weights_of(model).items()}, folder / "model.safetensors")
-    with pytest.raises(UserError, match=r"NaN or infinite are (model\.\S+, ){4}model\.\S+ and \d+ more\."):
+    with pytest.raises(UserError, match=r"finite as float32, but are not: (model\.\S+, ){4}model\.\S+ and \d+ more\."):
         import_model(folder)
 
 
@@ -133,7 +133,7 @@ def test_the_verb_refuses_and_writes_nothing(
 
 def test_strides_of_zero_do_not_make_a_large_model_of_a_small_file(folder: Path, model: MiniMind) -> None:
     as_pickle(folder, {name: torch.zeros(1).expand(tensor.shape) for name, tensor in weights_of(model).items()})
-    with pytest.raises(UserError, match=r"must be there in full, but of .* bytes only .* are"):
+    with pytest.raises(UserError, match=r"must be stored in full, but only .* of .* bytes are"):
         import_model(folder)
 
 
@@ -145,12 +145,12 @@ def test_strides_of_zero_do_not_make_a_large_model_of_a_small_file(folder: Path,
         ({"initializer_range": INF}, "`initializer_range` must be a finite number, but is inf"),
         ({"hidden_size": 10**9, "num_attention_heads": 10**8}, "`hidden_size` must be at most 16,777,216"),
         ({"hidden_size": -16}, "`hidden_size` must be at least 1, but is -16"),
-        ({"hidden_size": 16.0}, "`hidden_size` must be a whole number, but is 16.0"),
+        ({"hidden_size": 16.0}, "`hidden_size` must be an integer, but is 16.0"),
         ({"num_hidden_layers": 10**9}, "`num_hidden_layers` must be at most 4,096"),
         ({"num_hidden_layers": 4000}, "must describe the weights beside it, but has .* parameters to their"),
         ({"vocab_size": 2**24}, "must describe the weights beside it"),
         ({"max_position_embeddings": 10**400}, "`max_position_embeddings` must be at most|another kind"),
-        ({"max_position_embeddings": INF}, "`max_position_embeddings` must be a whole number, but is inf"),
+        ({"max_position_embeddings": INF}, "`max_position_embeddings` must be an integer, but is inf"),
         ({"tie_word_embeddings": "yes"}, "`tie_word_embeddings` must be true or false"),
         ({"rope_scaling": {"rope_type": "yarn", "factor": NAN}}, r"`rope_scaling\.factor` must be a finite number"),
     ],
@@ -214,18 +214,18 @@ def hostile_files(folder: Path) -> dict[str, tuple[bytes, str]]:
     torch.save({"a": torch.ones(4), "h": Harmful(folder / "harm")}, folder / "zip.pt")
     torch.save({"a": np.ones(3)}, folder / "numpy.pt")
     torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), folder / "script.pt")
-    good, harm = (folder / "good.pt").read_bytes(), r"holds .* besides; it is never loaded"
+    good, harm = (folder / "good.pt").read_bytes(), r"also holds .*; it is never loaded"
     return {
         "code in a zip": ((folder / "zip.pt").read_bytes(), harm),
         "code in a pickle": (pickle.dumps(Harmful(folder / "harm")), harm),
         "old code": (pickle.dumps(Harmful(folder / "harm"), protocol=2), harm.replace(".*", r"posix\.mkdir")),
         "NumPy": ((folder / "numpy.pt").read_bytes(), harm.replace(".*", r"numpy\S+_reconstruct")),
         "a program": ((folder / "script.pt").read_bytes(), harm),
-        "empty": (b"", "cut short"),
-        "text": (b"hello, I am no tensor\n", "cut short"),
-        "half": (good[: len(good) // 2], "cut short"),
-        "nearly all": (good[:-1], "cut short"),
-        "zeros": (bytes(4096), "cut short"),
+        "empty": (b"", "truncated"),
+        "text": (b"hello, I am no tensor\n", "truncated"),
+        "half": (good[: len(good) // 2], "truncated"),
+        "nearly all": (good[:-1], "truncated"),
+        "zeros": (bytes(4096), "truncated"),
     }
 
 

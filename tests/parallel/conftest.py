@@ -1,4 +1,4 @@
-"""Runs a function in several forked ranks that meet over gloo."""
+"""Runs a function in several forked ranks connected by gloo."""
 
 import multiprocessing
 import os
@@ -14,7 +14,7 @@ WAIT_S = 90
 
 
 def run_ranks(world_size: int, function: Callable[..., Any], folder: Path, *arguments: Any) -> list[Any]:
-    """What `function(*arguments)` returns on each rank. A rank that hangs is killed, one that fails fails the test."""
+    """Results of `function(*arguments)` on each rank. The test fails if a rank fails, or hangs and is killed."""
     folder.mkdir(parents=True, exist_ok=True)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

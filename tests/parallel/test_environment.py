@@ -1,11 +1,10 @@
-"""In which tree a process finds itself, from the variables of torchrun and srun."""
+"""The process tree of a rank, from the environment variables of torchrun and srun."""
 
 from datetime import timedelta
 
 import pytest
 
-from minimind.parallel.environment import Tree, joined_tree, keep_to_loopback
-from minimind.parallel.slurm import job_id, requeue
+from minimind.parallel.environment import Tree, job_id, joined_tree, keep_to_loopback, requeue
 from minimind.parallel.store import open_store
 from minimind.utils.errors import UserError
 from minimind.utils.ranks import global_rank
@@ -20,66 +19,66 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.environ", environment)
 
 
-def given(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) -> dict[str, str]:
+def set_environment(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) -> dict[str, str]:
     environment = dict(variables)
     monkeypatch.setattr("os.environ", environment)
     return environment
 
 
-def test_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_single_process(monkeypatch: pytest.MonkeyPatch) -> None:
     assert joined_tree() is None
-    given(monkeypatch, {"SLURM_NTASKS": "1", "SLURM_PROCID": "0"})  # a batch script of one task
+    set_environment(monkeypatch, {"SLURM_NTASKS": "1", "SLURM_PROCID": "0"})  # a batch script with one task
     assert joined_tree() is None
-    given(monkeypatch, {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"})
+    set_environment(monkeypatch, {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"})
     assert joined_tree() is None
 
 
 def test_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
-    given(monkeypatch, {**SRUN, "RANK": "3", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"})  # inside a SLURM job, too
+    set_environment(monkeypatch, {**SRUN, "RANK": "3", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"})  # inside SLURM
     assert joined_tree() == Tree(4, 2)
     assert Tree(4, 2).num_nodes == 2
     assert global_rank() == 3
 
 
 def test_srun(monkeypatch: pytest.MonkeyPatch) -> None:
-    environment = given(monkeypatch, SRUN)
+    environment = set_environment(monkeypatch, SRUN)
     assert joined_tree() == Tree(8, 4)
     assert global_rank() == 5
     assert (environment["MASTER_ADDR"], environment["LOCAL_RANK"], environment["GROUP_RANK"]) == ("gpu03", "1", "1")
 
 
-def test_the_ranks_of_one_node_meet_and_listen_where_no_other_machine_gets(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranks_of_one_node_listen_on_loopback_only(monkeypatch: pytest.MonkeyPatch) -> None:
     one_node = {**SRUN, "SLURM_NNODES": "1", "MASTER_ADDR": "gpu03"}
-    environment = given(monkeypatch, one_node)
+    environment = set_environment(monkeypatch, one_node)
     joined_tree()
     keep_to_loopback()
     assert environment["MASTER_ADDR"] == "127.0.0.1"
     assert (environment["GLOO_SOCKET_IFNAME"], environment["NCCL_SOCKET_IFNAME"]) in (("lo", "=lo"), ("lo0", "=lo0"))
 
-    environment = given(monkeypatch, {**one_node, "GLOO_SOCKET_IFNAME": "eth0"})
+    environment = set_environment(monkeypatch, {**one_node, "GLOO_SOCKET_IFNAME": "eth0"})
     joined_tree()
     keep_to_loopback()
     assert environment["GLOO_SOCKET_IFNAME"] == "eth0"
 
-    environment = given(monkeypatch, {**SRUN, "MASTER_ADDR": "10.0.0.3"})  # two nodes
+    environment = set_environment(monkeypatch, {**SRUN, "MASTER_ADDR": "10.0.0.3"})  # two nodes
     joined_tree()
     keep_to_loopback()
     assert environment["MASTER_ADDR"] == "10.0.0.3"
     assert "GLOO_SOCKET_IFNAME" not in environment
 
 
-def test_nodes_cannot_meet_at_a_loopback_address(monkeypatch: pytest.MonkeyPatch) -> None:
-    given(monkeypatch, {**SRUN, "SLURM_PROCID": "0", "MASTER_ADDR": "localhost"})
+def test_several_nodes_refuse_a_loopback_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_environment(monkeypatch, {**SRUN, "SLURM_PROCID": "0", "MASTER_ADDR": "localhost"})
     joined_tree()
     with pytest.raises(UserError, match="`MASTER_ADDR` must be an address at which the other nodes reach rank 0"):
         open_store(None, timedelta(seconds=5))
 
 
-def test_steps_of_one_job_have_ports_of_their_own_and_ranks_of_one_step_the_same(
+def test_job_steps_have_different_ports_and_ranks_of_a_step_the_same(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def port(**changes: str) -> str:
-        environment = given(monkeypatch, {**SRUN, **changes})
+        environment = set_environment(monkeypatch, {**SRUN, **changes})
         joined_tree()
         return environment["MASTER_PORT"]
 
@@ -88,8 +87,8 @@ def test_steps_of_one_job_have_ports_of_their_own_and_ranks_of_one_step_the_same
     assert port(MASTER_PORT="1234") == "1234"
 
 
-def test_requeueing_says_when_it_cannot(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+def test_failed_requeue_is_reported(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     assert job_id() is None
-    given(monkeypatch, {"SLURM_JOB_ID": "77", "PATH": "/nowhere"})
+    set_environment(monkeypatch, {"SLURM_JOB_ID": "77", "PATH": "/nowhere"})
     requeue()
-    assert "do it by hand: scontrol requeue 77" in capfd.readouterr().err
+    assert "do it manually: scontrol requeue 77" in capfd.readouterr().err

@@ -1,4 +1,4 @@
-"""Our own tree of processes: whose death is shown, and that nothing outlives it. The ranks need no torch here."""
+"""Process trees of train.py: which failure is reported, and that no rank outlives the tree. Needs no torch."""
 
 import os
 import signal
@@ -25,7 +25,7 @@ rank = global_rank()
 (folder.path / f"up{rank}").touch()
 while len(list(folder.path.glob("up*"))) < 2:
     time.sleep(0.01)
-signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as one that is stuck
+signal.signal(signal.SIGTERM, signal.SIG_IGN)  # like a rank that hangs
 """
 
 Script = Callable[[str], list[str]]
@@ -33,7 +33,7 @@ Script = Callable[[str], list[str]]
 
 @pytest.fixture
 def script(tmp_path: Path) -> Script:
-    """A worker command of two ranks that does this after both have started."""
+    """Makes a worker command that runs `body` once both ranks have started."""
 
     def write(body: str) -> list[str]:
         path = tmp_path / "rank.py"
@@ -48,7 +48,7 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     (tmp_path / "tmp").mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
     monkeypatch.setattr("tempfile.tempdir", None)
-    for name, value in environment().items():  # which the tree's parent takes for its own
+    for name, value in environment().items():  # which the parent of the tree adds to its own environment
         monkeypatch.setenv(name, value)
     yield
     assert not list((tmp_path / "tmp").glob("minimind-tree-*"))
@@ -58,7 +58,7 @@ def tree(command: list[str]) -> Outcome:
     return run_tree("seed: 1\n", 0.0, 2, command)
 
 
-def test_the_rank_that_raised_is_shown_and_the_stuck_one_is_taken_along(script: Script) -> None:
+def test_exception_is_reported_and_a_hanging_rank_is_killed(script: Script) -> None:
     outcome = tree(
         script("""
         if rank == 0:
@@ -69,17 +69,17 @@ def test_the_rank_that_raised_is_shown_and_the_stuck_one_is_taken_along(script: 
             worker.fail(error, 1)
     """)
     )
-    assert outcome.death is not None
-    assert (outcome.signal, outcome.death.rank, outcome.death.code) == (0, 1, 1)
-    assert outcome.death.reason == "ValueError: the seventh batch"
-    assert 'raise ValueError("the seventh batch")' in outcome.death.text
+    assert outcome.failure is not None
+    assert (outcome.signal, outcome.failure.rank, outcome.failure.code) == (0, 1, 1)
+    assert outcome.failure.reason == "ValueError: the seventh batch"
+    assert 'raise ValueError("the seventh batch")' in outcome.failure.text
 
 
-def test_a_killed_rank_is_shown_though_its_peer_complains_of_the_loss(script: Script) -> None:
+def test_killed_rank_is_reported_rather_than_its_peers_lost_connection(script: Script) -> None:
     outcome = tree(
         script("""
         if rank == 1:
-            print("the last words", file=sys.stderr, flush=True)
+            print("the last line", file=sys.stderr, flush=True)
             os.kill(os.getpid(), signal.SIGKILL)
         while not folder.peer_has_died():
             time.sleep(0.01)
@@ -89,23 +89,23 @@ def test_a_killed_rank_is_shown_though_its_peer_complains_of_the_loss(script: Sc
             worker.fail(error, 1)
     """)
     )
-    assert outcome.death is not None
-    assert outcome.death.reason == "rank 1 was ended by SIGKILL"
-    assert outcome.death.text == "the last words\n"
+    assert outcome.failure is not None
+    assert outcome.failure.reason == "rank 1 was killed by SIGKILL"
+    assert outcome.failure.text == "the last line\n"
 
 
-def test_a_rank_may_leave_early_when_it_says_so(script: Script) -> None:
+def test_rank_may_finish_early(script: Script) -> None:
     assert tree(
         script("""
         if rank == 0:
-            time.sleep(1.5)  # more than a glance
-        worker.depart(0)
+            time.sleep(1.5)  # longer than POLL_S
+        worker.finish(0)
     """)
     ) == Outcome(0, None)
 
 
-def test_a_signal_reaches_the_ranks_and_is_reported(script: Script, tmp_path: Path) -> None:
-    """Sent to this process, the parent, by rank 1; each rank ends when it has got it."""
+def test_signal_reaches_the_ranks_and_is_reported(script: Script, tmp_path: Path) -> None:
+    """Rank 1 sends it to this process, the parent; each rank finishes when it has received it."""
     command = script(f"""
         signal.signal(signal.SIGUSR1, lambda *_: Path({str(tmp_path)!r}, f"got{{rank}}").touch())
         Path({str(tmp_path)!r}, f"ready{{rank}}").touch()
@@ -115,7 +115,7 @@ def test_a_signal_reaches_the_ranks_and_is_reported(script: Script, tmp_path: Pa
             os.kill(os.getppid(), signal.SIGUSR1)
         while not Path({str(tmp_path)!r}, f"got{{rank}}").exists():
             time.sleep(0.01)
-        worker.depart(0)
+        worker.finish(0)
     """)
     before = signal.getsignal(signal.SIGUSR1)
     assert tree(command) == Outcome(signal.SIGUSR1, None)
@@ -147,7 +147,7 @@ def test_no_rank_outlives_its_parent(death: str, script: Script, tmp_path: Path)
     code = parent.wait(30)
     assert code == (-signal.SIGKILL if death == "killed" else 75), parent.communicate()
     wait_until(lambda: not any(is_alive(int(path.read_text())) for path in pid_files))
-    for path in (tmp_path / "tmp").glob("minimind-tree-*"):  # nobody was left to sweep
+    for path in (tmp_path / "tmp").glob("minimind-tree-*"):  # no process was left to remove it
         subprocess.run(["rm", "-r", path], check=True)
     assert parent.stderr is not None
     parent.stderr.close()
@@ -161,7 +161,7 @@ def wait_until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
 
 
 def is_alive(pid: int) -> bool:
-    """A zombie whose new parent has not looked yet is dead."""
+    """Whether the process runs; a zombie does not."""
     try:
         os.kill(pid, 0)
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"

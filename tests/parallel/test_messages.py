@@ -1,4 +1,4 @@
-"""What ranks say to each other is data: a message gives back what went in, and is never run."""
+"""Messages between ranks are data: they decode to what was encoded, and are never executed."""
 
 import ast
 import json
@@ -21,7 +21,7 @@ TENSORS = st.builds(
     lambda dtype, shape, seed: torch.rand(shape, generator=torch.Generator().manual_seed(seed)).mul(200).to(dtype),
     st.sampled_from(list(DTYPES.values())), SIZES, st.integers(0, 99),
 )  # fmt: skip
-TEXT = st.text(st.characters(codec=None))  # half of a surrogate pair as well: a path may have one
+TEXT = st.text(st.characters(codec=None))  # including lone surrogates, which a path may have
 PLAIN = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | TEXT | TEXT.map(Path)
 VALUES = st.recursive(
     PLAIN | TENSORS,
@@ -31,7 +31,7 @@ VALUES = st.recursive(
 
 
 def same(one: Any, other: Any) -> bool:
-    """Equal, and of one type all the way down."""
+    """Whether two values are equal and of equal types at every level."""
     if type(one) is not type(other):
         return False
     if isinstance(one, Tensor):
@@ -44,12 +44,12 @@ def same(one: Any, other: Any) -> bool:
 
 
 @given(VALUES)
-def test_a_message_gives_back_what_went_in(value: Any) -> None:
+def test_round_trip(value: Any) -> None:
     assert same(decode(encode(value)), value)
 
 
-def test_generators_travel_unchanged() -> None:
-    """As they do into every checkpoint of several processes."""
+def test_random_states_are_unchanged() -> None:
+    """Ranks exchange them for every checkpoint."""
     state = random_state()
     assert same(decode(encode(state)), state)
 
@@ -57,15 +57,15 @@ def test_generators_travel_unchanged() -> None:
 @pytest.mark.parametrize(
     "value", [{1, 2}, b"bytes", {1: "a number as key"}, print, [object()], torch.ones(1, dtype=torch.complex64)]
 )
-def test_what_is_not_plain_is_refused(value: Any) -> None:
-    with pytest.raises(TypeError, match="must be of plain values and tensors"):
+def test_other_types_are_refused(value: Any) -> None:
+    with pytest.raises(TypeError, match="must consist of plain values and tensors"):
         encode(value)
 
 
-def test_a_message_has_a_limit_on_both_sides() -> None:
-    with pytest.raises(ValueError, match="must not be longer than"):
+def test_size_limit_when_encoding_and_decoding() -> None:
+    with pytest.raises(ValueError, match="must have at most"):
         encode("a" * LIMIT)
-    with pytest.raises(ValueError, match="must not be longer than"):
+    with pytest.raises(ValueError, match="must have at most"):
         decode(b'"' + b"a" * LIMIT + b'"')
 
 
@@ -76,12 +76,12 @@ def test_a_message_has_a_limit_on_both_sides() -> None:
     b'{"tensor": ["load", [1], "AAAAAA=="]}', b'{"tensor": ["float32", [4611686018427387904, 0], "!"]}',
     b'{"tensor": ["float32", ["1"], "AAAAAA=="]}',
 ])  # fmt: skip
-def test_anything_else_is_an_error(message: bytes) -> None:
-    with pytest.raises(ValueError, match="Another process has sent what is not a message"):
+def test_invalid_message_is_an_error(message: bytes) -> None:
+    with pytest.raises(ValueError, match="Another process sent an invalid message"):
         decode(message)
 
 
-def test_a_dictionary_that_looks_like_a_tensor_stays_one() -> None:
+def test_dictionary_that_looks_like_a_tensor_stays_a_dictionary() -> None:
     value = {"tensor": ["float32", [1], "AAAAAA=="]}
     assert decode(encode(value)) == value
     assert isinstance(decode(json.dumps(value).encode()), Tensor)
@@ -92,16 +92,15 @@ LISTENERS = {"socketserver", "http", "xmlrpc", "managers"}
 CALLS = {"rendezvous", "init_rpc", "create_server", "TCPStore", "Listener", "Manager",
          *(f"{verb}_object" for verb in ("all_gather", "gather")),
          *(f"{verb}_object_list" for verb in ("broadcast", "scatter", "send", "recv"))}  # fmt: skip
-MAY = {
+ALLOWED = {
     ("parallel/store.py", "create_server"),
     ("parallel/store.py", "TCPStore"),
-    ("utils/torch_files.py", "pickle"),  # the name of its error
+    ("utils/torch_files.py", "pickle"),  # imports only UnpicklingError
 }
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: path.relative_to(PACKAGE).as_posix())
-def test_nothing_of_ours_unpickles_or_listens(path: Path) -> None:
-    """But for the one store that others must reach."""
+def test_only_the_store_listens_and_nothing_unpickles(path: Path) -> None:
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import | ast.ImportFrom):
@@ -112,4 +111,4 @@ def test_nothing_of_ours_unpickles_or_listens(path: Path) -> None:
             found |= {name.rsplit(".", 1)[-1]} & CALLS
             if name == "torch.load" and "weights_only=True" not in ast.unparse(node):
                 found.add(name)
-    assert not {name for name in found if (path.relative_to(PACKAGE).as_posix(), name) not in MAY}
+    assert not {name for name in found if (path.relative_to(PACKAGE).as_posix(), name) not in ALLOWED}

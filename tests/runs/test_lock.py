@@ -1,4 +1,4 @@
-"""One live process a run folder, on this machine and on others that share its disk."""
+"""One live process per run folder, on this machine and on others that share its disk."""
 
 import os
 import socket
@@ -18,17 +18,17 @@ from minimind.utils.files import read_json, write_json
 
 @pytest.fixture
 def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A lock file; time runs a hundred times faster."""
-    for name in ("BEAT_S", "LIFELESS_S"):
+    """A lock file, with intervals a hundred times shorter."""
+    for name in ("HEARTBEAT_S", "SILENT_S"):
         monkeypatch.setattr(lock, name, getattr(lock, name) / 100)
     return tmp_path / "lock.json"
 
 
-def of_another_host(path: Path, heartbeat: float) -> None:
+def write_foreign_lock(path: Path, heartbeat: float) -> None:
     write_json(path, {"host": "gpu07", "pid": 123, "since": 0.0, "heartbeat": heartbeat})
 
 
-def test_a_second_process_is_refused_and_a_killed_one_leaves_the_lock(path: Path) -> None:
+def test_second_process_is_refused_until_the_first_is_killed(path: Path) -> None:
     holder = subprocess.Popen(
         [sys.executable, "-c", f"from pathlib import Path; from minimind.runs.lock import run_lock\n"
          f"with run_lock(Path({str(path)!r})): print('held', flush=True); input()"],
@@ -45,7 +45,7 @@ def test_a_second_process_is_refused_and_a_killed_one_leaves_the_lock(path: Path
     assert not path.exists()
 
 
-def test_the_heart_beats(path: Path) -> None:
+def test_heartbeat(path: Path) -> None:
     with run_lock(path):
         first = read_json(path)
         assert first["host"] == socket.gethostname()
@@ -57,56 +57,56 @@ def test_the_heart_beats(path: Path) -> None:
     assert not path.exists()
 
 
-def test_a_holder_on_another_host_that_beats_is_refused(path: Path) -> None:
-    of_another_host(path, time.time())
-    beating = threading.Timer(lock.LIFELESS_S / 3, of_another_host, (path, time.time() + 20))
-    beating.start()
+def test_live_holder_on_another_host_is_refused(path: Path) -> None:
+    write_foreign_lock(path, time.time())
+    heartbeat = threading.Timer(lock.SILENT_S / 3, write_foreign_lock, (path, time.time() + 20))
+    heartbeat.start()
     with pytest.raises(UserError, match="process 123 on gpu07"), run_lock(path):
         pass
-    beating.join()
+    heartbeat.join()
 
 
 @pytest.mark.parametrize("age", [5.0, -400.0])
-def test_a_silent_one_is_watched_and_taken_over(path: Path, age: float, capfd: pytest.CaptureFixture[str]) -> None:
-    """Also when its clock was ahead of ours."""
-    of_another_host(path, time.time() - age)
+def test_silent_holder_is_watched_and_taken_over(path: Path, age: float, capfd: pytest.CaptureFixture[str]) -> None:
+    """Even if its clock is ahead of ours."""
+    write_foreign_lock(path, time.time() - age)
     start = time.monotonic()
     with run_lock(path):
-        assert time.monotonic() - start >= lock.LIFELESS_S
+        assert time.monotonic() - start >= lock.SILENT_S
         assert read_json(path)["host"] == socket.gethostname()
-    said = capfd.readouterr().err
-    assert "watching for" in said
-    assert "taken over from gpu07" in said
+    output = capfd.readouterr().err
+    assert "to see whether it still is" in output
+    assert "taking over from gpu07" in output
 
 
-def test_one_long_silent_is_taken_over_at_once(
+def test_stale_lock_is_taken_over_immediately(
     path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    of_another_host(path, time.time() - lock.STALE_S - 60)
+    write_foreign_lock(path, time.time() - lock.STALE_S - 60)
     monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("must not wait"))
     with run_lock(path):
         pass
-    assert "watching" not in capfd.readouterr().err
+    assert "waiting" not in capfd.readouterr().err
 
 
-def test_one_that_leaves_while_watched_is_not_waited_for(path: Path) -> None:
-    of_another_host(path, time.time())
+def test_waiting_ends_when_the_lock_file_is_removed(path: Path) -> None:
+    write_foreign_lock(path, time.time())
     threading.Timer(0.05, path.unlink).start()
     with run_lock(path):
         assert read_json(path)["pid"] == os.getpid()
 
 
-def test_a_place_where_no_folder_can_be_is_a_message(tmp_path: Path) -> None:
+def test_impossible_folder_is_a_user_error(tmp_path: Path) -> None:
     (tmp_path / "nowhere").symlink_to(tmp_path / "gone")
     (tmp_path / "file").touch()
-    for name, why in (("nowhere", "link to .*gone, which is not there"), ("file", "file")):
-        for place in (tmp_path / name / "lock.json", tmp_path / name / "run" / "lock.json"):
-            with pytest.raises(UserError, match=f"must be a folder that can be written to, .*{why}"):
-                run_lock(place).__enter__()
+    for name, reason in (("nowhere", "link to .*gone, which does not exist"), ("file", "file")):
+        for path in (tmp_path / name / "lock.json", tmp_path / name / "run" / "lock.json"):
+            with pytest.raises(UserError, match=f"must be a writable folder, .*{reason}"):
+                run_lock(path).__enter__()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "nowhere"]
 
 
-def test_the_lock_of_a_linked_folder_leaves_the_link(tmp_path: Path) -> None:
+def test_lock_of_a_linked_folder_keeps_the_link(tmp_path: Path) -> None:
     (tmp_path / "big_disk").mkdir()
     (tmp_path / "run").symlink_to(tmp_path / "big_disk")
     with run_lock(tmp_path / "run" / "lock.json"):
@@ -116,7 +116,7 @@ def test_the_lock_of_a_linked_folder_leaves_the_link(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["lock.json", "lock.json.held"])
-def test_a_lock_file_that_is_a_link_is_refused(tmp_path: Path, name: str) -> None:
+def test_linked_lock_file_is_refused(tmp_path: Path, name: str) -> None:
     run, other = tmp_path / "run", tmp_path / "other"
     run.mkdir()
     write_json(run / "lock.json", {})

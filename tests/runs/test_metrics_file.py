@@ -1,4 +1,4 @@
-"""metrics.jsonl has each step once, whatever was cut off in between."""
+"""metrics.jsonl has each step once, however the run was interrupted."""
 
 import json
 from pathlib import Path
@@ -24,17 +24,19 @@ def test_rows_beyond_the_checkpoint_are_moved_aside(path: Path) -> None:
     assert (steps(path), steps(path.with_suffix(".superseded.jsonl"))) == ([1, 2, 3], [4, 5])
 
 
-def test_a_kill_between_the_two_files_loses_and_doubles_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kill_between_the_two_files_neither_loses_nor_duplicates_rows(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real = metrics_file.write_text
     calls = iter([real])
 
-    def killed_at_the_second(*arguments: object) -> None:
+    def killed_at_second_call(*arguments: object) -> None:
         write = next(calls, None)
         if write is None:
             raise KeyboardInterrupt
         write(*arguments)
 
-    monkeypatch.setattr(metrics_file, "write_text", killed_at_the_second)
+    monkeypatch.setattr(metrics_file, "write_text", killed_at_second_call)
     with pytest.raises(KeyboardInterrupt):
         truncate_after(path, 3)
     assert steps(path) == [1, 2, 3, 4, 5]
@@ -43,7 +45,7 @@ def test_a_kill_between_the_two_files_loses_and_doubles_nothing(path: Path, monk
     assert (steps(path), steps(path.with_suffix(".superseded.jsonl"))) == ([1, 2, 3], [4, 5])
 
 
-def test_a_line_cut_off_does_not_swallow_the_next(path: Path) -> None:
+def test_truncated_line_does_not_swallow_the_next(path: Path) -> None:
     with path.open("a") as file:
         file.write('{"step": 6, "train/lo')
     truncate_after(path, 5)
@@ -51,7 +53,7 @@ def test_a_line_cut_off_does_not_swallow_the_next(path: Path) -> None:
     assert steps(path) == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_full_disk_leaves_no_half_line(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_leaves_no_partial_line(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = path.read_bytes()
     monkeypatch.setattr(metrics_file.json, "dumps", lambda row: json.JSONEncoder().encode(row) * 2_000)
     import resource

@@ -1,4 +1,4 @@
-"""The names of states and exit codes: one file has them, and the docs say the same."""
+"""State names and exit codes are defined in one file, and the docs agree with it."""
 
 import ast
 import re
@@ -15,14 +15,14 @@ NAMES = {name for states in (RunState, Exit, JobState) for name in states.__memb
 STORED = [RunState.RUNNING, RunState.FINISHED, RunState.PREEMPTED, RunState.FAILED]
 
 
-def test_the_docs_have_the_exit_codes() -> None:
+def test_docs_have_the_exit_codes() -> None:
     (table,) = re.findall(r"\| exit code \| meaning \|\n\|---\|---\|\n((?:\|.*\n)+)", RUNS_PAGE)
     assert [int(line.split("|")[1]) for line in table.splitlines()] == list(Exit)
     (listed,) = re.findall(r"Exit codes: (.*)", Path(help_pages.__file__).read_text(encoding="utf-8"))
     assert [int(number) for number in re.findall(r"\d+", listed)] == list(Exit)
 
 
-def test_the_docs_have_the_states_of_a_run() -> None:
+def test_docs_have_the_run_states() -> None:
     (listed,) = re.findall(r"`status.json` \| state \((.*?)\)", RUNS_PAGE)
     assert re.findall(r"`([^`]+)`", listed) == STORED
     assert f"`{RunState.INTERRUPTED}` is a run that was killed" in RUNS_PAGE.replace("\n", " ")
@@ -32,12 +32,12 @@ def test_the_docs_have_the_states_of_a_run() -> None:
     ("returncode", "state"),
     [(0, "finished"), (75, "stopped"), (1, "failed"), (2, "failed"), (-9, "failed"), (3, "failed")],
 )
-def test_a_job_is_what_its_process_ended_as(returncode: int, state: str) -> None:
+def test_job_state_after_exit_code(returncode: int, state: str) -> None:
     assert JobState.after(returncode) == state
 
 
-def test_no_other_file_names_a_state_or_an_exit_code() -> None:
-    """Neither by a constant of its own nor by the word."""
+def test_no_other_file_defines_a_state_or_an_exit_code() -> None:
+    """Neither as a constant nor as a string."""
     for path in (REPOSITORY / "minimind").rglob("*.py"):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         if path.name == "states.py":

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minimind.runs.checkpoints import resume_point, what_is_wrong
+from minimind.runs.checkpoints import checkpoint_problem, resume_point
 from minimind.runs.folder import COMPLETE, RunFolder
 from minimind.training import saver as saver_module
 from minimind.training.checkpoint import NonFiniteWeights, write_checkpoint
@@ -55,8 +55,8 @@ def test_the_marker_lists_the_hash_of_each_file(run: RunFolder) -> None:
 def test_a_damaged_folder_of_the_same_step_is_replaced(run: RunFolder) -> None:
     folder = write_checkpoint(run, 3, state(1.0), RECORD)
     (folder / "state.pt").write_bytes(b"torn")
-    assert "corrupt" in str(what_is_wrong(folder))
-    assert what_is_wrong(write_checkpoint(run, 3, state(2.0), RECORD)) is None
+    assert "corrupt" in str(checkpoint_problem(folder))
+    assert checkpoint_problem(write_checkpoint(run, 3, state(2.0), RECORD)) is None
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])

@@ -8,7 +8,7 @@ import pytest
 # Prints the page faults of the last of a few rounds that each allocate and free two large tensors; without huge pages.
 ROUNDS = """
 import ctypes, resource, sys, torch
-from minimind.utils.memory import keep_freed_memory
+from minimind.utils.hardware import keep_freed_memory
 PR_SET_THP_DISABLE = 41
 ctypes.CDLL(None).prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0)
 torch.set_num_threads(1)

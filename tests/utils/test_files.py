@@ -1,4 +1,4 @@
-"""Whatever is in a file, reading it gives a value or one line that names the file."""
+"""Reading any file gives a value or a one-line error that names the file."""
 
 import json
 import os
@@ -32,33 +32,33 @@ DAMAGE = {
 
 @given(JSON)
 @settings(max_examples=50, deadline=None)
-def test_what_is_written_is_read(value: Any) -> None:
+def test_json_round_trip(value: Any) -> None:
     assert parse_json(json.dumps(value).encode()) == value
 
 
 @given(st.binary(max_size=40) | st.text(alphabet='{}[]":,0129eE+-.NaInfty \n', max_size=40).map(str.encode))
 @settings(max_examples=300, deadline=None)
-def test_any_bytes_are_a_value_or_one_line(data: bytes) -> None:
-    said = ""
+def test_any_bytes_parse_or_raise_a_one_line_error(data: bytes) -> None:
+    message = ""
     try:
         parse_json(data)
     except ValueError as error:
-        said = str(error)
-    assert len(said.splitlines()) <= 1
+        message = str(error)
+    assert len(message.splitlines()) <= 1
 
 
 @pytest.mark.parametrize("case", list(DAMAGE))
-def test_damage_is_the_users_to_mend_and_still_a_value_error(case: str, tmp_path: Path) -> None:
+def test_damaged_file_is_a_user_error_and_a_value_error(case: str, tmp_path: Path) -> None:
     path = tmp_path / "status.json"
     path.write_bytes(DAMAGE[case])
-    with pytest.raises(DamagedFile, match=r"status\.json must be JSON, but .*; put a whole copy") as raised:
+    with pytest.raises(DamagedFile, match=r"status\.json must be JSON, but .*; replace it with a good copy") as raised:
         read_json(path)
     assert isinstance(raised.value, UserError)
     assert isinstance(raised.value, ValueError)
     assert "sys." not in str(raised.value)
 
 
-def test_an_object_is_asked_for_and_a_missing_file_is_no_damage(tmp_path: Path) -> None:
+def test_read_object_requires_an_object_and_a_missing_file_is_not_damage(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", [1])
     with pytest.raises(DamagedFile, match="must be a JSON object, but is a list"):
         read_object(tmp_path / "a.json")
@@ -69,15 +69,15 @@ def test_an_object_is_asked_for_and_a_missing_file_is_no_damage(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("text", ["a: [1", "- 1", "", "a: b: c", "\x00", "!!python/object/apply:os.system [ls]"])
-def test_settings_that_are_none_are_named(text: str, tmp_path: Path) -> None:
+def test_invalid_configuration_is_one_line_naming_the_file(text: str, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(text)
-    with pytest.raises(DamagedFile, match=r"config\.yaml must be a configuration as it was stored, but") as raised:
+    with pytest.raises(DamagedFile, match=r"config\.yaml must be a stored configuration, but") as raised:
         read_config(tmp_path / "config.yaml")
     assert len(str(raised.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize(
-    ("said", "brief"),
+    ("message", "brief"),
     [
         ("It has custom code. Please pass trust_remote_code=True to load it.", "It has custom code"),
         ("Object arrays cannot be loaded when allow_pickle=False", "ValueError"),
@@ -87,12 +87,12 @@ def test_settings_that_are_none_are_named(text: str, tmp_path: Path) -> None:
         ("colours \x1b[31m", "ValueError"),
     ],
 )
-def test_a_librarys_words_without_its_advice(said: str, brief: str) -> None:
-    assert in_brief(ValueError(said)) == brief
+def test_in_brief_drops_a_librarys_advice(message: str, brief: str) -> None:
+    assert in_brief(ValueError(message)) == brief
 
 
-def test_a_link_in_the_way_of_what_is_written_leads_nowhere(tmp_path: Path) -> None:
-    """The name that a file has while it is written can be guessed."""
+def test_link_at_the_temporary_path_is_not_followed(tmp_path: Path) -> None:
+    """The name of the temporary file can be guessed."""
     victim, file = tmp_path / "victim.txt", tmp_path / "status.json"
     victim.write_text("mine")
     (tmp_path / f".{file.name}.{os.getpid()}.tmp").symlink_to(victim)

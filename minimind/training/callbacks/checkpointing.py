@@ -8,7 +8,7 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.plugins import TorchCheckpointIO
 
-from minimind.parallel.collectives import gathered, largest_over_ranks
+from minimind.parallel.collectives import all_gather, max_over_ranks
 from minimind.runs.folder import COMPLETE, checkpoint_name
 from minimind.training.callbacks.metrics import Metrics
 from minimind.training.callbacks.run_callback import StepCallback
@@ -98,13 +98,13 @@ class Checkpointing(StepCallback):
         passed = time.monotonic() - self.last_save >= 60 * self.cfg.checkpoint_every_minutes
         if trainer.world_size > 1 and trainer.global_step % CLOCK_EVERY_STEPS:
             return False
-        return bool(largest_over_ranks(int(passed)))
+        return bool(max_over_ranks(int(passed)))
 
     def _save_unless_busy(self, trainer: pl.Trainer) -> None:
         """Save unless the disk is busy: a slow disk costs checkpoints rather than training time, and none is queued."""
         step = trainer.global_step
         permanent = self.cfg.keep_every_steps and step % self.cfg.keep_every_steps == 0
-        busy = largest_over_ranks(int(self.saver.busy))  # only rank 0 saves, but all ranks take part
+        busy = max_over_ranks(int(self.saver.busy))  # only rank 0 saves, but all ranks take part
         if not busy or permanent or step == self.cfg.max_steps:
             self._start(trainer)
         elif trainer.is_global_zero and not self.warned_busy:
@@ -142,7 +142,7 @@ class Checkpointing(StepCallback):
 
     def on_save_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         key_optimizer_by_name(checkpoint)
-        checkpoint["random_states"] = gathered(random_state())
+        checkpoint["random_states"] = all_gather(random_state())
         checkpoint["tracker_run_id"] = self.run.status.get("wandb_id")
 
     def on_load_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:

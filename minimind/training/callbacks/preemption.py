@@ -5,7 +5,7 @@ import time
 
 import lightning.pytorch as pl
 
-from minimind.parallel.collectives import largest_over_ranks
+from minimind.parallel.collectives import max_over_ranks
 from minimind.runs.stop import StopRequest
 from minimind.training.callbacks.checkpointing import Checkpointing
 from minimind.training.callbacks.run_callback import StepCallback
@@ -50,7 +50,7 @@ class Preemption(StepCallback):
     def _stop_if_requested(self, trainer: pl.Trainer) -> None:
         if trainer.global_step >= trainer.max_steps:
             return
-        if request := largest_over_ranks(self._request()):
+        if request := max_over_ranks(self._request()):
             self.checkpointing.save(trainer)
             raise Preempted("run.max_minutes" if request == OUT_OF_TIME else signal.Signals(request).name)
 

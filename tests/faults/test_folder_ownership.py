@@ -1,4 +1,4 @@
-"""A run folder has one owner at a time, and an owner that has lost it stops."""
+"""One process owns a run folder at a time, and stops if the folder is moved."""
 
 import json
 import shutil
@@ -25,21 +25,21 @@ def only(root: Path, pattern: str) -> Path:
     return found
 
 
-def test_fresh_beside_a_live_run_is_refused(run_here, small_arguments: list[str], small_run: Path, root: Path) -> None:
+def test_fresh_is_refused_during_a_live_run(run_here, small_arguments: list[str], small_run: Path, root: Path) -> None:
     run = Path(shutil.copytree(small_run, small_run.with_name(small_run.name.replace("shared", "live"))))
     rows = read_rows(run / "metrics.jsonl")
     with run_lock(run / "lock.json"):
         for more in (["run.fresh=true"], ["run.fresh=true", "parallel=ddp", "trainer.devices=2"]):
-            said = run_here(train, *small_arguments, "run.name=live", *more)
-            assert said.code == 2
-            assert "Only one process may work in" in said.err
+            result = run_here(train, *small_arguments, "run.name=live", *more)
+            assert result.code == 2
+            assert "Only one process may use" in result.err
             assert read_rows(run / "metrics.jsonl") == rows
             assert not list(root.glob("runs/live-*.old-*"))
-    unfinished = {"state": "preempted", "data_fingerprint": "of another text"}  # neither gone on with nor compared
+    unfinished = {"state": "preempted", "data_fingerprint": "of another text"}  # neither resumed nor compared
     write_json(run / "status.json", {**read_json(run / "status.json"), **unfinished})
-    said = run_here(train, *small_arguments, "run.name=live", "run.fresh=true", "trainer.validate_every_steps=20")
-    assert said.code == 0, said.err
-    assert f"run.fresh: the old folder is now {run.name}.old-1." in said.err
+    result = run_here(train, *small_arguments, "run.name=live", "run.fresh=true", "trainer.validate_every_steps=20")
+    assert result.code == 0, result.err
+    assert f"run.fresh: the old folder is now {run.name}.old-1." in result.err
     assert [row["step"] for row in read_rows(run / "metrics.jsonl") if "val/loss" in row] == [20]
     assert read_json(Path(f"{run}.old-1") / "status.json")["state"] == "preempted"
     assert read_rows(Path(f"{run}.old-1") / "metrics.jsonl") == rows
@@ -47,24 +47,24 @@ def test_fresh_beside_a_live_run_is_refused(run_here, small_arguments: list[str]
     assert not Path(f"{run}.old-1", "lock.json").exists()
 
 
-def test_a_finished_run_is_found_finished_by_who_waited_for_its_lock(run_here, small_arguments: list[str]) -> None:
-    """Between the first look and the lock another process may have done it all."""
+def test_run_finished_before_the_lock_was_taken_is_not_repeated(run_here, small_arguments: list[str]) -> None:
+    """Another process may finish the run between the first check and the lock."""
     from minimind.cli import admission
 
-    looks = []
+    calls = []
 
     def unfinished_at_first(planned: object) -> bool:
-        looks.append(planned)
-        return len(looks) > 1 and original(planned)
+        calls.append(planned)
+        return len(calls) > 1 and original(planned)
 
     original = admission.is_finished
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(admission, "is_finished", unfinished_at_first)
-        said = run_here(train, *small_arguments, "run.name=shared")
-    assert (said.code, "This run is finished" in said.out) == (0, True)
+        result = run_here(train, *small_arguments, "run.name=shared")
+    assert (result.code, "This run is finished" in result.out) == (0, True)
 
 
-def when(condition: Callable[[], bool], action: Callable[[], object]) -> threading.Thread:
+def call_when(condition: Callable[[], bool], action: Callable[[], object]) -> threading.Thread:
     def watch() -> None:
         end = time.monotonic() + 60
         while time.monotonic() < end and not condition():
@@ -77,7 +77,7 @@ def when(condition: Callable[[], bool], action: Callable[[], object]) -> threadi
 
 
 @pytest.mark.parametrize("what", ["renamed", "deleted", "replaced"])
-def test_a_folder_that_goes_while_it_trains_stops_the_run(
+def test_run_stops_if_its_folder_is_moved_during_training(
     run_here, small_arguments: list[str], root: Path, what: str
 ) -> None:
     def saved() -> list[Path]:
@@ -93,14 +93,14 @@ def test_a_folder_that_goes_while_it_trains_stops_the_run(
             (folder / "status.json").write_text('{"state": "running", "step": 7}')
 
     (root / "elsewhere").mkdir(exist_ok=True)
-    watcher = when(lambda: bool(saved()), go)
-    said = run_here(
+    watcher = call_when(lambda: bool(saved()), go)
+    result = run_here(
         train, *small_arguments, f"run.name=gone_{what}", f"run.tag={what}", "trainer.max_steps=400",
         "trainer.validate_every_steps=400", "trainer.checkpoint_every_steps=3", "trainer.log_every_steps=2",
     )  # fmt: skip
     watcher.join()
-    assert said.code == 1
-    assert "was renamed, deleted or replaced" in said.err
+    assert result.code == 1
+    assert "was renamed, deleted or replaced" in result.err
     found = list(root.glob(f"runs/gone_{what}-*"))
     if what == "replaced":
         assert [path.name for path in found[0].iterdir()] == ["status.json"]
@@ -108,21 +108,21 @@ def test_a_folder_that_goes_while_it_trains_stops_the_run(
         shutil.rmtree(found[0])
     else:
         assert found == []
-    if what == "renamed":  # whole, and can be gone on with
+    if what == "renamed":  # complete, and can be resumed
         moved = RunFolder(root / "elsewhere" / what)
         steps = [row["step"] for row in read_rows(moved.metrics)]
         assert steps == list(range(2, 2 * len(steps) + 1, 2))
         assert not moved.lock.exists()
         last = moved.complete_checkpoints()[-1].name
-        goes_on = run_here(train, f"run.resume={moved.path}", f"trainer.max_steps={int(last[5:]) + 2}")
-        assert goes_on.code == 0, goes_on.err
+        resumed = run_here(train, f"run.resume={moved.path}", f"trainer.max_steps={int(last[5:]) + 2}")
+        assert resumed.code == 0, resumed.err
         shutil.rmtree(moved.path)
 
 
-def test_nothing_is_written_into_a_folder_that_is_another(tmp_path: Path) -> None:
+def test_nothing_is_written_to_a_replaced_folder(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "run")
     with pytest.raises(FileNotFoundError):
-        run.update_status(state="running")  # a writer makes no folder
+        run.update_status(state="running")  # writers do not create the folder
     run.path.mkdir()
     run.claim()
     run.update_status(state="running")
@@ -136,7 +136,7 @@ def test_nothing_is_written_into_a_folder_that_is_another(tmp_path: Path) -> Non
     assert read_json(tmp_path / "moved" / "status.json")["state"] == "running"
 
 
-def test_the_lock_is_the_folders_not_its_names(tmp_path: Path) -> None:
+def test_lock_belongs_to_the_folder_not_to_its_path(tmp_path: Path) -> None:
     path = tmp_path / "run" / "lock.json"
     with run_lock(path):
         (tmp_path / "run" / "status.json").touch()
@@ -150,7 +150,7 @@ def test_the_lock_is_the_folders_not_its_names(tmp_path: Path) -> None:
     assert (tmp_path / "run").is_dir()
 
 
-def test_a_damaged_lock_file_is_no_lock(tmp_path: Path) -> None:
+def test_damaged_lock_file_does_not_lock(tmp_path: Path) -> None:
     path = tmp_path / "run" / "lock.json"
     for content in ("{torn", "[]", "\xff"):
         path.parent.mkdir(exist_ok=True)
@@ -160,7 +160,7 @@ def test_a_damaged_lock_file_is_no_lock(tmp_path: Path) -> None:
             assert is_held(path)
 
 
-REFUSED = {  # what is typed, and what is said of it
+REFUSED = {  # argument → error message
     "run.resume=must": "must be auto or never with run.fresh=true",
     "trainer.accelerator=mps": "must name a device that is here, but mps is not",
     "+callbacks.mine._target_=no.such.Class": "callbacks.mine",
@@ -171,34 +171,34 @@ REFUSED = {  # what is typed, and what is said of it
 
 
 @pytest.mark.parametrize("typed", REFUSED)
-def test_what_is_refused_on_the_way_leaves_the_old_run_in_its_place(
+def test_refused_fresh_run_leaves_the_old_run_in_place(
     run_here, small_arguments: list[str], small_run: Path, root: Path, typed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The old folder goes only when everything that could be refused has been looked at."""
+    """The old folder is renamed only after everything has been checked."""
     monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
     arguments = [*small_arguments, "run.name=kept", typed]
     planned = folder_of([argument for argument in arguments if not argument.startswith("schedule")], root)
     shutil.copytree(small_run, planned, dirs_exist_ok=True)
-    said = run_here(train, *arguments, "run.fresh=true")
-    assert (said.code, REFUSED[typed] in said.err) == (2, True), said.err
+    result = run_here(train, *arguments, "run.fresh=true")
+    assert (result.code, REFUSED[typed] in result.err) == (2, True), result.err
     assert [path.name for path in (root / "runs").glob("*kept*")] == [planned.name]
     assert read_rows(planned / "metrics.jsonl") == read_rows(small_run / "metrics.jsonl")
     shutil.rmtree(planned)
 
 
-def test_a_run_is_not_begun_again_and_gone_on_with(run_here, small_run: Path) -> None:
-    said = run_here(train, f"run.resume={small_run}", "run.fresh=true")
-    assert (said.code, "must be auto or never with run.fresh=true" in said.err) == (2, True)
+def test_fresh_and_resume_exclude_each_other(run_here, small_run: Path) -> None:
+    result = run_here(train, f"run.resume={small_run}", "run.fresh=true")
+    assert (result.code, "must be auto or never with run.fresh=true" in result.err) == (2, True)
     assert list(small_run.parent.glob(f"*{small_run.name}*")) == [small_run]
 
 
-def test_a_new_run_takes_the_place_of_an_old_one_and_of_nothing_else(tmp_path: Path) -> None:
+def test_new_run_replaces_only_the_old_run(tmp_path: Path) -> None:
     def prepared(name: str, released: list[str]) -> RunFolder:
         run = RunFolder(tmp_path / name)
         run.path.mkdir()
         run.update_status(state="running", step=7)
-        (tmp_path / f"{name}.old-1").symlink_to("nowhere")  # a name that is taken
-        run.begin_beside(lambda: released.append(name))
+        (tmp_path / f"{name}.old-1").symlink_to("nowhere")  # the name is taken
+        run.stage_replacement(lambda: released.append(name))
         run.path.mkdir()
         run.claim()
         assert (run.status, run.path.name) == ({}, f".{name}.new")
@@ -209,38 +209,38 @@ def test_a_new_run_takes_the_place_of_an_old_one_and_of_nothing_else(tmp_path: P
     rank = RunFolder(tmp_path / "run")
     rank.take_over(json.loads(json.dumps(run.hand_over())))
     assert (rank.path, rank.in_place, rank.replaces) == (run.path, True, run.replaces)
-    assert run.take_place() == tmp_path / "run.old-2"
+    assert run.replace_old() == tmp_path / "run.old-2"
     assert (run.path, run.status, run.in_place, released) == (tmp_path / "run", {}, True, ["run"])
     assert RunFolder(tmp_path / "run.old-2").status["step"] == 7
-    rank.follow()
+    rank.update_path()
     assert (rank.path, rank.in_place, rank.replaces) == (run.path, True, None)
 
     lost = prepared("lost", released)
     (tmp_path / "lost").rename(tmp_path / "moved")
-    (tmp_path / "lost").mkdir()  # another's
+    (tmp_path / "lost").mkdir()  # another process's folder
     with pytest.raises(FolderGone):
-        lost.take_place()
+        lost.replace_old()
     assert sorted(path.name for path in tmp_path.glob("*lost*")) == [".lost.new", "lost", "lost.old-1"]
 
 
-def test_the_heart_beats_where_the_folder_is_renamed_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lock, "BEAT_S", 0.01)
-    place, later = tmp_path / ".run.new" / "lock.json", tmp_path / "run" / "lock.json"
-    with run_lock(place, later):
-        place.parent.rename(later.parent)
-        first = read_json(later)
+def test_heartbeat_continues_after_the_planned_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "HEARTBEAT_S", 0.01)
+    staging, final = tmp_path / ".run.new" / "lock.json", tmp_path / "run" / "lock.json"
+    with run_lock(staging, final):
+        staging.parent.rename(final.parent)
+        first = read_json(final)
         deadline = time.monotonic() + 30
-        while read_json(later) == first:
+        while read_json(final) == first:
             assert time.monotonic() < deadline
             time.sleep(0.01)
-        assert is_held(later)
+        assert is_held(final)
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
-    assert not later.exists()
+    assert not final.exists()
 
 
 @pytest.mark.parametrize("what", ["renamed", "deleted", "replaced"])
 @pytest.mark.parametrize("fresh", [False, True])
-def test_a_folder_that_goes_while_the_run_is_prepared_does_not_come_back(
+def test_folder_moved_during_preparation_is_not_recreated(
     run_here, small_arguments: list[str], root: Path, tmp_path: Path, what: str, fresh: bool
 ) -> None:
     from minimind.cli import session
@@ -251,7 +251,7 @@ def test_a_folder_that_goes_while_the_run_is_prepared_does_not_come_back(
         folder.mkdir(parents=True)
         (folder / "status.json").write_text('{"state": "running", "step": 0}')
 
-    def lose_it_and_prepare(*arguments: object) -> object:
+    def move_folder_and_prepare(*arguments: object) -> object:
         folder.rename(tmp_path / "moved")
         if what == "deleted":
             shutil.rmtree(tmp_path / "moved")
@@ -261,9 +261,9 @@ def test_a_folder_that_goes_while_the_run_is_prepared_does_not_come_back(
 
     prepare = session.prepare
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(session, "prepare", lose_it_and_prepare)
-        said = run_here(train, *small_arguments, f"run.name={name}", *(["run.fresh=true"] if fresh else []))
-    assert (said.code, "was renamed, deleted or replaced" in said.err) == (1, True), said.err
+        patch.setattr(session, "prepare", move_folder_and_prepare)
+        result = run_here(train, *small_arguments, f"run.name={name}", *(["run.fresh=true"] if fresh else []))
+    assert (result.code, "was renamed, deleted or replaced" in result.err) == (1, True), result.err
     found = list((root / "runs").glob(f"*{name}*"))
     assert found == ([folder] if what == "replaced" else [])
     if what == "replaced":
