@@ -143,7 +143,7 @@ def test_a_folder_says_its_template_and_its_tokens(tmp_path: Path) -> None:
 
 def test_a_folder_whose_template_is_no_text_is_refused(tmp_path: Path) -> None:
     write(tmp_path, {"chat_template": 3})
-    with pytest.raises(UserError, match="must have text as `chat_template`, but has a int"):
+    with pytest.raises(UserError, match="must be a string, but has type int"):
         read_chat_template(tmp_path)
     (tmp_path / "chat_template.jinja").write_bytes(b"\xff")
     with pytest.raises(UserError, match=r"chat_template\.jinja must be a chat template in UTF-8"):

@@ -32,7 +32,10 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureF
         (["trainer.max_steps=many"], ["Value 'many' of type 'str' could not be converted to Integer"]),
         (["model.norm=batchnorm"], ["Invalid value 'batchnorm', expected one of [rmsnorm, layernorm]"]),
         (["data=text", "data.fils=[a]"], ["did you mean `data.files`?", "did you mean `files`?"]),
-        (["model.x=1", "optim.y=2", "seed=z"], ["3 things must be changed", "model.x=1:", "optim.y=2:", "seed=z:"]),
+        (
+            ["model.x=1", "optim.y=2", "seed=z"],
+            ["The configuration has 3 errors", "model.x=1:", "optim.y=2:", "seed=z:"],
+        ),
         (["trainer.max_steps=="], ["trainer.max_steps=="]),
         (["data=text"], ["`data.files` must name the text of data=text"]),
         (["data=text", "data.files=[nowhere.txt]"], ["must exist, but nowhere.txt is neither in"]),

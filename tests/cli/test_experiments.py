@@ -133,7 +133,7 @@ def test_data_that_changed_since_the_start_are_refused(start, small_arguments: l
     status = only_run(tmp_path) / "status.json"
     write_json(status, {**read_json(status), "state": "preempted", "data_fingerprint": "another"})
     code, said = start(*command)
-    assert (code, "The data must be what" in said) == (2, True), said
+    assert (code, "The data has changed since" in said) == (2, True), said
     code, said = start(*command, "run.accept_data_change=true")
     assert code == 0, said
 

@@ -34,8 +34,8 @@ def test_a_mixture_is_told_source_by_source(run: Run, text_file: Path, tmp_path:
     assert code == 0, error
     blocks = said.split("\ntalk\n")
     assert [block.count(" documents, ") for block in blocks] == [2, 2]
-    assert "10 steps of 2,560 tokens, 25.0% of it from here: " in blocks[0]
-    assert "10 steps of 2,560 tokens, 75.0% of it from here: " in blocks[1]
+    assert "10 steps of 2,560 tokens, 25.0% from this source: " in blocks[0]
+    assert "10 steps of 2,560 tokens, 75.0% from this source: " in blocks[1]
     for line in said.splitlines():
         if line.startswith("  folder"):
             assert (Path(line.split()[1]) / "train" / "manifest.json").is_file()
@@ -64,7 +64,7 @@ def test_prompts_are_told_apart_from_targets(run: Run, text_file: Path, tmp_path
     data = ["data=jsonl", f"data.files=[{tmp_path / 'a.jsonl'}]"]
     code, said, error = run(*data, *small, "data.prompt_field=q")
     assert code == 0, error
-    assert said.count(" of them targets), ") == 2
+    assert said.count(" are targets), ") == 2
     plain = run(*data, *small)[1]
     assert "targets" not in plain
     assert len(list(tmp_path.glob("cache/shards/*/train/manifest.json"))) == 2

@@ -166,7 +166,7 @@ def test_what_hydra_cannot_read_is_told_in_its_words(run_here, small_run: Path) 
     wrong = ["optim.betas=[1,2", "callbacks.theirs._target_=theirs.Theirs", "trainer"]
     said = run_here(train, f"run.resume={run}", *wrong)
     assert said.code == 2, said.err
-    assert "2 things must be changed" in said.err
+    assert "The configuration has 2 errors" in said.err
     assert "optim.betas=[1,2: no viable alternative at input '[1,2'" in said.err
     assert "trainer: Error parsing override 'trainer' missing EQUAL" in said.err
 

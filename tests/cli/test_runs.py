@@ -98,7 +98,7 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(root: Path, small_arguments: 
     _, messages = process.communicate(timeout=60)
     (folder,) = root.glob("runs/cut-*")
     assert process.returncode == 75, messages
-    assert "Run the same command to go on" in messages
+    assert "Run the same command to continue" in messages
     status = read_json(folder / "status.json")
     assert (status["state"], status["reason"]) == ("preempted", "SIGINT")
     assert 0 < status["step"] < 120

@@ -171,7 +171,7 @@ def test_two_processes_stopped_every_way_equal_a_run_that_never_was(start: Start
     tree.processes[0].terminate()
     codes, said = tree.wait()
     assert codes == [75], said
-    assert said.count("Run the same command to go on") == 1
+    assert said.count("Run the same command to continue") == 1
     assert "rank" not in said
     assert read_json(folder / "status.json")["reason"] == "SIGTERM"
 

@@ -1,4 +1,4 @@
-"""CSV and TensorBoard say what metrics.jsonl says, after kills as after a clean run."""
+"""CSV and TensorBoard contain the rows of metrics.jsonl, after kills as well as after a clean run."""
 
 import csv
 from pathlib import Path
@@ -19,7 +19,7 @@ def test_the_csv_file_has_the_same_rows(story) -> None:
     assert csv_rows(story.folder) == read_rows(story.folder / "metrics.jsonl")
 
 
-@pytest.mark.filterwarnings("ignore")  # tensorboard's own
+@pytest.mark.filterwarnings("ignore")  # from tensorboard itself
 @pytest.mark.parametrize("story", ["whole", "interrupted"], indirect=True)
 def test_tensorboard_has_the_same_points(story) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
