@@ -73,9 +73,9 @@ def _show_finished(planned: Plan) -> int:
         )
     say("This run is finished. To repeat it: run.fresh=true; for another run with the same settings: run.tag=NAME.")
     say(f"To train longer: run.resume={folder.path} trainer.max_steps=N schedule.horizon_steps=N")
-    say("(without a new horizon, the learning rate stays at the end of its schedule).")
+    say("(without a new horizon, the learning rate stays at its final value).")
     if folder.status.get("source_hash") != source_hash():
-        say("The source code has changed since then.")
+        say("The source code has changed since this run.")
     if reason := folder.status.get("reason"):
         say(f"It was stopped early: {reason}.")
     summary, rows = read_object(folder.summary), read_rows(folder.samples)

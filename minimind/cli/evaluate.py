@@ -71,7 +71,8 @@ def _task(composed: "DictConfig") -> int:
     from minimind.cli.measure import measure  # here, since it takes seconds
 
     assert isinstance(cfg, EvaluateConfig)
-    own_text = not any(  # the held-out text of the run
+    # False if another text is chosen; overrides of how the run's own text is read do not count
+    own_text = not any(
         override.startswith("data") and not override.startswith(READING_OVERRIDES)
         for override in HydraConfig.get().overrides.task
     )

@@ -208,7 +208,7 @@ def _exit_code(folder: RunFolder, outcome: "Outcome", before: float | None) -> i
         name = signal.Signals(outcome.signal).name
         if folder.in_place and status and status["state"] != RunState.FINISHED:
             folder.update_status(state=RunState.PREEMPTED, reason=name)
-        say(f"Stopped by {name} before the first step was done. Run the same command to continue.", file=sys.stderr)
+        say(f"Stopped by {name} before a step was completed. Run the same command to continue.", file=sys.stderr)
         return Exit.PREEMPTED
     _report_failure(folder, "the processes ended without finishing the run", "")
     return Exit.FAILED

@@ -59,7 +59,7 @@ def _task(composed: "DictConfig") -> int:
 
     hydra_config = HydraConfig.get()
     if composed.ablation is not None:
-        raise ConfigError(["An ablation has several runs; use python train.py -m ablation=…"])
+        raise ConfigError(["An ablation consists of several runs; start it with python train.py -m ablation=…"])
     complete(composed, hydra_config)
     if hydra_config.mode is RunMode.RUN:
         return run(composed)

@@ -393,9 +393,9 @@ def test_a_target_that_cannot_be_a_folder_is_reported(
     if not (tmp_path / "theirs").exists():
         export_folder(ours(), tokenizer, tmp_path / "theirs")
     before = files_in(tmp_path)
-    for verb, source in (("export", small_run), ("import", tmp_path / "theirs")):
-        said = run_here(main, verb, source, "--to", tmp_path / name)
-        assert (said.code, f"{tmp_path / name} must be a new folder" in said.err) == (2, True), said.err
+    for subcommand, source in (("export", small_run), ("import", tmp_path / "theirs")):
+        result = run_here(main, subcommand, source, "--to", tmp_path / name)
+        assert (result.code, f"{tmp_path / name} must be a new folder" in result.err) == (2, True), result.err
     assert files_in(tmp_path) == before
 
 

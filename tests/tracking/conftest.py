@@ -71,7 +71,7 @@ def identity_of() -> Callable[[list[str]], str]:
 
 
 @dataclass
-class Story:
+class Scenario:
     """The results of running the same command once or several times."""
 
     folder: Path
@@ -91,32 +91,32 @@ class Runner:
         return subprocess.Popen(command, cwd=self.root, env=self.environment, stdout=subprocess.DEVNULL,
                                 stderr=subprocess.PIPE, text=True)  # fmt: skip
 
-    def run_once(self, name: str, *arguments: str) -> Story:
+    def run_once(self, name: str, *arguments: str) -> Scenario:
         return self.run_repeatedly(name, [None], *arguments)
 
     def run_repeatedly(
         self, name: str, ends: list[tuple[int, int] | None], *arguments: str, sync_after: int = -1
-    ) -> Story:
+    ) -> Scenario:
         """Runs the same command once per entry of `ends`: (step, signal to send then), or None to let it finish."""
-        command = [*self.small, *arguments, f"run.name=story_{name}"]
-        story = Story(self.root / "runs" / name, [], [], [])
+        command = [*self.small, *arguments, f"run.name=scenario_{name}"]
+        scenario = Scenario(self.root / "runs" / name, [], [], [])
         for number, end in enumerate(ends):
             process = self.start(command)
             if end is not None:
                 step, signal_number = end
                 self.wait_for(process, lambda step=step: self.step_of(name) >= step)
                 process.send_signal(signal_number)
-            story.messages.append(process.communicate(timeout=120)[1])
-            story.codes.append(process.returncode)
-            (story.folder,) = self.root.glob(f"runs/story_{name}-????????")
+            scenario.messages.append(process.communicate(timeout=120)[1])
+            scenario.codes.append(process.returncode)
+            (scenario.folder,) = self.root.glob(f"runs/scenario_{name}-????????")
             if number == sync_after:
-                assert "Not uploaded (no API key)" in self.sync(story.folder)
-                (clean,) = story.folder.glob("wandb_sync/wandb/offline-run-*")
-                story.synced.append(WandbLog(clean).rows(read_rows(story.folder / "metrics.jsonl")))
-        return story
+                assert "Not uploaded (no API key)" in self.sync(scenario.folder)
+                (clean,) = scenario.folder.glob("wandb_sync/wandb/offline-run-*")
+                scenario.synced.append(WandbLog(clean).rows(read_rows(scenario.folder / "metrics.jsonl")))
+        return scenario
 
     def step_of(self, name: str) -> int:
-        rows = [row for path in self.root.glob(f"runs/story_{name}-*/metrics.jsonl") for row in read_rows(path)]
+        rows = [row for path in self.root.glob(f"runs/scenario_{name}-*/metrics.jsonl") for row in read_rows(path)]
         return rows[-1]["step"] if rows else 0
 
     def wait_for(self, process: "subprocess.Popen[str]", condition) -> None:
@@ -144,73 +144,73 @@ def composed(arguments: list[str]) -> dict[str, Any]:
 LONG = ["trainer.max_steps=80", "logger=wandb"]
 
 
-def whole(runner: Runner) -> Story:
+def uninterrupted(runner: Runner) -> Scenario:
     return runner.run_once(
-        "whole", "logger=[local,wandb,csv,tensorboard]", "callbacks=[default,samples,memory,moe_load]",
+        "uninterrupted", "logger=[local,wandb,csv,tensorboard]", "callbacks=[default,samples,memory,moe_load]",
         "callbacks.samples.every_steps=5", "logger.watch=all", "model.num_experts=2", "logger.wandb.tags=[a,b]",
         "logger.wandb.notes=why",
     )  # fmt: skip
 
 
-def interrupted(runner: Runner) -> Story:
+def interrupted(runner: Runner) -> Scenario:
     ends = [(14, signal.SIGKILL), (34, signal.SIGKILL), (52, signal.SIGTERM), None]
-    story = runner.run_repeatedly("interrupted", ends, *LONG, "logger=[wandb,csv,tensorboard]", sync_after=1)
-    runner.sync(story.folder)
-    return story
+    scenario = runner.run_repeatedly("interrupted", ends, *LONG, "logger=[wandb,csv,tensorboard]", sync_after=1)
+    runner.sync(scenario.folder)
+    return scenario
 
 
-def service_killed(runner: Runner) -> Story:
+def service_killed(runner: Runner) -> Scenario:
     """W&B's own service is killed during the run."""
     options = ["callbacks=[default,samples,memory]", "callbacks.samples.every_steps=10", "logger.watch=all"]
-    command = [*runner.small, *LONG, *options, "run.name=story_service_killed", "run.tag=service_killed"]
+    command = [*runner.small, *LONG, *options, "run.name=scenario_service_killed", "run.tag=service_killed"]
     process = runner.start(command)
     runner.wait_for(process, lambda: (service_of(process.pid) or 0) and runner.step_of("service_killed") > 0)
     os.kill(service_of(process.pid), signal.SIGKILL)
     messages = process.communicate(timeout=120)[1]
-    (folder,) = runner.root.glob("runs/story_service_killed-????????")
-    return Story(folder, [process.returncode], [messages], [])
+    (folder,) = runner.root.glob("runs/scenario_service_killed-????????")
+    return Scenario(folder, [process.returncode], [messages], [])
 
 
 UNWRITABLE = [*LONG, "run.tag=unwritable"]
 
 
-def unwritable(runner: Runner) -> Story:
+def unwritable(runner: Runner) -> Scenario:
     """A file has the name of W&B's folder (permissions would not stop root)."""
     return runner.run_once("unwritable", *UNWRITABLE)
 
 
-def many(runner: Runner) -> Story:
+def multirun(runner: Runner) -> Scenario:
     process = runner.start(
-        ["-m", *runner.small, "trainer.max_steps=4", "run.name=story_many", "seed=1,2,3", "logger=wandb"]
+        ["-m", *runner.small, "trainer.max_steps=4", "run.name=scenario_multirun", "seed=1,2,3", "logger=wandb"]
     )
     messages = process.communicate(timeout=200)[1]
-    return Story(runner.root / "runs", [process.returncode], [messages], [])
+    return Scenario(runner.root / "runs", [process.returncode], [messages], [])
 
 
-def stopping(runner: Runner) -> Story:
+def stopping(runner: Runner) -> Scenario:
     """No improvement is large enough; killed between the first validation (10) and the one that stops it (20)."""
     arguments = ["callbacks=[early_stopping]", "callbacks.early_stopping.min_delta=100", "trainer.max_steps=80",
                  "callbacks.early_stopping.patience=1"]  # fmt: skip
     return runner.run_repeatedly("stopping", [(14, signal.SIGKILL), None, None], *arguments)
 
 
-STORIES = [interrupted, many, stopping, whole, service_killed, unwritable]  # longest first
+SCENARIOS = [interrupted, multirun, stopping, uninterrupted, service_killed, unwritable]  # longest first
 
 
 @pytest.fixture(scope="session")
-def stories(root: Path, small_arguments: list[str], small_run: Path) -> Iterator[dict[str, "Future[Story]"]]:
-    """Runs two stories at a time; needs the data that `small_run` has prepared."""
+def scenarios(root: Path, small_arguments: list[str], small_run: Path) -> Iterator[dict[str, "Future[Scenario]"]]:
+    """Runs two scenarios at a time; needs the data that `small_run` has prepared."""
     runner = Runner(root, small_arguments)
-    folder = root / "runs" / f"story_unwritable-{run_hash(composed([*small_arguments, *UNWRITABLE]))}"
+    folder = root / "runs" / f"scenario_unwritable-{run_hash(composed([*small_arguments, *UNWRITABLE]))}"
     folder.mkdir(parents=True)
     (folder / "wandb").touch()
     with ThreadPoolExecutor(2) as pool:
-        yield {story.__name__: pool.submit(story, runner) for story in STORIES}
+        yield {scenario.__name__: pool.submit(scenario, runner) for scenario in SCENARIOS}
 
 
 @pytest.fixture
-def story(request: pytest.FixtureRequest, stories: dict[str, "Future[Story]"]) -> Story:
-    return stories[request.param].result()
+def scenario(request: pytest.FixtureRequest, scenarios: dict[str, "Future[Scenario]"]) -> Scenario:
+    return scenarios[request.param].result()
 
 
 def service_of(pid: int) -> int | None:

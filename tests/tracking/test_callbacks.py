@@ -16,34 +16,34 @@ SKIPPED = {"memory/device_peak_mib", "val/<source>/loss", "val/<source>/bits_per
            "data/<source>/epoch", "train/empty_steps"}  # fmt: skip
 
 
-@pytest.mark.parametrize("story", ["whole"], indirect=True)
-def test_the_table_in_the_docs_matches_what_a_run_writes(story) -> None:
+@pytest.mark.parametrize("scenario", ["uninterrupted"], indirect=True)
+def test_the_table_in_the_docs_matches_what_a_run_writes(scenario) -> None:
     section = DOCS.read_text(encoding="utf-8").split("\n## ")[1]
     documented = re.findall(r"^\| `([a-z_/<>]+)` \| [^|]+ \|", section, re.M)
     assert section.startswith("What is logged")
     patterns = {name: re.compile(re.sub(r"<[a-z]+>", r"[A-Za-z0-9_.]+", name)) for name in documented}
-    written = {name for row in read_rows(story.folder / "metrics.jsonl") for name in row}
+    written = {name for row in read_rows(scenario.folder / "metrics.jsonl") for name in row}
     for name in written:
         assert any(pattern.fullmatch(name) for pattern in patterns.values()), f"{name} is not in docs/tracking.md"
     for name, pattern in patterns.items():
         assert name in SKIPPED or any(pattern.fullmatch(key) for key in written), f"no run writes {name}"
 
 
-@pytest.mark.parametrize("story", ["whole"], indirect=True)
-def test_max_load_is_the_maximum_over_layers(story) -> None:
-    for row in read_rows(story.folder / "metrics.jsonl"):
+@pytest.mark.parametrize("scenario", ["uninterrupted"], indirect=True)
+def test_max_load_is_the_maximum_over_layers(scenario) -> None:
+    for row in read_rows(scenario.folder / "metrics.jsonl"):
         assert row["moe/max_load"] == max(row["moe/layer_00/max_load"], row["moe/layer_01/max_load"])
 
 
-@pytest.mark.parametrize("story", ["stopping"], indirect=True)
-def test_early_stopping_survives_a_kill(story) -> None:
+@pytest.mark.parametrize("scenario", ["stopping"], indirect=True)
+def test_early_stopping_survives_a_kill(scenario) -> None:
     """Had the kill lost the validation at step 10, the run would stop at step 30."""
-    assert story.codes == [-9, 0, 0], story.messages
-    status = read_json(story.folder / "status.json")
+    assert scenario.codes == [-9, 0, 0], scenario.messages
+    status = read_json(scenario.folder / "status.json")
     assert (status["state"], status["step"]) == ("finished", 20)
     assert "val/loss has not fallen" in status["reason"]
-    assert (story.folder / "checkpoints" / "step_00000020" / "COMPLETE").is_file()
-    assert read_rows(story.folder / "metrics.jsonl")[-1]["step"] == 20  # the third start only shows the results
+    assert (scenario.folder / "checkpoints" / "step_00000020" / "COMPLETE").is_file()
+    assert read_rows(scenario.folder / "metrics.jsonl")[-1]["step"] == 20  # the third start only shows the results
 
 
 def test_a_histogram_counts_every_value_once() -> None:

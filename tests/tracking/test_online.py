@@ -112,8 +112,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeServer]:
 
 
 @pytest.fixture
-def run(small_run: Path, tmp_path: Path, stories: object) -> RunFolder:
-    """A run without its metrics. Requests `stories` so that the runs of other tests proceed while these tests wait."""
+def run(small_run: Path, tmp_path: Path, scenarios: object) -> RunFolder:
+    """A run without its metrics; requests `scenarios` so that their runs proceed while these tests wait."""
     copy = RunFolder(Path(shutil.copytree(small_run, tmp_path / small_run.name)))
     copy.metrics.unlink()
     copy.samples.unlink()
