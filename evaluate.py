@@ -1,4 +1,4 @@
-"""Measures a trained model: `python evaluate.py --help`."""
+"""Evaluates a trained model; see `python evaluate.py --help`."""
 
 import sys
 

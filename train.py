@@ -1,4 +1,4 @@
-"""Trains a model: `python train.py --help`."""
+"""Trains a model; see `python train.py --help`."""
 
 import sys
 

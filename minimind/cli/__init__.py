@@ -1,1 +1,1 @@
-"""The verbs: those that compose a configuration (Hydra), and those that act on a run (argparse)."""
+"""The commands: those that compose a configuration (Hydra) and those that act on existing files (argparse)."""

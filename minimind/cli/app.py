@@ -1,4 +1,4 @@
-"""The wrapper round Hydra: help that helps, every mistake at once, and an exit code that tells."""
+"""The wrapper around Hydra: our own help, all configuration errors at once, and meaningful exit codes."""
 
 import os
 import re
@@ -16,7 +16,7 @@ from minimind.utils.terminal import say
 
 
 def without_plus(arguments: Sequence[str], key: str) -> list[str]:
-    """`+key=…` and `++key=…` as `key=…`: we look for it before Hydra does, and it is always there to be set."""
+    """Replaces `+key=…` and `++key=…` by `key=…`, for keys that we look for before Hydra does."""
     return [re.sub(rf"^\+\+?(?={re.escape(key)}=)", "", argument) for argument in arguments]
 
 
@@ -30,17 +30,17 @@ def run_app(config_name: str, task: Callable[..., int | None], help_text: Callab
 
 
 def guarded(action: Callable[[], int | None]) -> int:
-    """Runs it; a user's mistake becomes a message and exit code 2, never a traceback."""
+    """Runs `action`; a user error becomes a message and exit code 2, never a traceback."""
     try:
         return action() or Exit.FINISHED
     except UserError as error:
-        if is_main_process() or not isinstance(error, ConfigError):  # every process finds the same configuration wrong
+        if is_main_process() or not isinstance(error, ConfigError):  # every process raises the same ConfigError
             say(explain(error), file=sys.stderr)
         return Exit.BAD_INPUT
     except KeyboardInterrupt:
         say("\nInterrupted; nothing was changed since the last checkpoint.", file=sys.stderr)
         return Exit.PREEMPTED
-    except BrokenPipeError:  # the reader of our output has gone
+    except BrokenPipeError:  # the reader of our output has exited
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Exit.FINISHED
     except Exception:
@@ -52,7 +52,7 @@ def explain(error: UserError) -> str:
     if not isinstance(error, ConfigError):
         return str(error)
     problems = error.problems
-    head = "The configuration cannot be used:" if len(problems) == 1 else f"{len(problems)} things must be changed:"
+    head = "The configuration is invalid:" if len(problems) == 1 else f"The configuration has {len(problems)} errors:"
     return "\n  - ".join([head, *problems])
 
 
@@ -66,13 +66,13 @@ def _compose_and_run(config_name: str, task: Callable[..., int | None]) -> int |
     from minimind.config.schema import register
 
     register()
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra would print a traceback of its own and exit 1
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints its own traceback and exits with 1
     codes: list[int] = []
-    errors: list[BaseException] = []  # kept from Hydra, which would print them its own way
+    errors: list[BaseException] = []  # kept from Hydra, which would print them
 
     @hydra.main(config_path=str(conf_dir()), config_name=config_name, version_base="1.3")
     def main(cfg: DictConfig) -> int:
-        """The exit code, which a launcher takes to the sweeper; of one run, Hydra would lose it."""
+        """Returns the exit code for sweepers; `codes` keeps that of a single run, which Hydra discards."""
         try:
             codes.append(task(cfg) or Exit.FINISHED)
         except BaseException as error:
@@ -83,32 +83,32 @@ def _compose_and_run(config_name: str, task: Callable[..., int | None]) -> int |
     try:
         main()
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(_explain(config_name, sys.argv[1:], error)) from None
+        raise ConfigError(_config_errors(config_name, sys.argv[1:], error)) from None
     except YAMLError as error:
-        raise ConfigError([f"A file of conf/ is not YAML: {' '.join(str(error).split())}"]) from None
+        raise ConfigError([f"A file in conf/ is not valid YAML: {' '.join(str(error).split())}"]) from None
     if errors:
         raise errors[0]
     return max(codes, default=Exit.FINISHED)
 
 
-def _explain(config_name: str, arguments: list[str], error: Exception) -> list[str]:
-    """Hydra stops at its first complaint: each override is tried alone to find them all."""
+def _config_errors(config_name: str, arguments: list[str], error: Exception) -> list[str]:
+    """All errors in the command line: Hydra stops at the first, so each override is tried separately."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
     choices = [a for a in arguments if "=" in a and "." not in a.split("=")[0] and not a.startswith(("-", "+", "~"))]
-    found = []
+    problems = []
     for argument in [a for a in arguments if not a.startswith("-")]:
         GlobalHydra.instance().clear()
         context = [choice for choice in choices if choice != argument and _is_group(choice.split("=")[0])]
         try:
             with initialize_config_dir(str(conf_dir()), version_base="1.3"):
                 compose(config_name, overrides=[*context, argument])
-        except (HydraException, OmegaConfBaseException) as complaint:
-            found.append(f"{argument}: {_readable(complaint)}")
-    return found or [_readable(error)]
+        except (HydraException, OmegaConfBaseException) as problem:
+            problems.append(f"{argument}: {_readable(problem)}")
+    return problems or [_readable(error)]
 
 
 def _is_group(name: str) -> bool:
@@ -116,7 +116,7 @@ def _is_group(name: str) -> bool:
 
 
 def _readable(error: Exception) -> str:
-    """Hydra's and OmegaConf's words without their debugging lines; a name that is not there gets a suggestion."""
+    """The message of Hydra or OmegaConf without debugging lines; an unknown key gets a suggestion."""
     text = "\n".join(str(e) for e in (error, error.__cause__) if e is not None)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     dropped = ("full_key:", "reference_type=", "object_type=", "To append to your config", "Config search path",

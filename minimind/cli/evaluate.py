@@ -1,4 +1,4 @@
-"""`evaluate.py`: a checkpoint's figures on its own held-out text or another corpus."""
+"""`evaluate.py`: evaluates a checkpoint on its own held-out text or another corpus."""
 
 import sys
 from pathlib import Path
@@ -14,29 +14,29 @@ from minimind.utils.user_code import take_option
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-OF_THE_READING = tuple(
+READING_OVERRIDES = tuple(
     f"data.{name}=" for name in ("sequence_length", "packing", "document_mask", "verify", "num_workers")
-)  # not of the text
-FROM_THE_CHECKPOINT = ("model", "tokenizer", "objective", "optim", "schedule", "seed")
+)  # change how the text is read, not which text
+CHECKPOINT_GROUPS = ("model", "tokenizer", "objective", "optim", "schedule", "seed")
 
 
 def main() -> int:
     try:
         sys.argv[1:] = without_plus(take_option(sys.argv[1:]), "checkpoint")
-        _offer_settings_of_the_run(sys.argv[1:])
+        _register_run_settings(sys.argv[1:])
     except UserError as error:
         say(error, file=sys.stderr)
         return Exit.BAD_INPUT
     return run_app("evaluate", _task, evaluate_help)
 
 
-def _offer_settings_of_the_run(arguments: list[str]) -> None:
-    """Registers the run's own data, window and device as the options `from_run`, which conf/evaluate.yaml chooses."""
+def _register_run_settings(arguments: list[str]) -> None:
+    """Registers the run's data, recipe and trainer settings as `from_run`, the default in conf/evaluate.yaml."""
     if {"--help", "-h"} & set(arguments):
         return
-    refused = [a for a in arguments if a.lstrip("+~").split("=")[0].split(".")[0] in FROM_THE_CHECKPOINT]
+    refused = [a for a in arguments if a.lstrip("+~").split("=")[0].split(".")[0] in CHECKPOINT_GROUPS]
     if refused:
-        raise ConfigError([f"{a}: the model and all it was trained with come from the checkpoint." for a in refused])
+        raise ConfigError([f"{a}: the model and its training settings come from the checkpoint." for a in refused])
     named = [a.removeprefix("checkpoint=") for a in arguments if a.startswith("checkpoint=")]
     if not named:
         raise UserError("evaluate.py needs checkpoint=runs/<run> (or a folder in its checkpoints/); see --help.")
@@ -69,11 +69,12 @@ def _task(composed: "DictConfig") -> int:
     composed.paths.root = composed.paths.root or str(default_root())
     check_numbers(composed)
     cfg = OmegaConf.to_object(composed)
-    from minimind.cli.measure import measure  # only now: it takes seconds
+    from minimind.cli.measure import measure  # here, since it takes seconds
 
     assert isinstance(cfg, EvaluateConfig)
+    # False if another text is chosen; overrides of how the run's own text is read do not count
     own_text = not any(
-        override.startswith("data") and not override.startswith(OF_THE_READING)
+        override.startswith("data") and not override.startswith(READING_OVERRIDES)
         for override in HydraConfig.get().overrides.task
     )
     checkpoint = checkpoint_of(find_existing(cfg.checkpoint, "checkpoint"))

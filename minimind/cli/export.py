@@ -1,20 +1,22 @@
-"""`minimind export`: a trained model as a folder for transformers, vLLM and llama.cpp."""
+"""`minimind export`: writes a trained model for transformers, vLLM and llama.cpp."""
 
 import argparse
 
 from minimind.utils.terminal import say
 
 
-def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = verbs.add_parser("export", help="write a trained model as a folder for Hugging Face's transformers")
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser("export", help="write a trained model as a folder for Hugging Face's transformers")
     parser.add_argument("run", help="a run folder (its best checkpoint) or a checkpoint folder")
     parser.add_argument("--to", required=True, metavar="DIR", help="the new folder")
     parser.add_argument(
         "--family",
         choices=["llama", "mistral", "qwen3", "qwen3_moe"],
-        help="default: chosen by the architecture; mistral in place of llama is the one choice there is",
+        help="default: given by the architecture; the only alternative is mistral for llama",
     )
-    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"], help="of the weights")
+    parser.add_argument(
+        "--dtype", default="float32", choices=["float32", "bfloat16", "float16"], help="default: %(default)s"
+    )
     parser.set_defaults(action=run)
 
 
@@ -34,6 +36,6 @@ def run(arguments: argparse.Namespace) -> int:
     family = export_folder(
         model, tokenizer, target, family=arguments.family, dtype=getattr(torch, arguments.dtype)
     )  # fmt: skip
-    say(f"{checkpoint} is now a {family} model in {target}.")
-    say(f'AutoModelForCausalLM.from_pretrained("{target}") loads it, and AutoTokenizer its tokenizer.')
+    say(f"Exported {checkpoint} as a {family} model to {target}.")
+    say(f'Load it with AutoModelForCausalLM.from_pretrained("{target}"), and its tokenizer with AutoTokenizer.')
     return 0

@@ -1,4 +1,4 @@
-"""`minimind generate`: a trained model continues a prompt, streaming to the terminal."""
+"""`minimind generate`: continues a prompt with a trained model, streaming to the terminal."""
 
 import argparse
 import sys
@@ -8,19 +8,21 @@ from itertools import chain
 from minimind.utils.terminal import say
 
 
-def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = verbs.add_parser("generate", help="continue a prompt with a trained model")
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser("generate", help="continue a prompt with a trained model")
     parser.add_argument("run", help="a run folder (its best checkpoint) or a checkpoint folder")
-    parser.add_argument("--prompt", default="-", help="the text to continue; - reads standard input (default)")
+    parser.add_argument("--prompt", default="-", help="text to continue; - (default) reads standard input")
     parser.add_argument("--max-new-tokens", type=int, default=256, metavar="N", help="default: %(default)s")
-    parser.add_argument("--temperature", type=float, default=0.8, metavar="X", help="0: greedy; default: %(default)s")
-    parser.add_argument("--top-k", type=int, default=0, metavar="N", help="only the N likeliest tokens; 0: all")
-    parser.add_argument("--top-p", type=float, default=0.95, metavar="X", help="nucleus; default: %(default)s")
-    parser.add_argument("--yarn", type=float, metavar="FACTOR", help="stretch the context so many times by YaRN")
-    parser.add_argument("--greedy", action="store_true", help="always the likeliest token")
-    parser.add_argument("--seed", type=int, default=None, help="for the same text again")
-    parser.add_argument("--raw", action="store_true", help="control characters as they are, on a terminal too")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    parser.add_argument("--temperature", type=float, default=0.8, metavar="X", help="0 is greedy; default: %(default)s")
+    parser.add_argument(
+        "--top-k", type=int, default=0, metavar="N", help="only the N likeliest tokens; 0 (default): all"
+    )
+    parser.add_argument("--top-p", type=float, default=0.95, metavar="X", help="nucleus sampling; default: %(default)s")
+    parser.add_argument("--yarn", type=float, metavar="FACTOR", help="extend the context by this factor with YaRN")
+    parser.add_argument("--greedy", action="store_true", help="always choose the likeliest token")
+    parser.add_argument("--seed", type=int, default=None, help="makes the text reproducible")
+    parser.add_argument("--raw", action="store_true", help="do not escape control characters on a terminal")
+    parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda or mps")
     parser.set_defaults(action=run)
 
 

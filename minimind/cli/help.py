@@ -1,4 +1,4 @@
-"""What `--help` says to somebody who has never seen Hydra; read from conf/, so that it is never out of date."""
+"""The `--help` texts, for users who do not know Hydra; options are listed from conf/, so they are always current."""
 
 import textwrap
 from pathlib import Path
@@ -6,38 +6,38 @@ from pathlib import Path
 WIDTH = 110
 
 TRAIN = """\
-Train a small language model from raw text, evaluate it, and leave a run folder.
+Train a small language model from raw text, evaluate it, and write a run folder.
 
-  python train.py                                   the default run: nano model, standard library's source
+  python train.py                                   the default run: nano model on Python's standard library
   python train.py data=text data.files='[my/*.txt]' your own text
   python train.py model=minimind_26m trainer.max_steps=2000 optim.lr=1e-3
-  python train.py -m ablation=norm                  every arm with every seed, and a report of what differs
-  python train.py -m optim.lr=3e-3,1e-2 seed=1,2,3  every combination, one after the other
+  python train.py -m ablation=norm                  all arms with all seeds, and a report on the differences
+  python train.py -m optim.lr=3e-3,1e-2 seed=1,2,3  all combinations, one after the other
   python train.py --cfg job                         show all settings and stop
 
-A setting is GROUP.NAME=VALUE (trainer.max_steps=2000). A whole group is chosen by GROUP=OPTION (model=nano):
+Set a value with GROUP.NAME=VALUE (trainer.max_steps=2000). Choose a whole group with GROUP=OPTION (model=nano):
 
 {groups}
 
-Often used:
-  trainer.max_steps     optimizer steps                  trainer.batch_tokens   tokens of one step
-  trainer.epochs=2 trainer.max_steps=null                as many steps as two rounds through the data take
-  data.sequence_length  tokens a window                  optim.lr               peak learning rate
-  seed                  of everything random             trainer.precision      auto, 32-true, bf16-mixed, …
-  run.name, run.tag     label; one more run of the same  run.fresh=true         start again (old folder moved aside)
-  init_from             a run whose weights to start     logger, callbacks      several: logger='[wandb,csv]'
+Common settings:
+  trainer.max_steps     optimizer steps                  trainer.batch_tokens   tokens per step
+  trainer.epochs=2 trainer.max_steps=null                train for two epochs
+  data.sequence_length  tokens per example               optim.lr               peak learning rate
+  seed                  for all random numbers           trainer.precision      auto, 32-true, bf16-mixed, …
+  run.name, run.tag     label; tag for another run       run.fresh=true         start again (old folder moved aside)
+  init_from             run whose weights to start from  logger, callbacks      may be lists: logger='[wandb,csv]'
 
-The same command again resumes an unfinished run. Quote values with brackets or spaces for your shell.
+Run the same command again to resume an unfinished run. Quote values that contain brackets or spaces.
 Exit codes: 0 finished, 1 failed, 2 bad configuration or input, 75 preempted (run the command again).
-Of a sweep: hydra.launcher.num_parallel=N, ablation.seeds='[1,2,3,4]'. Hydra's own options (--info, …): --hydra-help
+For sweeps: hydra.launcher.num_parallel=N, ablation.seeds='[1,2,3,4]'. Hydra's own options: --hydra-help
 """
 
 EVALUATE = """\
-Measure a trained model: loss, perplexity, bits per byte, beside gzip and xz.
+Evaluate a trained model: loss, perplexity and bits per byte, compared with gzip and xz.
 
   python evaluate.py checkpoint=runs/<run>                              on its own held-out text
   python evaluate.py checkpoint=runs/<run>/checkpoints/step_00001000    one checkpoint
-  python evaluate.py checkpoint=runs/<run> data=text data.files='[a.txt]'   on all of another text
+  python evaluate.py checkpoint=runs/<run> data=text data.files='[a.txt]'   on another text, all of it
 
 Model and tokenizer come from the checkpoint. Data, precision and device come from the run unless overridden:
   data=OPTION, data.NAME=VALUE   options: {data}
@@ -46,14 +46,14 @@ Results are printed and written to <run>/evaluations/.
 """
 
 PREPARE = """\
-Turn a corpus into a tokenizer and token shards, in the cache that train.py reads; settings as for train.py.
+Turn a corpus into a tokenizer and token shards in the cache that train.py reads. Takes the settings of train.py.
 
   minimind prepare                                        the default corpus
   minimind prepare data=jsonl data.files='[a.jsonl.gz]' model.vocab_size=6400
   minimind prepare data=jsonl data.files='[a.jsonl]' tokenizer=file tokenizer.path=tokenizer.json
   minimind prepare data=mixture data.sources='{{a: {{weight: 2, kind: text, files: [a.txt]}}, b: {{kind: stdlib}}}}'
 
-data.prepare_processes=N uses N processes (all cores, if left out). Stopped, it goes on where it was.
+data.prepare_processes=N sets the number of processes (default: all cores). If interrupted, run it again to continue.
 Corpora (data=…): {data}
 """
 

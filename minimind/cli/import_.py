@@ -1,4 +1,4 @@
-"""`minimind import`: a folder of Hugging Face's transformers as a run folder of ours."""
+"""`minimind import`: converts a Hugging Face transformers folder to a run folder."""
 
 import argparse
 from pathlib import Path
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     from minimind.tokenizer.bpe import BPE
 
 
-def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = verbs.add_parser("import", help="read a Llama, Mistral, Qwen3 or Qwen3-MoE folder into a run folder")
-    parser.add_argument("folder", help="what save_pretrained wrote, with config.json, weights and tokenizer.json")
-    parser.add_argument("--to", required=True, metavar="RUN", help="the new run folder, such as runs/<name>")
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser("import", help="convert a Llama, Mistral, Qwen3 or Qwen3-MoE folder to a run folder")
+    parser.add_argument("folder", help="folder with config.json, weights and tokenizer.json, from save_pretrained")
+    parser.add_argument("--to", required=True, metavar="RUN", help="new run folder, such as runs/<name>")
     parser.set_defaults(action=run)
 
 
@@ -25,20 +25,20 @@ def run(arguments: argparse.Namespace) -> int:
     from minimind.utils.paths import default_root, find_existing
 
     source = find_existing(arguments.folder, "The folder to import")
-    target = default_root() / Path(arguments.to).expanduser()  # where relative runs are looked up
+    target = default_root() / Path(arguments.to).expanduser()  # where relative paths of runs are looked up
     refuse_non_empty(target)
     model, tokenizer = import_folder(source)
     write_run(model, tokenizer, source, target)
-    say(f"{source} is now the run {target}: {model.config.num_parameters() / 1e6:.2f}M parameters.")
+    say(f"Imported {source} as the run {target}: {model.config.num_parameters() / 1e6:.2f}M parameters.")
     say(f'Try: minimind generate {target} --prompt "…", evaluate.py checkpoint={target}, init_from={target}.')
     return 0
 
 
 def write_run(model: "MiniMind", tokenizer: "BPE", source: Path, target: Path) -> None:
-    """A finished run of no steps with one checkpoint, written aside and renamed.
+    """Writes a finished run of zero steps with one checkpoint, under a temporary name first.
 
     Raises:
-        UserError: it cannot be written; nothing is left.
+        UserError: the folder cannot be written; nothing is left behind.
     """
     from minimind.runs.checkpoints import CONFIG, MODEL, TOKENIZER, mark_complete
     from minimind.runs.folder import RunFolder, checkpoint_name
@@ -52,9 +52,9 @@ def write_run(model: "MiniMind", tokenizer: "BPE", source: Path, target: Path) -
         folder = RunFolder(path)
         checkpoint = folder.checkpoints / checkpoint_name(0)
         checkpoint.mkdir(parents=True)
-        for place in (folder.path, checkpoint):
-            write_config(place / CONFIG, config)
-            tokenizer.save(place / TOKENIZER)
+        for parent in (folder.path, checkpoint):
+            write_config(parent / CONFIG, config)
+            tokenizer.save(parent / TOKENIZER)
         write_json(checkpoint / MODEL, model.config.to_dict())
         _write_weights(model, checkpoint)
         mark_complete(checkpoint, 0)
@@ -65,7 +65,7 @@ def write_run(model: "MiniMind", tokenizer: "BPE", source: Path, target: Path) -
 
 
 def _write_weights(model: "MiniMind", checkpoint: Path) -> None:
-    """Raises: OSError, such as for a full disk."""
+    """Raises: OSError, such as when the disk is full."""
     import torch
 
     from minimind.runs.checkpoints import STATE
@@ -73,15 +73,15 @@ def _write_weights(model: "MiniMind", checkpoint: Path) -> None:
     weights = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     try:
         torch.save({"state_dict": weights, "global_step": 0}, checkpoint / STATE)
-    except RuntimeError:  # how torch says it, in lines about its source code
-        raise OSError("the weights cannot be written, perhaps as the disk is full") from None
+    except RuntimeError:  # torch's message is about its source code
+        raise OSError("the weights cannot be written; the disk may be full") from None
 
 
 def run_config(model: "ModelConfig", target: Path) -> dict[str, Any]:
-    """The default settings of train.py with this model and its tokenizer in them.
+    """The default settings of train.py with this model and its tokenizer.
 
     Raises:
-        ConfigError: they do not fit each other.
+        ConfigError: the model does not fit the other settings.
     """
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf

@@ -1,4 +1,4 @@
-"""A tokenizer for the eye: its tokens as text, its special tokens, and its bytes a token on a corpus."""
+"""Shows a tokenizer: its tokens as text, its special tokens, and its bytes per token on a corpus."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from minimind.utils.console import VisibleConsole
 from minimind.utils.errors import UserError
 from minimind.utils.progress import progress_bar
 
-TOKENS = 48  # shown, unless said otherwise
+NUM_TOKENS = 48  # shown by default
 
 
 def show(path: Path, *, count: int | None, first: int | None, corpus: str | None) -> None:
@@ -30,30 +30,32 @@ def show(path: Path, *, count: int | None, first: int | None, corpus: str | None
     ordinary = lengths[[index for index in range(bpe.vocab_size) if not bpe.is_added(index)]]
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_row("size", f"{bpe.vocab_size:,} tokens")
-    table.add_row("special", _named(bpe, special))
+    table.add_row("special", _with_ids(bpe, special))
     if added:
-        table.add_row("added", _named(bpe, added))
-    table.add_row("bytes", f"{ordinary.mean():.2f} each in the mean of the vocabulary, {ordinary.max()} in the longest")
+        table.add_row("added", _with_ids(bpe, added))
+    table.add_row("bytes", f"{ordinary.mean():.2f} per ordinary token on average, at most {ordinary.max()}")
     table.add_row("sha256", bpe.hash[:12])
     console.print(table)
-    shown = _chosen(bpe, TOKENS if count is None else count, first)
-    console.print(f"\nTokens {'spread over all' if first is None else f'from {first:,} on'}, ␣ for a space:")
+    shown = _tokens_to_show(bpe, NUM_TOKENS if count is None else count, first)
+    console.print(
+        f"\nTokens {'from the whole vocabulary' if first is None else f'starting at {first:,}'} (␣ is a space):"
+    )
     console.print(Columns([Text(f"{index:>6} ", "dim") + Text(readable(bpe.bytes_of(index))) for index in shown],
                           column_first=True, equal=True))  # fmt: skip
     if corpus is not None:
-        text_bytes, tokens = measured(bpe, corpus)
-        said = f"{text_bytes:,} bytes, {tokens:,} tokens, {text_bytes / tokens:.3f} bytes a token"
-        console.print(f"\nOn {corpus}: {said}", soft_wrap=True)
+        text_bytes, tokens = count_tokens(bpe, corpus)
+        text = f"{text_bytes:,} bytes, {tokens:,} tokens, {text_bytes / tokens:.3f} bytes per token"
+        console.print(f"\nOn {corpus}: {text}", soft_wrap=True)
 
 
 def readable(raw: bytes) -> str:
-    """Bytes as text on one line: ␣ for a space, \\n and the like, \\xe4 for what is no whole character."""
+    """Bytes as one line of text: ␣ for a space, escapes such as \\n, and \\xe4 for part of a character."""
     text = raw.decode("utf-8", errors="backslashreplace")
     return "".join("␣" if c == " " else c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def measured(bpe: BPE, file: str) -> tuple[int, int]:
-    """UTF-8 bytes of the documents in a file, and the tokens they make, without those that end a document."""
+def count_tokens(bpe: BPE, file: str) -> tuple[int, int]:
+    """UTF-8 bytes and tokens of the documents in a file, without end-of-text tokens."""
     kinds: dict[str, type[DataConfig]] = {".jsonl": JsonlConfig, ".parquet": ParquetConfig}
     kind = next((kind for suffix, kind in kinds.items() if suffix in Path(file).suffixes), TextConfig)
     corpus = build_corpus(kind(files=[file]))  # type: ignore[call-arg]
@@ -65,15 +67,15 @@ def measured(bpe: BPE, file: str) -> tuple[int, int]:
             tokens += int(np.sum(made.lengths - 1))
             advance(batch.read)
     if not tokens:
-        raise UserError(f"--corpus must have text, but {file} has none.")
+        raise UserError(f"--corpus must contain text, but {file} has none.")
     return text_bytes, tokens
 
 
-def _named(bpe: BPE, indices: list[int]) -> str:
+def _with_ids(bpe: BPE, indices: list[int]) -> str:
     return ", ".join(f"{bpe.bytes_of(index).decode()} ({index})" for index in indices)
 
 
-def _chosen(bpe: BPE, count: int, first: int | None) -> list[int]:
+def _tokens_to_show(bpe: BPE, count: int, first: int | None) -> list[int]:
     if count < 1:
         raise UserError(f"--tokens must be at least 1, but is {count}.")
     if first is not None and not 0 <= first < bpe.vocab_size:

@@ -1,4 +1,4 @@
-"""`minimind`: every verb. Those that take Hydra overrides get the rest of the command line as it is."""
+"""`minimind`: all commands. Those that take Hydra overrides parse the rest of the command line themselves."""
 
 import argparse
 import importlib
@@ -9,9 +9,9 @@ from minimind.cli import export, generate, import_, inspect_, report, runs, sync
 from minimind.cli.app import guarded
 from minimind.utils.user_code import take_option
 
-HYDRA_VERBS = {
-    "train": "train a model (what train.py does)",
-    "evaluate": "measure a trained model (what evaluate.py does)",
+HYDRA_COMMANDS = {
+    "train": "train a model (same as train.py)",
+    "evaluate": "evaluate a trained model (same as evaluate.py)",
     "prepare": "turn a corpus into a tokenizer and token shards",
 }
 
@@ -22,9 +22,9 @@ def main() -> int:
 
 def _main() -> int:
     sys.argv[1:] = take_option(sys.argv[1:])
-    if sys.argv[1:] and sys.argv[1] in HYDRA_VERBS:
-        verb = sys.argv.pop(1)
-        return importlib.import_module(f"minimind.cli.{verb}").main()
+    if sys.argv[1:] and sys.argv[1] in HYDRA_COMMANDS:
+        command = sys.argv.pop(1)
+        return importlib.import_module(f"minimind.cli.{command}").main()
     arguments = parser().parse_args()
     action: Callable[[argparse.Namespace], int] = arguments.action
     return action(arguments)
@@ -33,14 +33,14 @@ def _main() -> int:
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="minimind",
-        description="Experiments on small language models, from raw text to evidence.",
-        epilog="--allow MODULE, with any verb: import this module of yours, whose classes a run or checkpoint names.",
+        description="Experiments with small language models, from raw text to results.",
+        epilog="--allow MODULE, with any command: import your module whose classes a run or checkpoint names.",
     )
-    verbs = top.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for name, description in HYDRA_VERBS.items():
-        verbs.add_parser(name, help=f"{description}; settings as GROUP.NAME=VALUE", add_help=False)
+    commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name, description in HYDRA_COMMANDS.items():
+        commands.add_parser(name, help=f"{description}; settings as GROUP.NAME=VALUE", add_help=False)
     for module in (generate, export, import_, inspect_, report, runs, sync):
-        module.add_parser(verbs)
+        module.add_parser(commands)
     return top
 
 

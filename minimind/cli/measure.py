@@ -1,4 +1,4 @@
-"""Loads a checkpoint, runs it over a text, prints and keeps the figures."""
+"""Evaluates a checkpoint on a text, and prints and stores its metrics."""
 
 import hashlib
 import time
@@ -24,7 +24,7 @@ from minimind.utils.files import write_json
 from minimind.utils.hardware import autocast, keep_freed_memory, pick_device, pick_precision
 from minimind.utils.terminal import say
 
-SEQUENCES = 16  # of one forward pass
+BATCH_SEQUENCES = 16  # per forward pass
 
 
 def measure(cfg: EvaluateConfig, checkpoint: Path, cache: Path, *, all_held_out: bool) -> dict[str, Any]:
@@ -46,42 +46,42 @@ def measure(cfg: EvaluateConfig, checkpoint: Path, cache: Path, *, all_held_out:
     streams = data.streams(VALIDATION)
     start = time.perf_counter()
     texts = {
-        source.name: SequentialLoader(validation_packing(stream, cfg.data), batch=SEQUENCES)
+        source.name: SequentialLoader(validation_packing(stream, cfg.data), batch=BATCH_SEQUENCES)
         for source, stream in zip(data.sources, streams, strict=True)
     }
     text = TextMeasure(tokenizer)
     total = text.metric(model)
     with autocast(precision, device):
-        figures: dict[str, Any] = dict(evaluate(model, text, texts, total))
+        metrics: dict[str, Any] = dict(evaluate(model, text, texts, total))
     fingerprint = streams[0].fingerprint if len(streams) == 1 else data.fingerprint
-    figures |= {"elapsed_s": round(time.perf_counter() - start, 2), "tokens": int(total.num_tokens),
+    metrics |= {"elapsed_s": round(time.perf_counter() - start, 2), "tokens": int(total.num_tokens),
                 "bytes": sum(stream.text_bytes for stream in streams),
                 "documents": sum(stream.num_documents for stream in streams), "checkpoint": checkpoint.name,
                 "precision": precision, "device": device.type, "data": cfg.data.kind,
                 "sequence_length": cfg.data.sequence_length, "fingerprint": fingerprint,
                 "compressors": compressor_baselines(streams, tokenizer)}  # fmt: skip
-    _show(figures)
+    _show(metrics)
     key = hashlib.sha256(f"{fingerprint}{precision}{cfg.data.sequence_length}".encode()).hexdigest()[:8]
     target = run.evaluations / f"{checkpoint.name}-{cfg.data.kind}-{key}.json"
     target.parent.mkdir(exist_ok=True)
-    write_json(target, figures)
-    say(f"Written to {target}.")
-    return figures
+    write_json(target, metrics)
+    say(f"Wrote {target}.")
+    return metrics
 
 
 def _refuse_links(run: RunFolder) -> None:
-    """A checkpoint may have been copied elsewhere, where what else is around it is none of a run's."""
+    """A checkpoint may have been copied out of its run: then only `evaluations`, which is written to, is checked."""
     if run.config.is_file():
         refuse_links(run.path)
     else:
         refuse_link(run.evaluations)
 
 
-def _show(figures: dict[str, Any]) -> None:
+def _show(metrics: dict[str, Any]) -> None:
     console = VisibleConsole()
     console.print(
-        f"{figures['checkpoint']} on {figures['documents']:,} documents, {figures['bytes']:,} bytes, "
-        f"{figures['tokens']:,} tokens in {figures['elapsed_s']} s: loss {figures['val/loss']:.4f}, "
-        f"perplexity {figures['val/perplexity']:.2f}"
+        f"{metrics['checkpoint']} on {metrics['documents']:,} documents, {metrics['bytes']:,} bytes, "
+        f"{metrics['tokens']:,} tokens in {metrics['elapsed_s']} s: loss {metrics['val/loss']:.4f}, "
+        f"perplexity {metrics['val/perplexity']:.2f}"
     )
-    console.print(bits_table(figures))
+    console.print(bits_table(metrics))

@@ -1,4 +1,4 @@
-"""`minimind prepare`: a corpus → tokenizer and token shards in the cache, as train.py would on first use."""
+"""`minimind prepare`: turns a corpus into a tokenizer and cached token shards, as train.py does on first use."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,13 +36,13 @@ def _task(composed: "DictConfig") -> None:
             ratio = stream.text_bytes / max(1, stream.num_targets)
             tokens = f"{len(stream):,} tokens"
             if stream.has_targets:
-                tokens += f" ({stream.num_targets:,} of them targets)"
-            figures = f"{stream.num_documents:,} documents, {tokens}, {stream.text_bytes:,} bytes"
-            say(f"  {split:11} {figures}, {ratio:.2f} bytes a token")
+                tokens += f" ({stream.num_targets:,} are targets)"
+            counts = f"{stream.num_documents:,} documents, {tokens}, {stream.text_bytes:,} bytes"
+            say(f"  {split:11} {counts}, {ratio:.2f} bytes per token")
         say(f"  folder      {source.folder}")
         say(f"  training    {_epochs(cfg, steps, source.weight / total_weight, len(source.stream(TRAIN)))}")
     say(f"tokenizer\n  {data.tokenizer.vocab_size:,} tokens, {data.tokenizer_path}")
-    say("minimind inspect FOLDER shows more.")
+    say("For details: minimind inspect FOLDER")
 
 
 def _steps(cfg: "TrainConfig", data: "PreparedData") -> int:
@@ -54,12 +54,12 @@ def _steps(cfg: "TrainConfig", data: "PreparedData") -> int:
     return steps_of(cfg.trainer.epochs, cfg, data)
 
 
-def _epochs(cfg: "TrainConfig", steps: int, share: float, tokens: int) -> str:
-    """What the configured run would take of a source; padding is not counted."""
-    of = "" if share == 1 else f", {share:.1%} of it from here"
-    text = f"{steps:,} steps of {cfg.trainer.batch_tokens:,} tokens{of}"
+def _epochs(cfg: "TrainConfig", steps: int, fraction: float, tokens: int) -> str:
+    """How much of a source the configured run would use; padding is not counted."""
+    part = "" if fraction == 1 else f", {fraction:.1%} from this source"
+    text = f"{steps:,} steps of {cfg.trainer.batch_tokens:,} tokens{part}"
     if cfg.trainer.epochs is not None:
         return f"{text}: {cfg.trainer.epochs:g} epochs"
     if cfg.data.packing.value == "pad":
         return text
-    return f"{text}: {share * steps * cfg.trainer.batch_tokens / tokens:.3g} epochs"
+    return f"{text}: {fraction * steps * cfg.trainer.batch_tokens / tokens:.3g} epochs"

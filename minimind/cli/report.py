@@ -1,15 +1,17 @@
-"""`minimind report`: run folders → figures, differences with intervals, verdicts, plots."""
+"""`minimind report`: compares runs in metrics, differences with confidence intervals, verdicts and plots."""
 
 import argparse
 from pathlib import Path
 
 
-def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = verbs.add_parser("report", help="compare the runs of a sweep, or runs of your choice")
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser("report", help="compare the runs of a sweep, or any runs")
     parser.add_argument("folders", nargs="+", metavar="FOLDER", help="a sweep folder, or two or more run folders")
-    parser.add_argument("--baseline", metavar="ARM", help="compare with this arm (a sweep: its own; runs: the first's)")
     parser.add_argument(
-        "--metric", metavar="KEY", help="a figure of summary.json (a sweep: its own; runs: their objective's)"
+        "--baseline", metavar="ARM", help="arm to compare with; default: the sweep's, or the first run's"
+    )
+    parser.add_argument(
+        "--metric", metavar="KEY", help="key in summary.json; default: the sweep's, or that of the runs' objective"
     )
     parser.set_defaults(action=run)
 

@@ -1,4 +1,4 @@
-"""`minimind runs`: what runs there are, and how they stand."""
+"""`minimind runs`: lists runs and their state."""
 
 import argparse
 import sys
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 DAMAGED = "damaged"
 
 
-def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = verbs.add_parser("runs", help="list runs with state, step, tokens, last validation, age")
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser("runs", help="list runs with state, step, tokens, last validation and age")
     parser.set_defaults(action=run)
 
 
@@ -30,25 +30,25 @@ def run(arguments: argparse.Namespace) -> int:
     for column in ("step", "tokens", "last validation", "age"):
         table.add_column(column, justify="right", no_wrap=True)
     folders = sorted((default_root() / "runs").glob("*/status.json"), key=lambda path: path.stat().st_mtime)
-    damage = []
+    problems = []
     for path in folders:
         try:
             table.add_row(path.parent.name, *cells(RunFolder(path.parent)))
-        except (ValueError, LookupError, TypeError, ArithmeticError) as error:  # no JSON, or not what a run writes
+        except (ValueError, LookupError, TypeError, ArithmeticError) as error:  # not JSON, or not as a run writes it
             table.add_row(path.parent.name, DAMAGED)
-            lacking = f"{path} must say how a run stands, but not all it says makes sense."
-            damage.append(str(error) if isinstance(error, DamagedFile) else lacking)
+            invalid = f"{path} must be the status of a run, but has invalid values."
+            problems.append(str(error) if isinstance(error, DamagedFile) else invalid)
     if folders:
         VisibleConsole().print(table)
     else:
-        say(f"No runs in {default_root() / 'runs'} yet; python train.py makes one.")
-    for message in damage:
+        say(f"No runs in {default_root() / 'runs'} yet; start one with python train.py.")
+    for message in problems:
         say(message, file=sys.stderr)
     return 0
 
 
 def cells(folder: "RunFolder") -> list[str]:
-    """What the table says of a run: state, step, tokens, what it is judged by, age."""
+    """The columns after the name: state, step, tokens, last validation, age."""
     from minimind.runs.lock import effective_state
 
     status = folder.status
@@ -59,18 +59,18 @@ def cells(folder: "RunFolder") -> list[str]:
 
 
 def last_validation(folder: "RunFolder") -> str:
-    """The newest value of the metric that the run is judged by, with its name if that is not the loss."""
+    """The latest value of the run's primary metric, with its name unless it is the validation loss."""
     from minimind.report.metrics import metric_of
     from minimind.runs.metrics_file import read_rows
 
-    metric = metric_of(judged_by(folder))
+    metric = metric_of(primary_metric(folder))
     values = [row[metric.key] for row in read_rows(folder.metrics) if metric.key in row]
     name = "" if metric.key == "val/loss" else f"{metric.label} "
     return f"{name}{metric.show(values[-1])}" if values else ""
 
 
-def judged_by(folder: "RunFolder") -> str:
-    """The metric of its objective; to read the configuration takes a while, and is only done where it can matter."""
+def primary_metric(folder: "RunFolder") -> str:
+    """The primary metric of the run's objective; the slow config.yaml is only read if objectives differ in it."""
     from minimind.objectives.config import primaries, primary_of
     from minimind.report.run_record import hashed_settings
 

@@ -1,4 +1,4 @@
-"""One run from prepared data to its last figure."""
+"""A training run: data, model, fit, and the final summary."""
 
 import sys
 import time
@@ -53,11 +53,11 @@ from minimind.utils.ranks import global_rank, is_main_process, world_size
 from minimind.utils.seeding import seed_everything
 from minimind.utils.terminal import say
 
-PROMPT_TOKENS = 24  # of a held-out document, where the corpus has no prompts of its own
+PROMPT_TOKENS = 24  # from the start of held-out documents, used as prompts where the corpus has none
 
 
 class Session:
-    """Every process of a run has one; rank 0 alone writes."""
+    """One run as seen by one rank; only rank 0 writes to the run folder."""
 
     def __init__(self, cfg: TrainConfig, config: dict[str, Any], run: RunFolder, stop: StopRequest) -> None:
         self.config, self.run, self.stop = config, run, stop
@@ -65,14 +65,14 @@ class Session:
         loggers = {name: node for name, node in cfg.logger.items() if name != "watch"}
         self.logger_factories = factories(loggers, "logger", RunLogger, given=("run", "resume_step"))
         self.loggers: list[RunLogger] = []
-        self.started = False  # whether the folder says so
+        self.started = False  # whether status.json says `running`
         self.auto = from_main(lambda: stored_or_resolved(cfg, run.status.get("auto", {})))
         torch.set_num_threads(self.auto["num_threads"])
         check_tokenizer(cfg)
         self.resume_from = from_main(lambda: resume_point(run))
-        # Needed at the start alone: a run that goes on elsewhere may do without.
-        starts_from = cfg.init_from if self.resume_from is None else None
-        self.init_from = checkpoint_of(find_existing(starts_from, "init_from")) if starts_from else None
+        # Only needed at the first start: a run resumed on another machine may not have it.
+        initial_weights = cfg.init_from if self.resume_from is None else None
+        self.init_from = checkpoint_of(find_existing(initial_weights, "init_from")) if initial_weights else None
         self.frozen = self._frozen(cfg.objective)
         self.data: PreparedData = main_first(lambda: prepare(cfg.data, cfg.tokenizer, Path(cfg.paths.cache)))
         self.tokenizer = self.data.tokenizer
@@ -85,15 +85,15 @@ class Session:
 
     @staticmethod
     def _frozen(objective: ObjectiveConfig) -> dict[str, Path]:
-        """Their checkpoints; as one may still be training, rank 0 says for all which it is."""
-        typed = objective.frozen()
-        found = from_main(
-            lambda: [checkpoint_of(find_existing(path, f"objective.{name}")) for name, path in typed.items()]
+        """Checkpoints of the frozen models; rank 0 picks them for all ranks, since a running run may save new ones."""
+        paths = objective.frozen()
+        checkpoints = from_main(
+            lambda: [checkpoint_of(find_existing(path, f"objective.{name}")) for name, path in paths.items()]
         )
-        return dict(zip(typed, found, strict=True))
+        return dict(zip(paths, checkpoints, strict=True))
 
     def _max_steps(self, cfg: TrainConfig) -> int:
-        """Those of the configuration, or of its epochs: counted once, and kept like what `auto` meant."""
+        """The configured steps, or those of the configured epochs: counted once and stored in `auto`."""
         epochs = cfg.trainer.epochs
         if epochs is None:
             assert cfg.trainer.max_steps is not None
@@ -103,10 +103,10 @@ class Session:
         return self.auto["max_steps"]
 
     def start(self) -> None:
-        """Builds the model with the weights it starts from, and only then writes to the run folder."""
+        """Builds the model and loads its initial weights; only then writes to the run folder."""
         from_main(self.run.require_in_place)  # preparing the data may have taken hours
         if self.resume_from is not None:
-            assert self.cfg.trainer.max_steps is not None  # `with_steps`
+            assert self.cfg.trainer.max_steps is not None  # set by `with_steps`
             epochs = self.config["trainer"]["epochs"]
             refuse_fewer_steps(self.cfg.trainer.max_steps, step_of(self.resume_from), epochs)
         from_main(lambda: check_same_tokenizer(self.tokenizer, self.resume_from, self.init_from))
@@ -124,8 +124,8 @@ class Session:
         run, status = self.run, self.run.status
         if status and status.get("data_fingerprint") != self.data.fingerprint and not self.cfg.run.accept_data_change:
             raise UserError(
-                f"The data must be what {run.path.name} was started with, but has changed; "
-                "use run.accept_data_change=true to go on with it, or run.fresh=true to start again."
+                f"The data has changed since {run.path.name} was started; use run.accept_data_change=true to continue "
+                "with the new data, or run.fresh=true to start again."
             )
 
     def _start(self) -> None:
@@ -134,7 +134,7 @@ class Session:
         for file in (run.metrics, run.samples, run.histograms):
             check_rows(file)
         if run.replaces is not None:
-            say(f"run.fresh: the old folder is now {run.replace_old().name}.", file=sys.stderr)
+            say(f"run.fresh: the old run folder is now {run.replace_old().name}.", file=sys.stderr)
         status = run.status
         source = source_hash()
         if status and status.get("source_hash") != source:
@@ -156,10 +156,10 @@ class Session:
         if self.resume_from is not None:
             say(f"Resuming {run.path} from step {step}.", file=sys.stderr)
             if not run.metrics.is_file():
-                say(f"Warning: {run.metrics} is gone; its rows up to step {step} are lost.", file=sys.stderr)
+                say(f"Warning: {run.metrics} is missing; its rows up to step {step} are lost.", file=sys.stderr)
 
     def fit(self) -> None:
-        """Trains to the last step, validating and saving on the way."""
+        """Trains to the last step, with validation and checkpoints."""
         cfg = self.cfg
         keep_freed_memory()
         data = build_data(cfg, self.module.objective, self.data, layout_of(cfg, self.auto))
@@ -180,11 +180,11 @@ class Session:
             self.stop.stop_listening()
 
     def finish(self) -> None:
-        """Final figures beside two compressors, samples, the plot, and where to go from here."""
+        """Writes the final metrics, samples and loss plot, and prints the summary."""
         self.run.require_in_place()
         flops_per_token = self.cfg.model.flops_per_token(self.cfg.data.sequence_length)
         device = torch.device(self.auto["accelerator"])
-        self.module.model.to(device)  # from where Lightning took it when training ended
+        self.module.model.to(device)  # Lightning moves it to the CPU when training ends
         summary = {
             **self.parts.writer.latest,
             **peak_memory(device),
@@ -192,7 +192,7 @@ class Session:
             "parameters": self.cfg.model.num_parameters(),
             "active_parameters": self.cfg.model.num_parameters(active=True),
             best_key(self.parts.best.metric): self.parts.best.value,
-            **self._asked_for(),
+            **self._optional_metrics(),
         }
         if compressors := compressor_baselines(self.data.streams(VALIDATION), self.tokenizer):
             summary["compressors"] = compressors
@@ -209,22 +209,22 @@ class Session:
         )
         print_summary(summary, samples, self.run.path)
 
-    def _asked_for(self) -> dict[str, float]:
-        """Figures of `evaluation` that most runs do without."""
+    def _optional_metrics(self) -> dict[str, float]:
+        """The metrics that `evaluation` can enable."""
         cfg, model = self.cfg, self.module.model
-        figures: dict[str, float] = {}
+        metrics: dict[str, float] = {}
         if cfg.evaluation.context_factors:
             with autocast(self.auto["precision"], model.device):
-                figures |= context_metrics(
+                metrics |= context_metrics(
                     model, self.data.streams(VALIDATION)[0], cfg.data, TextMeasure(self.tokenizer),
                     cfg.evaluation.context_factors, yarn=cfg.evaluation.yarn,
                 )  # fmt: skip
         if cfg.evaluation.decode_tokens:
-            figures |= decoding_metrics(model, cfg.evaluation.decode_tokens)
-        return figures
+            metrics |= decoding_metrics(model, cfg.evaluation.decode_tokens)
+        return metrics
 
     def close(self, exit_code: int) -> None:
-        """Lets the loggers end as the run did."""
+        """Closes the loggers with the exit code of the run."""
         for logger in self.loggers:
             logger.finish(exit_code)
 
@@ -234,7 +234,7 @@ class Session:
             self.loggers.append(make(run=self.run, resume_step=step))
 
     def _seed(self) -> None:
-        """A resumed rank gets its generators back from the checkpoint; one that was not there then has a new stream."""
+        """Seeds this rank; a resumed rank gets its generators from the checkpoint, unless it is new: hence `/from`."""
         stream = f"training/rank{global_rank()}"
         if self.resume_from is not None:
             stream += f"/from{step_of(self.resume_from)}"

@@ -1,4 +1,4 @@
-"""`minimind sync`: run folders → W&B, one clean run each, uploaded where there is an account."""
+"""`minimind sync`: rebuilds a clean W&B run from each run folder, and uploads it if there is an account."""
 
 import argparse
 import contextlib
@@ -11,8 +11,10 @@ from minimind.utils.paths import default_root
 from minimind.utils.terminal import say
 
 
-def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = verbs.add_parser("sync", help="make the W&B run of a run folder anew, and upload it with an account")
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "sync", help="rebuild the W&B run of a run folder, and upload it if there is an account"
+    )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="a run folder")
     parser.set_defaults(action=run)
 
@@ -23,7 +25,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     folders = [find_existing(name, "A run folder") for name in arguments.runs]
     os.environ["WANDB_SILENT"] = "true"
-    # W&B takes its server from ./wandb/settings, and a run folder, which may be somebody's, has a wandb/ of its own.
+    # W&B reads its server from ./wandb/settings, and the current folder may be a run folder from someone else.
     with contextlib.chdir(default_root()):
         built = [build(folder) for folder in folders]
         for folder, (clean, rows, step) in zip(folders, built, strict=True):
@@ -32,10 +34,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def upload(folders: list[Path]) -> int:
-    from minimind.tracking.account import why_offline
+    from minimind.tracking.mirror import why_offline
 
     if reason := why_offline():
-        say(f"Not uploaded ({reason}). With an account (wandb login) the same command uploads.")
+        say(f"Not uploaded ({reason}). To upload, log in (wandb login) and run the same command again.")
         return 0
     command = python_module("wandb", "sync", "--include-synced", *map(str, folders))
     return subprocess.run(command, env={**os.environ, "WANDB_SILENT": "false"}).returncode

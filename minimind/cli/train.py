@@ -1,4 +1,4 @@
-"""`train.py`: from what was typed to a composed configuration, and in which process it is then run."""
+"""`train.py`: composes the configuration from the command line, and chooses the process that runs it."""
 
 import signal
 import sys
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from minimind.cli.app import guarded, run_app, without_plus
 from minimind.cli.help import train_help
-from minimind.cli.processes import WORKER, run, work
+from minimind.cli.processes import WORKER, run, run_rank
 from minimind.parallel.environment import joined_tree
 from minimind.runs.states import Exit
 from minimind.utils.child import Children, end_with_parent, python_module, signals_to
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 FROZEN = "--frozen"
-JOB = python_module("minimind.cli.train", FROZEN)  # and a file: the composed settings of one run
-_jobs = Children()  # of a multirun: once asked to stop, no further one is begun
+JOB = python_module("minimind.cli.train", FROZEN)  # followed by a file with the composed settings of one run
+_jobs = Children()  # of a multirun; no new job starts after a signal to stop
 
 
 def main() -> int:
-    joined_tree()  # from here on srun's processes know their rank by torchrun's names
+    joined_tree()  # sets torchrun's environment variables in processes started by srun
     if sys.argv[1:2] == [FROZEN]:
-        end_with_parent(signal.SIGTERM)  # as if asked to stop: with a checkpoint
+        end_with_parent(signal.SIGTERM)  # stops with a checkpoint
         return guarded(lambda: run(_frozen(Path(sys.argv[2]))))
     if sys.argv[1:2] == [WORKER]:
-        return work(Path(sys.argv[2]))
+        return run_rank(Path(sys.argv[2]))
     return guarded(_start)
 
 
@@ -38,9 +38,9 @@ def _start() -> int:
 
 
 def _composition(arguments: list[str]) -> str:
-    """What Hydra starts from: conf/train.yaml, or with `run.resume=<folder>` that run's own configuration."""
+    """Hydra's primary config: conf/train.yaml, or with `run.resume=<folder>` the stored configuration of that run."""
     named = [argument.partition("=")[2].strip("'\"") for argument in arguments if argument.startswith("run.resume=")]
-    multirun = {"-m", "--multirun"} & set(arguments)  # whose jobs have folders of their own, and refuse to be named one
+    multirun = {"-m", "--multirun"} & set(arguments)  # its jobs reject run.resume=<folder>
     if not named or multirun:
         return "train"
     from minimind.config.plan import named_folder
@@ -54,7 +54,7 @@ def _composition(arguments: list[str]) -> str:
 
 
 def _task(composed: "DictConfig") -> int:
-    """In a multirun each job is a process of its own: nothing leaks between jobs, and one failure ends one job."""
+    """Runs in this process or, in a multirun, in a separate one per job, so that jobs cannot affect each other."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
     from omegaconf import OmegaConf
@@ -64,7 +64,7 @@ def _task(composed: "DictConfig") -> int:
 
     hydra_config = HydraConfig.get()
     if composed.ablation is not None:
-        raise ConfigError(["An ablation is many runs: type python train.py -m ablation=…"])
+        raise ConfigError(["An ablation consists of several runs; start it with python train.py -m ablation=…"])
     complete(composed, hydra_config)
     if hydra_config.mode is RunMode.RUN:
         return run(composed)
@@ -75,12 +75,12 @@ def _task(composed: "DictConfig") -> int:
 
 
 def run_job(command: list[str]) -> int:
-    """The exit code of one job of a multirun, which gets the signals sent to us, and time to obey them."""
+    """Runs one job of a multirun, passes signals on to it, and returns its exit code."""
     if _jobs.received:
         return Exit.PREEMPTED
     with signals_to(_jobs.pass_on):
         code = _jobs.start(command).wait()
-    return code if code >= 0 else Exit.FAILED  # below 0: by a signal
+    return code if code >= 0 else Exit.FAILED  # negative: killed by a signal
 
 
 def _frozen(file: Path) -> "DictConfig":

@@ -1,1 +1,1 @@
-"""Models of ours in the files of other projects, and theirs in ours."""
+"""Conversion between MiniMind models and Hugging Face folders."""

@@ -1,4 +1,4 @@
-"""Which Hugging Face family holds an architecture, and a configuration in the family's words and back."""
+"""Which Hugging Face family can represent an architecture, and conversion to and from its config.json."""
 
 from typing import Any
 
@@ -29,11 +29,11 @@ SAME_NAME_MOE = (
     "num_experts", "num_experts_per_tok", "decoder_sparse_step", "mlp_only_layers", "norm_topk_prob",
     "router_aux_loss_coef",
 )  # fmt: skip
-MISSING_MEANS: dict[str, Any] = {  # what transformers takes where config.json says nothing
+DEFAULTS: dict[str, Any] = {  # of transformers, for keys that config.json leaves out
     "tie_word_embeddings": False, "attention_dropout": 0.0, "initializer_range": 0.02, "rms_norm_eps": 1e-6,
     "decoder_sparse_step": 1, "mlp_only_layers": [], "norm_topk_prob": False, "router_aux_loss_coef": 0.001,
 }  # fmt: skip
-WINDOW_UNLESS_SAID = 4096  # tokens; null says that there is none
+DEFAULT_SLIDING_WINDOW = 4096  # tokens; null disables it
 YARN_KEYS = {"factor", "original_max_position_embeddings", "beta_fast", "beta_slow", "attention_factor"}
 
 
@@ -41,45 +41,45 @@ def choose_family(cfg: ModelConfig, wanted: str | None = None) -> str:
     """The family that computes exactly what the model computes.
 
     Raises:
-        ConfigError: none does; every setting that stands in the way is named. Or it is not the `wanted` one.
+        ConfigError: no family does (lists every unsupported setting), or not the `wanted` one.
     """
-    if found := _unknown_to_all(cfg):
-        raise ConfigError(found)
+    if unsupported := _unsupported_by_families(cfg):
+        raise ConfigError(unsupported)
     if cfg.num_moe_layers:
-        fitting = ["qwen3_moe"]
+        matching = ["qwen3_moe"]
     elif cfg.qk_norm:
-        fitting = ["qwen3"]
-    else:  # transformers' Llama insists on whole heads, even where head_dim is set
-        fitting = ["mistral"] if cfg.hidden_size % cfg.num_attention_heads else ["llama", "mistral"]
-    if wanted is not None and wanted not in fitting:
-        raise ConfigError([f"The family must be {' or '.join(fitting)} for this architecture, but is {wanted}."])
-    return wanted or fitting[0]
+        matching = ["qwen3"]
+    else:  # transformers' Llama requires hidden_size to be a multiple of the heads, even if head_dim is set
+        matching = ["mistral"] if cfg.hidden_size % cfg.num_attention_heads else ["llama", "mistral"]
+    if wanted is not None and wanted not in matching:
+        raise ConfigError([f"The family must be {' or '.join(matching)} for this architecture, but is {wanted}."])
+    return wanted or matching[0]
 
 
-def _unknown_to_all(cfg: ModelConfig) -> list[str]:
-    needed: list[tuple[str, Any, Any]] = [
+def _unsupported_by_families(cfg: ModelConfig) -> list[str]:
+    required: list[tuple[str, Any, Any]] = [
         ("norm", cfg.norm, Norm.rmsnorm.value),
         ("position", cfg.position.value, Position.rope.value),
         ("gated_mlp", cfg.gated_mlp, True),
     ]
     if cfg.num_moe_layers:
-        needed += [
+        required += [
             ("num_shared_experts", cfg.num_shared_experts, 0),
             ("router_score", cfg.router_score.value, RouterScore.softmax.value),
             ("qk_norm", cfg.qk_norm, True),
         ]
-        if cfg.balance_loss is BalanceLoss.loss_free:  # its selection bias has no place in Qwen3-MoE
-            needed.append(("balance_loss", cfg.balance_loss.value, "sequence, batch, importance or none"))
+        if cfg.balance_loss is BalanceLoss.loss_free:  # Qwen3-MoE cannot store its selection bias
+            required.append(("balance_loss", cfg.balance_loss.value, "sequence, batch, importance or none"))
     return [
-        f"`{name}` must be {must} in a model that Llama, Mistral, Qwen3 or Qwen3-MoE can hold, but is {value}; "
-        "train one so to export it."
-        for name, value, must in needed
-        if value != must
+        f"`{name}` must be {expected} to export a model as Llama, Mistral, Qwen3 or Qwen3-MoE, but is {value}; "
+        "train a model with that setting to export it."
+        for name, value, expected in required
+        if value != expected
     ]
 
 
 def to_huggingface(cfg: ModelConfig, family: str) -> dict[str, Any]:
-    """What config.json says of the architecture. Rotary settings stand in the words of transformers 4 and of 5."""
+    """The architecture as in config.json. Rotary settings are written in the formats of both transformers 4 and 5."""
     rope: dict[str, Any] = {"rope_type": "default"}
     yarn = cfg.rope_scaling
     if yarn.factor != 1:
@@ -114,22 +114,22 @@ def to_huggingface(cfg: ModelConfig, family: str) -> dict[str, Any]:
 
 
 def from_huggingface(config: dict[str, Any]) -> ModelConfig:
-    """Raises: UserError, naming everything in config.json that our model does not compute, or what is missing."""
+    """Raises: UserError, listing everything in config.json that our model does not support, or a missing key."""
     try:
-        return _in_our_words(config)
+        return _to_model_config(config)
     except KeyError as missing:
-        raise UserError(f"config.json must have {missing}, but has not; the folder is not whole.") from None
+        raise UserError(f"config.json must have {missing}, but does not; the folder is incomplete.") from None
     except (TypeError, AttributeError, ArithmeticError) as error:
-        raise UserError(f"config.json must have what transformers writes, but has another kind: {error}") from None
+        raise UserError(f"config.json must have values of the types that transformers writes: {error}") from None
 
 
-def _in_our_words(config: dict[str, Any]) -> ModelConfig:
+def _to_model_config(config: dict[str, Any]) -> ModelConfig:
     family = config.get("model_type")
     if family not in ARCHITECTURES:
         raise UserError(f"`model_type` in config.json must be one of {', '.join(ARCHITECTURES)}, but is {family}.")
     rope = {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
-    if found := _unknown_to_us(config, rope):
-        raise ConfigError(found)
+    if unsupported := _unsupported_by_us(config, rope):
+        raise ConfigError(unsupported)
     settings = {name: _read(config, name) for name in SAME_NAME if name != "num_key_value_heads"}
     settings["num_key_value_heads"] = config.get("num_key_value_heads") or settings["num_attention_heads"]
     settings |= {name: config[name] for name in ("intermediate_size", "hidden_act")}
@@ -140,8 +140,8 @@ def _in_our_words(config: dict[str, Any]) -> ModelConfig:
         settings |= {name: _read(names, name) for name in SAME_NAME_MOE}
         settings["moe_intermediate_size"] = config["moe_intermediate_size"]
         settings["balance_loss"] = BalanceLoss.batch
-    if found := type_problems(ModelConfig, settings):
-        raise TypeError(" ".join(found))
+    if wrong := type_problems(ModelConfig, settings):
+        raise TypeError(" ".join(wrong))
     return ModelConfig(
         **settings,
         head_dim=config.get("head_dim") or (128 if family == "qwen3" else None),
@@ -153,33 +153,33 @@ def _in_our_words(config: dict[str, Any]) -> ModelConfig:
 def _read(config: dict[str, Any], name: str) -> Any:
     value = config.get(name)
     if value is None:
-        value = MISSING_MEANS.get(name)
+        value = DEFAULTS.get(name)
     if value is None:
         raise KeyError(name)
     return value
 
 
 def _context(longest: int, rope: dict[str, Any]) -> dict[str, Any]:
-    """Ours is the trained length and a factor; theirs is the length after stretching."""
+    """We store the trained length and a factor; config.json stores the length after scaling."""
     if rope.get("rope_type", rope.get("type", "default")) == "default":
         return {"max_position_embeddings": longest}
     original = rope.get("original_max_position_embeddings") or longest
-    chosen = {name: rope[name] for name in YARN_KEYS if rope.get(name) is not None} | {"factor": rope["factor"]}
-    yarn = YarnConfig(**{**chosen, "original_max_position_embeddings": original})
-    stretched = longest <= original * yarn.factor
-    return {"max_position_embeddings": original if stretched else longest, "rope_scaling": yarn}
+    given = {name: rope[name] for name in YARN_KEYS if rope.get(name) is not None} | {"factor": rope["factor"]}
+    yarn = YarnConfig(**{**given, "original_max_position_embeddings": original})
+    scaled = longest <= original * yarn.factor
+    return {"max_position_embeddings": original if scaled else longest, "rope_scaling": yarn}
 
 
-def _unknown_to_us(config: dict[str, Any], rope: dict[str, Any]) -> list[str]:
+def _unsupported_by_us(config: dict[str, Any], rope: dict[str, Any]) -> list[str]:
     kind = rope.get("rope_type", rope.get("type", "default"))
     window = (
-        config.get("sliding_window", WINDOW_UNLESS_SAID)
+        config.get("sliding_window", DEFAULT_SLIDING_WINDOW)
         if config.get("use_sliding_window", config["model_type"] == "mistral")
         else None
     )
     longest = config.get("max_position_embeddings", 0)
     activations = [activation.value for activation in Activation]
-    broken = [
+    rules = [
         ("attention_bias", config.get("attention_bias"), "false", bool(config.get("attention_bias"))),
         ("mlp_bias", config.get("mlp_bias"), "false", bool(config.get("mlp_bias"))),
         ("sliding_window", window, f"null or at least `max_position_embeddings` ({longest})",
@@ -191,10 +191,10 @@ def _unknown_to_us(config: dict[str, Any], rope: dict[str, Any]) -> list[str]:
          (rope.get("partial_rotary_factor") or config.get("partial_rotary_factor") or 1) != 1),
         ("mscale", rope.get("mscale"), "left out", bool(rope.get("mscale") and rope.get("mscale_all_dim"))),
         ("truncate", rope.get("truncate"), "left out", rope.get("truncate") is False),
-        ("quantization_config", "there", "left out (weights in float)", bool(config.get("quantization_config"))),
+        ("quantization_config", "present", "left out (float weights)", bool(config.get("quantization_config"))),
     ]  # fmt: skip
     return [
-        f"`{name}` in config.json must be {must} for MiniMind to compute the same, but is {value}."
-        for name, value, must, is_broken in broken
-        if is_broken
+        f"`{name}` in config.json must be {expected} for MiniMind to compute the same, but is {value}."
+        for name, value, expected, is_violated in rules
+        if is_violated
     ]

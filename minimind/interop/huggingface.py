@@ -1,7 +1,7 @@
-"""A folder that `AutoModelForCausalLM.from_pretrained` loads, written from a model of ours and read into one.
+"""Export to and import from folders that `AutoModelForCausalLM.from_pretrained` loads.
 
-transformers itself is not needed: config.json is JSON, and the weights are read and written by `safetensors`.
-Our names are theirs; only experts differ: stacked in memory (there as here), one by one on disk.
+Does not need transformers: config.json is JSON, and `safetensors` reads and writes the weights. Parameter names are the
+same, except that experts are stacked in memory (as in transformers 5) and separate on disk.
 """
 
 import re
@@ -22,8 +22,8 @@ from minimind.utils.torch_files import check_names, check_weights, load_tensors,
 
 CONFIG, WEIGHTS, PICKLE = "config.json", "model.safetensors", "pytorch_model.bin"
 STACKED = re.compile(r"(.*\.mlp\.experts)\.(gate_up_proj|down_proj)")
-DERIVED = re.compile(r".*\.rotary_emb\.inv_freq")  # in old Llama folders; follows from config.json
-ABSURD = 10  # times as many parameters in the configuration as in the weights
+DERIVED = re.compile(r".*\.rotary_emb\.inv_freq")  # in old Llama folders; computed from config.json
+MAX_PARAMETER_RATIO = 10  # of the configuration to the weights; beyond it the folder is refused
 
 
 def export_folder(
@@ -32,27 +32,27 @@ def export_folder(
     """Writes configuration, weights and tokenizer; returns the family.
 
     Raises:
-        UserError: no family can hold the model, or `dtype` its weights, or the folder is not empty; nothing is
-            written then.
+        UserError: no family can represent the model, the weights overflow in `dtype`, or the folder is not empty.
+            Nothing is written then.
     """
     family = choose_family(model.config, family)
     refuse_non_empty(folder)
     weights = _converted(weights_on_disk(model), dtype)
-    tokens = generation_config(tokenizer)
-    # Without pad_token_id: transformers would keep that token's embedding from learning, and ours pads with a real one.
-    ends = {name: tokens[name] for name in ("bos_token_id", "eos_token_id")}
-    config = to_huggingface(model.config, family) | ends | {"dtype": str(dtype).removeprefix("torch.")}
-    with new_folder(folder) as made:
-        write_json(made / CONFIG, config)
-        _save(weights, made / WEIGHTS)
-        tokenizer.save(made / TOKENIZER)
-        write_json(made / TOKENIZER_CONFIG, tokenizer_config(tokenizer, model.config.context_length))
-        write_json(made / "generation_config.json", tokens)
+    generation = generation_config(tokenizer)
+    # No pad_token_id: transformers would not train that token's embedding, and ours is a real token.
+    special_ids = {name: generation[name] for name in ("bos_token_id", "eos_token_id")}
+    config = to_huggingface(model.config, family) | special_ids | {"dtype": str(dtype).removeprefix("torch.")}
+    with new_folder(folder) as new:
+        write_json(new / CONFIG, config)
+        _save(weights, new / WEIGHTS)
+        tokenizer.save(new / TOKENIZER)
+        write_json(new / TOKENIZER_CONFIG, tokenizer_config(tokenizer, model.config.context_length))
+        write_json(new / "generation_config.json", generation)
     return family
 
 
 def _save(weights: dict[str, Tensor], path: Path) -> None:
-    """Raises: OSError, such as for a full disk."""
+    """Raises: OSError, such as when the disk is full."""
     try:
         save_file(weights, path, metadata={"format": "pt"})
     except SafetensorError as error:
@@ -62,23 +62,23 @@ def _save(weights: dict[str, Tensor], path: Path) -> None:
 def _converted(weights: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
     converted = {name: tensor.to(dtype).contiguous() for name, tensor in weights.items()}
     if names := not_finite(converted):
-        kind, largest = str(dtype).removeprefix("torch."), torch.finfo(dtype).max
-        further = {torch.float16: "; use --dtype bfloat16 or float32", torch.bfloat16: "; use --dtype float32"}
+        dtype_name, largest = str(dtype).removeprefix("torch."), torch.finfo(dtype).max
+        remedies = {torch.float16: "; use --dtype bfloat16 or float32", torch.bfloat16: "; use --dtype float32"}
         raise UserError(
-            f"The weights must be finite as {kind} (at most {largest:.5g}), but are not: {summary(names)}"
-            f"{further.get(dtype, '')}."
+            f"The weights must be finite as {dtype_name} (at most {largest:.5g}), but are not: {summary(names)}"
+            f"{remedies.get(dtype, '')}."
         )
     return converted
 
 
 def import_folder(folder: Path) -> tuple[MiniMind, BPE]:
-    """The model in evaluation mode, float32, and its tokenizer.
+    """The float32 model in evaluation mode, and its tokenizer.
 
     Raises:
-        UserError: something is missing, superfluous, broken, or computes what our model does not.
+        UserError: something is missing, unexpected, damaged or not supported by our model.
     """
     if not (folder / TOKENIZER).is_file():
-        raise UserError(f"{folder} must have a {TOKENIZER}, but has none; save a fast tokenizer into it.")
+        raise UserError(f"{folder} must have a {TOKENIZER}, but has none; save a fast tokenizer to it.")
     tokenizer, model = BPE.load(folder / TOKENIZER), import_model(folder)
     if tokenizer.vocab_size > model.config.vocab_size:
         raise UserError(
@@ -91,15 +91,15 @@ def import_folder(folder: Path) -> tuple[MiniMind, BPE]:
 def import_model(folder: Path) -> MiniMind:
     """The model alone; raises as `import_folder` does."""
     if not (folder / CONFIG).is_file():
-        raise UserError(f"{folder} must be a folder of Hugging Face's transformers, but has no {CONFIG}.")
+        raise UserError(f"{folder} must be a Hugging Face transformers folder, but has no {CONFIG}.")
     cfg = from_huggingface(read_object(folder / CONFIG))
     found = {name: t for name, t in read_weights(folder).items() if not DERIVED.fullmatch(name)}
     check_weights(found, str(folder))
-    there = sum(tensor.numel() for tensor in found.values())
-    if cfg.num_parameters() > ABSURD * there:  # building it, even without memory, might take for ever
+    num_weights = sum(tensor.numel() for tensor in found.values())
+    if cfg.num_parameters() > MAX_PARAMETER_RATIO * num_weights:  # building the model might take forever
         raise UserError(
-            f"{folder / CONFIG} must describe the weights beside it, but has {cfg.num_parameters():,} parameters to "
-            f"their {there:,}."
+            f"{folder / CONFIG} must match the weights, but describes {cfg.num_parameters():,} parameters, and the "
+            f"weights have {num_weights:,}."
         )
     with torch.device("meta"):
         model = MiniMind(cfg)
@@ -107,7 +107,7 @@ def import_model(folder: Path) -> MiniMind:
     tied = cfg.tie_word_embeddings
     if tied and head is not None and embedding is not None and torch.equal(head, embedding):
         del found["lm_head.weight"]  # written twice
-    check_names(found, weights_on_disk(model), f"The weights in {folder} must be what its {CONFIG} describes")
+    check_names(found, weights_on_disk(model), f"The weights in {folder} must be those its {CONFIG} describes")
     model.to_empty(device="cpu")
     state = {name: in_memory(name, found) for name in model.state_dict() if not (tied and name == "lm_head.weight")}
     if tied:
@@ -117,7 +117,7 @@ def import_model(folder: Path) -> MiniMind:
 
 
 def weights_on_disk(model: MiniMind) -> dict[str, Tensor]:
-    """Every tensor under its name in the file: a tied head once, experts one by one."""
+    """Tensors by their names in the file: a tied head once, each expert separately."""
     weights: dict[str, Tensor] = {}
     for name, tensor in model.state_dict().items():
         if name == "lm_head.weight" and model.config.tie_word_embeddings:
@@ -126,28 +126,28 @@ def weights_on_disk(model: MiniMind) -> dict[str, Tensor]:
             weights[name] = tensor
             continue
         prefix, kind = stacked.groups()
-        for number, expert in enumerate(tensor):
+        for index, expert in enumerate(tensor):
             parts = zip(("gate_proj", "up_proj"), expert.chunk(2), strict=True)
             for part, matrix in [("down_proj", expert)] if kind == "down_proj" else parts:
-                weights[f"{prefix}.{number}.{part}.weight"] = matrix.clone()  # safetensors refuses shared memory
+                weights[f"{prefix}.{index}.{part}.weight"] = matrix.clone()  # safetensors rejects shared memory
     return weights
 
 
 def in_memory(name: str, weights: dict[str, Tensor]) -> Tensor:
-    """The tensor that our model calls `name`: (E, 2F, D) and (E, D, F) for experts."""
+    """The tensor named `name` in our model; stacked experts are (E, 2F, D) and (E, D, F)."""
     if not (stacked := STACKED.fullmatch(name)):
         return weights[name]
     prefix, kind = stacked.groups()
     parts = ["down_proj"] if kind == "down_proj" else ["gate_proj", "up_proj"]
     experts: list[Tensor] = []
     while f"{prefix}.{len(experts)}.{parts[0]}.weight" in weights:
-        number = len(experts)
-        experts.append(torch.cat([weights[f"{prefix}.{number}.{part}.weight"] for part in parts]))
+        index = len(experts)
+        experts.append(torch.cat([weights[f"{prefix}.{index}.{part}.weight"] for part in parts]))
     return torch.stack(experts)
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """All tensors of a folder, whether in one file or many; a pickle may hold tensors only."""
+    """All tensors of a folder, from one file or several shards; a pickle must contain only tensors."""
     for kind in (WEIGHTS, PICKLE):
         index = folder / f"{kind}.index.json"
         if index.is_file():
@@ -158,32 +158,34 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
 
 
 def _files_in(index: Path) -> list[str]:
-    """Their names; a path would lead out of the folder."""
+    """The names of the shards; directories are stripped, since a path could point outside the folder."""
     try:
         return sorted({Path(file).name for file in read_object(index)["weight_map"].values()})
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(f"{index} must say in `weight_map` which file has which weight, but does not.") from None
+        raise UserError(f"{index} must map each weight to its file in `weight_map`, but does not.") from None
 
 
 def _read_files(folder: Path, files: list[str]) -> dict[str, Tensor]:
     weights: dict[str, Tensor] = {}
     for file in files:
         read = _read_file(folder / file)
-        if twice := sorted(weights.keys() & read.keys()):
-            raise UserError(f"Each weight in {folder} must be in one file, but {summary(twice)} in {file} is in two.")
+        if duplicates := sorted(weights.keys() & read.keys()):
+            raise UserError(
+                f"Each weight in {folder} must be in one file only, but {file} repeats {summary(duplicates)}."
+            )
         weights |= read
     return weights
 
 
 def _read_file(path: Path) -> dict[str, Tensor]:
     if path.suffix != ".safetensors":
-        weights = load_tensors(path, "a whole file of weights")
+        weights = load_tensors(path, "a complete file of weights")
         if not isinstance(weights, dict) or not all(isinstance(tensor, Tensor) for tensor in weights.values()):
-            raise UserError(f"{path} must hold named tensors and nothing else, but holds other things too.")
+            raise UserError(f"{path} must contain only named tensors, but contains other objects too.")
         return {str(name): tensor for name, tensor in weights.items()}
     try:
         return load_file(path)
     except OSError as error:
-        raise UserError(f"{path} must be a whole file of weights, but cannot be read: {error.strerror}.") from None
-    except Exception as error:  # SafetensorError, and others for a dtype that torch does not have
-        raise UserError(f"{path} must be a whole file of weights, but cannot be read: {in_brief(error)}.") from None
+        raise UserError(f"{path} must be a complete file of weights, but cannot be read: {error.strerror}.") from None
+    except Exception as error:  # SafetensorError, or another type for a dtype that torch does not have
+        raise UserError(f"{path} must be a complete file of weights, but cannot be read: {in_brief(error)}.") from None

@@ -1,4 +1,4 @@
-"""What stands beside tokenizer.json so that `AutoTokenizer` and `generate()` know the special tokens."""
+"""The files next to tokenizer.json that give `AutoTokenizer` and `generate()` the special tokens."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ TOKENIZER, TOKENIZER_CONFIG, TEMPLATE = "tokenizer.json", "tokenizer_config.json
 
 
 def tokenizer_config(tokenizer: BPE, context_length: int) -> dict[str, Any]:
-    """tokenizer_config.json; the chat template is in it where the tokenizer has the tokens for one."""
+    """The content of tokenizer_config.json, with a chat template if the tokenizer has its tokens."""
     config: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": END_OF_TEXT,
@@ -30,29 +30,29 @@ def tokenizer_config(tokenizer: BPE, context_length: int) -> dict[str, Any]:
 
 
 def generation_config(tokenizer: BPE) -> dict[str, Any]:
-    """generation_config.json: a text ends at the end of a document, and where there is one at the end of a turn."""
+    """The content of generation_config.json: text ends at the end of a document or, in a chat, of a turn."""
     end_of_text = tokenizer.end_of_text
     end_of_turn = tokenizer.tokenizer.token_to_id(END) if chat_template(tokenizer) is not None else None
     return {
-        "bos_token_id": end_of_text,  # what stands before a document in training
+        "bos_token_id": end_of_text,  # precedes each document in training
         "eos_token_id": end_of_text if end_of_turn is None else [end_of_text, end_of_turn],
         "pad_token_id": end_of_text,
     }
 
 
 def read_chat_template(folder: Path) -> ChatTemplate | None:
-    """The template of a model in Hugging Face's format; None: it has none.
+    """The chat template of a Hugging Face folder, or None.
 
     Raises:
-        UserError: a file of it cannot be read, or the template is too long.
+        UserError: a file cannot be read, or the template is too long.
     """
     path = folder / TOKENIZER_CONFIG
     config = read_object(path) if path.is_file() else {}
     source = config.get("chat_template")
-    if isinstance(source, list):  # older folders of models with several, by name
+    if isinstance(source, list):  # older folders with several named templates
         named = {one.get("name"): one.get("template") for one in source if isinstance(one, dict)}
         source = named.get("default")
-    if (folder / TEMPLATE).is_file():  # where newer versions write it, and look first
+    if (folder / TEMPLATE).is_file():  # newer versions of transformers write it here, and read this first
         try:
             source = (folder / TEMPLATE).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError):
@@ -60,12 +60,12 @@ def read_chat_template(folder: Path) -> ChatTemplate | None:
     if source is None:
         return None
     if not isinstance(source, str):
-        raise UserError(f"{path} must have text as `chat_template`, but has a {type(source).__name__}.")
+        raise UserError(f"`chat_template` in {path} must be a string, but has type {type(source).__name__}.")
     tokens = {name: _content(token) for name, token in config.items() if name.endswith("_token")}
     return ChatTemplate(source, {name: token for name, token in tokens.items() if token is not None})
 
 
 def _content(token: Any) -> str | None:
-    """A special token's text, which may stand in an object with its other settings."""
+    """The text of a special token, which may be an object that also has other settings."""
     text = token.get("content") if isinstance(token, dict) else token
     return text if isinstance(text, str) else None

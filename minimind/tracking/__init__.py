@@ -1,1 +1,1 @@
-"""Where figures go besides the run folder."""
+"""Loggers that mirror the run folder: CSV, TensorBoard and Weights & Biases."""

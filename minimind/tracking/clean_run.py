@@ -1,4 +1,4 @@
-"""One offline W&B run from a run folder: whole and without a point twice, however often the run was stopped."""
+"""One offline W&B run built from a run folder: complete and without duplicate points, however often it was stopped."""
 
 import shutil
 from dataclasses import fields
@@ -19,12 +19,12 @@ EXIT_CODES = {RunState.FAILED: Exit.FAILED, RunState.PREEMPTED: Exit.PREEMPTED}
 
 
 def build(path: Path) -> tuple[Path, int, int]:
-    """Makes it anew; returns its folder, its number of rows and its last step.
+    """Rebuilds the clean run; returns its folder, number of rows and last step.
 
-    A run that goes on, or was killed, is taken up to its last checkpoint: what lies beyond is not sure yet.
+    A run that is still running or was killed is included up to its last checkpoint: later steps may be trained again.
 
     Raises:
-        UserError: not a run folder, or nothing to tell yet, or W&B cannot write.
+        UserError: `path` is not a run folder, has no metrics yet, or W&B cannot write to it.
     """
     run = RunFolder(path)
     status = run.status
@@ -32,21 +32,19 @@ def build(path: Path) -> tuple[Path, int, int]:
         raise UserError(f"{path} must be a run folder, but has no status.json; name runs/<run>.")
     refuse_links(path)
     if "wandb_id" not in status and is_held(run.lock):
-        raise UserError(f"{path.name} must be started with logger=wandb, or have ended, but it is running without.")
+        raise UserError(f"{path.name} is running without logger=wandb; sync it when it has ended.")
     wandb_id(run)
-    going_on = status["state"] == RunState.RUNNING
+    unfinished = status["state"] == RunState.RUNNING
     checkpoints = run.complete_checkpoints()
     last = step_of(checkpoints[-1]) if checkpoints else 0
-    rows = [row for row in read_rows(run.metrics) if not going_on or row["step"] <= last]
+    rows = [row for row in read_rows(run.metrics) if not unfinished or row["step"] <= last]
     if not rows:
-        raise UserError(
-            f"{path.name} must have a row of figures up to its last checkpoint (step {last}), but has none."
-        )
+        raise UserError(f"{path.name} has no metrics up to its last checkpoint (step {last}) yet.")
     shutil.rmtree(path / FOLDER, ignore_errors=True)
     try:
         (path / FOLDER).mkdir()
         mirror = Mirror(run, stored_settings(run), folder=path / FOLDER, online=False, resume=False)
-        mirror.feed(up_to=last if going_on else None)
+        mirror.feed(up_to=last if unfinished else None)
         mirror.close(EXIT_CODES.get(status["state"], Exit.FINISHED))
     except OSError as error:
         raise UserError(f"{path / FOLDER} must be writable, but: {error}") from None
@@ -55,7 +53,7 @@ def build(path: Path) -> tuple[Path, int, int]:
 
 
 def stored_settings(run: RunFolder) -> WandbSettings:
-    """Those the run was started with; a run that was not tracked goes where the defaults say."""
+    """The W&B settings in the run's config.yaml; defaults where the run did not log to W&B."""
     logger = read_config(run.config).get("logger") or {}
     known = {field.name for field in fields(WandbSettings)}
     return WandbSettings(**{name: value for name, value in (logger.get("wandb") or {}).items() if name in known})

@@ -1,4 +1,4 @@
-"""Where figures go besides the run folder, and what is watched on the way."""
+"""Settings of the W&B logger, and the rules for `logger.watch`."""
 
 from dataclasses import dataclass, field
 
@@ -9,7 +9,7 @@ WATCHED = ("gradients", "weights", "moe_load", "all")
 class WandbSettings:
     project: str = "minimind"
     entity: str | None = None
-    group: str | None = None  # None: the experiment, or the sweep
+    group: str | None = None  # None: the experiment or the sweep
     job_type: str = "train"
     tags: list[str] = field(default_factory=list)
     notes: str | None = None

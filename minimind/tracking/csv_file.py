@@ -1,4 +1,4 @@
-"""metrics.csv: the same rows for a spreadsheet, by Lightning's CSVLogger."""
+"""metrics.csv: the rows of metrics.jsonl for spreadsheets, written by Lightning's CSVLogger."""
 
 import shutil
 
@@ -10,7 +10,7 @@ from minimind.tracking.run_logger import RunLogger
 
 
 class CsvFile(RunLogger, CSVLogger):
-    """Lightning's file begins anew at each start; the rows that the run has already go in first."""
+    """Lightning starts a new file each time; the run's earlier rows are written to it first."""
 
     def __init__(self, run: RunFolder, resume_step: int) -> None:
         shutil.rmtree(run.path / "csv", ignore_errors=True)

@@ -1,4 +1,4 @@
-"""The run folder as a sequence of points: figures, samples and histograms, by step."""
+"""The run folder as a sequence of points: metrics, samples and histograms by step."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,32 +17,32 @@ class Point:
 
 
 class Tail:
-    """The whole lines of a file of JSON lines that were added since the last look."""
+    """Reads the complete lines that were added to a JSON Lines file since the last read."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.offset = self.lines = 0
 
     def read(self) -> list[dict[str, Any]]:
-        """Raises: DamagedFile, if one of them is not a JSON object."""
+        """Raises: DamagedFile, if a line is not a JSON object."""
         if not self.path.is_file():
             return []
         with self.path.open("rb") as file:
             file.seek(self.offset)
             data = file.read()
-        whole = data[: data.rfind(b"\n") + 1]
+        complete = data[: data.rfind(b"\n") + 1]
         first = self.lines + 1
-        self.offset, self.lines = self.offset + len(whole), self.lines + whole.count(b"\n")
-        return parse_rows(whole, self.path, first)
+        self.offset, self.lines = self.offset + len(complete), self.lines + complete.count(b"\n")
+        return parse_rows(complete, self.path, first)
 
 
 class Points:
     def __init__(self, run: RunFolder) -> None:
-        # The rows first: what belongs to a step is written before the row of the next one, and so is not missed.
+        # Rows are read first: samples and histograms of a step are written before the next row, so none is missed.
         self.rows, self.samples, self.histograms = (Tail(p) for p in (run.metrics, run.samples, run.histograms))
 
     def new(self) -> list[Point]:
-        """Those added since the last look, by step; one step may come again with what was added to it later."""
+        """Points added since the last call, by step; a step returns if more was added to it later."""
         points: dict[int, Point] = {}
 
         def at(step: int) -> Point:

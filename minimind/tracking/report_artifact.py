@@ -1,4 +1,4 @@
-"""The report of a sweep at W&B: an artifact of a run of its own, in the group of the sweep's runs."""
+"""Publishes a sweep report to W&B: an artifact of a separate run in the group of the sweep's runs."""
 
 import json
 import shutil
@@ -12,17 +12,16 @@ from minimind.utils.child import environment, python_module
 from minimind.utils.paths import default_root
 
 FILES = ("report.md", "report.html", "report.png", "report.json", "sweep.json")
-START_S = 60.0  # for W&B to begin, besides the time it has to finish
+START_TIMEOUT_S = 60.0  # for W&B to start; the time to finish is added
 MIRROR = "wandb"
 
 
-def publish_report(folder: Path, chosen: WandbSettings) -> str | None:
-    """In a process of its own, which may fail or hang without harm; what went wrong, in a line, or None."""
-    settings = json.dumps(asdict(chosen))
+def publish_report(folder: Path, settings: WandbSettings) -> str | None:
+    """Publishes from a separate process, which may fail or hang; returns a one-line error, or None."""
     try:
         done = subprocess.run(
-            python_module("minimind.tracking.report_artifact", str(folder.absolute()), settings),
-            capture_output=True, text=True, timeout=START_S + chosen.finish_timeout_s, cwd=default_root(),
+            python_module("minimind.tracking.report_artifact", str(folder.absolute()), json.dumps(asdict(settings))),
+            capture_output=True, text=True, timeout=START_TIMEOUT_S + settings.finish_timeout_s, cwd=default_root(),
             env=environment(),
         )  # fmt: skip
     except subprocess.TimeoutExpired:
@@ -30,18 +29,17 @@ def publish_report(folder: Path, chosen: WandbSettings) -> str | None:
     return None if done.returncode == 0 else (done.stderr.strip().splitlines() or ["no reason given"])[-1]
 
 
-def publish(folder: Path, chosen: WandbSettings) -> None:
-    """Offline without an account; a report that was published before is replaced by a version that is newer."""
+def publish(folder: Path, settings: WandbSettings) -> None:
+    """Uploads the report as the newest version of its artifact, or writes it offline without an account."""
     import wandb
 
-    from minimind.tracking.account import why_offline
-    from minimind.tracking.mirror import quiet_settings
+    from minimind.tracking.mirror import quiet_settings, why_offline
 
     shutil.rmtree(folder / MIRROR, ignore_errors=True)
     run = wandb.init(
-        project=chosen.project, entity=chosen.entity, group=chosen.group or folder.name, job_type="report",
-        tags=chosen.tags, name=folder.name, dir=str(folder), mode="offline" if why_offline() else "online",
-        settings=quiet_settings(chosen.finish_timeout_s),
+        project=settings.project, entity=settings.entity, group=settings.group or folder.name, job_type="report",
+        tags=settings.tags, name=folder.name, dir=str(folder), mode="offline" if why_offline() else "online",
+        settings=quiet_settings(settings.finish_timeout_s),
     )  # fmt: skip
     artifact = wandb.Artifact(folder.name, type="report")
     for name in FILES:

@@ -1,14 +1,14 @@
-"""What a logger of a run may show besides figures; one that cannot show a kind leaves it out."""
+"""The base class of loggers: metrics, and what else a logger may show."""
 
 from typing import Any
 
 from lightning.pytorch.loggers import Logger
 
-Histogram = dict[str, Any]  # {"low", "high": ends of the range, "counts": one for each of as many equal bins}
+Histogram = dict[str, Any]  # {"low", "high": ends of the range, "counts": one per bin, bins of equal width}
 
 
 class RunLogger(Logger):
-    """A mirror of the run folder, which has everything already. Made as `Class(run=…, resume_step=…, **settings)`."""
+    """Mirrors what the run folder already holds. Created as `Class(run=…, resume_step=…, **settings)`."""
 
     def log_histograms(self, histograms: dict[str, Histogram], step: int) -> None:
         pass
@@ -17,4 +17,4 @@ class RunLogger(Logger):
         pass
 
     def finish(self, exit_code: int) -> None:
-        """The run has ended, in whatever way; nothing comes after."""
+        """Called once when the run has ended, whether it finished, failed or was preempted."""

@@ -1,4 +1,4 @@
-"""TensorBoard, by Lightning's logger: the figures, histograms, samples."""
+"""TensorBoard through Lightning's logger: metrics, histograms and samples."""
 
 from typing import Any
 
@@ -11,10 +11,10 @@ from minimind.utils.errors import UserError
 
 
 class TensorBoard(RunLogger, TensorBoardLogger):
-    """Each row is on disk before a checkpoint of its step is; a resumed run discards what lies beyond its checkpoint.
+    """Rows reach the disk before the checkpoint of their step; a resumed run discards those after its checkpoint.
 
     Raises:
-        UserError: the extra is not installed.
+        UserError: tensorboard is not installed.
     """
 
     def __init__(self, run: RunFolder, resume_step: int) -> None:
@@ -24,7 +24,7 @@ class TensorBoard(RunLogger, TensorBoardLogger):
             )
         except ModuleNotFoundError:
             raise UserError(
-                "logger=tensorboard must have the package tensorboard, but it is not installed; "
+                "logger=tensorboard needs the package tensorboard, which is not installed: "
                 "pip install -c constraints.txt -e '.[tensorboard]'."
             ) from None
 
@@ -36,10 +36,10 @@ class TensorBoard(RunLogger, TensorBoardLogger):
         for name, histogram in histograms.items():
             counts = np.asarray(histogram["counts"], dtype=np.float64)
             edges = np.linspace(histogram["low"], histogram["high"], len(counts) + 1)
-            middles = (edges[:-1] + edges[1:]) / 2
+            centers = (edges[:-1] + edges[1:]) / 2
             self.experiment.add_histogram_raw(
-                name, min=edges[0], max=edges[-1], num=int(counts.sum()), sum=float(counts @ middles),
-                sum_squares=float(counts @ middles**2), bucket_limits=edges[1:], bucket_counts=counts, global_step=step,
+                name, min=edges[0], max=edges[-1], num=int(counts.sum()), sum=float(counts @ centers),
+                sum_squares=float(counts @ centers**2), bucket_limits=edges[1:], bucket_counts=counts, global_step=step,
             )  # fmt: skip
 
     def log_samples(self, samples: list[dict[str, Any]], step: int) -> None:
@@ -48,7 +48,7 @@ class TensorBoard(RunLogger, TensorBoardLogger):
         self.experiment.flush()
 
     def finalize(self, status: str) -> None:
-        """Not yet: a validation may follow the fit, and a writer opened again would purge what is there."""
+        """Keeps the writer open: validation may follow fit, and a reopened writer would purge what it has written."""
 
     def finish(self, exit_code: int) -> None:
         self.experiment.close()

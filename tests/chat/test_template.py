@@ -145,7 +145,7 @@ def test_template_and_special_tokens_are_read_from_a_folder(tmp_path: Path) -> N
 
 def test_a_template_that_is_not_text_is_rejected(tmp_path: Path) -> None:
     write(tmp_path, {"chat_template": 3})
-    with pytest.raises(UserError, match="must have text as `chat_template`, but has a int"):
+    with pytest.raises(UserError, match="must be a string, but has type int"):
         read_chat_template(tmp_path)
     (tmp_path / "chat_template.jinja").write_bytes(b"\xff")
     with pytest.raises(UserError, match=r"chat_template\.jinja must be a chat template in UTF-8"):

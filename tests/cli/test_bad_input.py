@@ -1,4 +1,4 @@
-"""A user's mistake gives a message that helps, exit code 2, no traceback, and nothing half-written."""
+"""User errors give a helpful message, exit code 2, no traceback, and leave nothing half-written."""
 
 from pathlib import Path
 
@@ -10,15 +10,15 @@ from minimind.runs.checkpoints import mark_complete
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    """Runs a program in this process; returns its exit code and what it said."""
+    """Runs a program in this process; returns its exit code and standard error."""
 
     def run(program, *arguments: str) -> tuple[int, str]:
         monkeypatch.setattr("sys.argv", ["program", *arguments])
         monkeypatch.setenv("MINIMIND_ROOT", str(tmp_path / "root"))
         code = program.main()
-        said = capsys.readouterr()
-        assert "Traceback" not in said.err
-        return code, said.err
+        output = capsys.readouterr()
+        assert "Traceback" not in output.err
+        return code, output.err
 
     return run
 
@@ -32,7 +32,10 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureF
         (["trainer.max_steps=many"], ["Value 'many' of type 'str' could not be converted to Integer"]),
         (["model.norm=batchnorm"], ["Invalid value 'batchnorm', expected one of [rmsnorm, layernorm]"]),
         (["data=text", "data.fils=[a]"], ["did you mean `data.files`?", "did you mean `files`?"]),
-        (["model.x=1", "optim.y=2", "seed=z"], ["3 things must be changed", "model.x=1:", "optim.y=2:", "seed=z:"]),
+        (
+            ["model.x=1", "optim.y=2", "seed=z"],
+            ["The configuration has 3 errors", "model.x=1:", "optim.y=2:", "seed=z:"],
+        ),
         (["trainer.max_steps=="], ["trainer.max_steps=="]),
         (["data=text"], ["`data.files` must name files for data=text"]),
         (["data=text", "data.files=[nowhere.txt]"], ["must exist, but nowhere.txt is neither in"]),
@@ -47,9 +50,9 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureF
     ids=lambda value: " ".join(value) if "=" in value[0] else "",
 )
 def test_train_refuses(run, arguments: list[str], messages: list[str], tmp_path: Path) -> None:
-    code, said = run(train, *arguments)
-    assert code == 2, said
-    assert any(message in said for message in messages), said
+    code, err = run(train, *arguments)
+    assert code == 2, err
+    assert any(message in err for message in messages), err
     assert not list((tmp_path / "root").glob("runs/*"))
 
 
@@ -62,21 +65,21 @@ def test_evaluate_refuses(run, tmp_path: Path, small_run: Path) -> None:
         ([f"checkpoint={small_run}", "trainer.max_steps=5"], "there is no setting `max_steps` here"),
         ([f"checkpoint={small_run}", "data.sequence_length=5000"], "at most the model's context of 1024 tokens"),
     ]:
-        code, said = run(evaluate, *arguments)
-        assert code == 2, said
-        assert message in said
+        code, err = run(evaluate, *arguments)
+        assert code == 2, err
+        assert message in err
 
 
-def test_a_tokenizer_larger_than_the_vocabulary(
+def test_a_tokenizer_larger_than_the_vocabulary_is_refused(
     run, small_run: Path, small_arguments: list[str], tmp_path: Path
 ) -> None:
     tokenizer = small_run / "tokenizer.json"
-    code, said = run(train, *small_arguments, "tokenizer=file", f"tokenizer.path={tokenizer}", "model.vocab_size=280")
-    assert (code, "set model.vocab_size=300" in said) == (2, True), said
+    code, err = run(train, *small_arguments, "tokenizer=file", f"tokenizer.path={tokenizer}", "model.vocab_size=280")
+    assert (code, "set model.vocab_size=300" in err) == (2, True), err
     assert not list((tmp_path / "root").glob("runs/*"))
 
 
-def test_an_empty_corpus_and_lines_that_are_no_json(run, small_arguments: list[str], tmp_path: Path) -> None:
+def test_an_empty_corpus_and_invalid_json_lines_are_refused(run, small_arguments: list[str], tmp_path: Path) -> None:
     (tmp_path / "empty.txt").write_text("")
     (tmp_path / "bad.jsonl").write_text('{"text": "good"}\n{bad\n')
     start = [argument for argument in small_arguments if not argument.startswith("data")]
@@ -84,8 +87,8 @@ def test_an_empty_corpus_and_lines_that_are_no_json(run, small_arguments: list[s
         (["data=text", f"data.files=[{tmp_path}/empty.txt]"], "at least one document, but has none"),
         (["data=jsonl", f"data.files=[{tmp_path}/bad.jsonl]"], "bad.jsonl, line 2: must be a JSON object"),
     ]:
-        code, said = run(train, *start, *arguments)
-        assert (code, message in said) == (2, True), said
+        code, err = run(train, *start, *arguments)
+        assert (code, message in err) == (2, True), err
     assert not list((tmp_path / "root").glob("runs/*"))
     assert not list((tmp_path / "root").glob("cache/shards/*/*"))
 
@@ -100,24 +103,24 @@ def test_generate_refuses(run, small_run: Path, tmp_path: Path) -> None:
         ([str(small_run), "--prompt", ""], "at least one token, but is empty"),
         ([str(small_run), "--prompt", "a b " * 2000], "must be shorter than the context of 1024 tokens"),
     ]:
-        code, said = run(main, "generate", *arguments)
-        assert code == 2, said
-        assert message.lower() in said.lower()
+        code, err = run(main, "generate", *arguments)
+        assert code == 2, err
+        assert message.lower() in err.lower()
 
 
-def test_a_checkpoint_that_is_not_one_or_does_not_fit(run, small_run: Path, tmp_path: Path) -> None:
+def test_an_invalid_or_mismatched_checkpoint_is_refused(run, small_run: Path, tmp_path: Path) -> None:
     import shutil
 
     broken = tmp_path / "step_00000001"
     shutil.copytree(small_run / "checkpoints" / "step_00000020", broken)
     model = broken / "model.json"
     model.write_text(model.read_text().replace('"hidden_size": 32', '"hidden_size": 64'))
-    code, said = run(main, "generate", str(broken), "--prompt", "a")
-    assert (code, "its COMPLETE is of step 20" in said) == (2, True)
+    code, err = run(main, "generate", str(broken), "--prompt", "a")
+    assert (code, "its COMPLETE is of step 20" in err) == (2, True)
     mark_complete(broken, 1)
-    code, said = run(main, "generate", str(broken), "--prompt", "a")
-    assert (code, "must fit the model" in said) == (2, True)
+    code, err = run(main, "generate", str(broken), "--prompt", "a")
+    assert (code, "must fit the model" in err) == (2, True)
     (broken / "state.pt").write_bytes(b"not a checkpoint")
     mark_complete(broken, 1)
-    code, said = run(main, "generate", str(broken), "--prompt", "a")
-    assert (code, "must be a MiniMind checkpoint" in said) == (2, True)
+    code, err = run(main, "generate", str(broken), "--prompt", "a")
+    assert (code, "must be a MiniMind checkpoint" in err) == (2, True)

@@ -1,4 +1,4 @@
-"""Help helps at once: no torch, no lightning, and nothing out of date."""
+"""Help is fast, without importing torch or Lightning, and lists all options."""
 
 import subprocess
 import sys
@@ -18,7 +18,7 @@ PROGRAMS = {
 
 
 def run_with_imports(arguments: list[str], cwd: Path) -> tuple[str, set[str]]:
-    """What a command prints, and the top-level packages it has imported."""
+    """The output of a command, and the top-level packages it imports."""
     done = subprocess.run(
         [sys.executable, "-X", "importtime", *arguments], capture_output=True, text=True, cwd=cwd, timeout=60
     )

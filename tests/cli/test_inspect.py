@@ -1,4 +1,4 @@
-"""`minimind inspect` says what the model is."""
+"""`minimind inspect` on a trained model."""
 
 from pathlib import Path
 
@@ -8,15 +8,15 @@ from minimind.model.config import ModelConfig
 
 def test_a_run_and_its_checkpoint_are_described(command, small_run: Path) -> None:
     text = command("minimind", "inspect", str(small_run)).stdout
-    found = dict(line.split(maxsplit=1) for line in text.replace("KV cache", "cache").splitlines()[1:])
-    assert list(found) == [
+    described = dict(line.split(maxsplit=1) for line in text.replace("KV cache", "cache").splitlines()[1:])
+    assert list(described) == [
         "parameters", "layers", "heads", "mlp", "embedding", "context", "training", "cache", "tokenizer"
     ]  # fmt: skip
-    assert found["parameters"].endswith("M")
-    assert found["layers"].startswith("2 of hidden size")
-    assert found["embedding"].startswith("300 tokens")
-    assert found["tokenizer"] == "300 tokens"
-    assert "at length 32" in found["training"]
+    assert described["parameters"].endswith("M")
+    assert described["layers"].startswith("2 of hidden size")
+    assert described["embedding"].startswith("300 tokens")
+    assert described["tokenizer"] == "300 tokens"
+    assert "at length 32" in described["training"]
     checkpoint = small_run / "checkpoints" / "step_00000010"
     assert command("minimind", "inspect", str(checkpoint)).stdout.splitlines()[1:] == text.splitlines()[1:]
 

@@ -1,4 +1,4 @@
-"""`minimind runs` tells a run that somebody works on from one that only says so."""
+"""`minimind runs` tells a live run from one whose process is gone, and shows its primary metric."""
 
 import socket
 import subprocess
@@ -23,7 +23,7 @@ def lock_of_a_dead_process() -> dict[str, object]:
     return {"host": socket.gethostname(), "pid": process.pid, "since": time.time()}
 
 
-def test_states_figures_and_age(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_states_metrics_and_age(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     elsewhere = {"host": "another", "pid": 1, "since": 0.0}
     runs = {
         "alive": ("running", None, "running"),
@@ -55,7 +55,7 @@ def test_states_figures_and_age(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 
 @pytest.fixture
 def preference(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An installed kind of objective that is judged by a metric of its own, and has no text to count bits of."""
+    """An installed objective with its own primary metric, and without bits per byte."""
 
     class Preference(ObjectiveConfig):
         primary = ("val/chosen", "max")
@@ -63,7 +63,7 @@ def preference(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(objective_configs(), "preference", Preference)
 
 
-def test_runs_show_what_their_objective_is_judged_by(
+def test_runs_show_the_primary_metric_of_their_objective(
     preference: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     for kind in ("preference", "pretrain", "gone"):
@@ -81,7 +81,7 @@ def test_runs_show_what_their_objective_is_judged_by(
     assert shown == {"preference": "val/chosen 0.75", "pretrain": "2.5000", "gone": "2.5000"}
 
 
-def test_a_run_without_bits_per_byte_is_shown_on_its_way_and_at_its_end(
+def test_progress_and_summary_work_without_bits_per_byte(
     preference: None, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     progress = Progress()
@@ -89,6 +89,6 @@ def test_a_run_without_bits_per_byte_is_shown_on_its_way_and_at_its_end(
     row = {"step": 5, "tokens": 500, "val/loss": 2.5, "val/chosen": 0.75}
     assert "val loss 2.500 · val/chosen 0.75 · " in progress.line(row, 1.0)
     print_summary({"step": 10, "tokens": 1000, "val/chosen": 0.75}, [], tmp_path)
-    said = capsys.readouterr().out
-    assert "val/chosen" in said
-    assert "bits per byte" not in said
+    summary = capsys.readouterr().out
+    assert "val/chosen" in summary
+    assert "bits per byte" not in summary

@@ -1,4 +1,4 @@
-"""`run.resume=<folder>`: the record says what was done, and a folder of others runs nothing here."""
+"""`run.resume=<folder>` keeps the record of a run consistent, and never runs code from an untrusted folder."""
 
 import copy
 import hashlib
@@ -21,7 +21,7 @@ from minimind.utils.files import read_json, write_json
 
 
 def content_of(folder: Path) -> dict[str, str]:
-    """Every file of a run but the lock's, by the hash of its content."""
+    """Hashes of all files of a run except its lock."""
     files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("lock.json")]
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
@@ -37,40 +37,42 @@ def edit(config: Path, change: Callable[[dict[str, Any]], None]) -> None:
 
 
 @pytest.mark.parametrize("state", ["finished", "preempted"])
-def test_what_a_run_was_trained_with_is_not_changed(run_here, small_run: Path, state: str) -> None:
+def test_training_settings_of_a_run_cannot_be_changed(run_here, small_run: Path, state: str) -> None:
     run = copy_of(small_run, state)
     write_json(run / "status.json", {**read_json(run / "status.json"), "state": state})
     before = content_of(run)
-    asked = ["optim.lr=1e-4", "seed=2", "data.sequence_length=16", "model.rope_theta=5000", "model.dropout=0.2",
+    overrides = ["optim.lr=1e-4", "seed=2", "data.sequence_length=16", "model.rope_theta=5000", "model.dropout=0.2",
              "model.hidden_size=64", "trainer.precision=bf16-mixed", "trainer.batch_tokens=512", "run.tag=b",
              "schedule.warmup_steps=3", "init_from=runs/other", "data.packing=pad"]  # fmt: skip
-    for together in (asked, asked[:1]):
-        said = run_here(train, f"run.resume={run}", "trainer.max_steps=30", *together)
-        assert said.code == 2, said.err
-        for setting in (override.partition("=")[0] for override in together):
-            assert f"`{setting}` must be " in said.err
-        assert f"init_from={run}" in said.err
+    for chosen in (overrides, overrides[:1]):
+        result = run_here(train, f"run.resume={run}", "trainer.max_steps=30", *chosen)
+        assert result.code == 2, result.err
+        for setting in (override.partition("=")[0] for override in chosen):
+            assert f"`{setting}` must be " in result.err
+        assert f"init_from={run}" in result.err
         assert content_of(run) == before
-    for asked in ("model=nano", "experiment=nano_moe", "debug=smoke", "run.name=other", "recipe=nano"):
-        said = run_here(train, f"run.resume={run}", asked)
-        assert (said.code, "the run has its own" in said.err) == (2, True), asked
-    said = run_here(train, f"run.resume={run}", "trainer.max_steps=10")
-    assert (said.code, "must be at least 20, to which the run has come" in said.err) == (2, True)
+    for group in ("model=nano", "experiment=nano_moe", "debug=smoke", "run.name=other", "recipe=nano"):
+        result = run_here(train, f"run.resume={run}", group)
+        assert (result.code, "the run has its own" in result.err) == (2, True), group
+    result = run_here(train, f"run.resume={run}", "trainer.max_steps=10")
+    assert (result.code, "must be at least 20, to which the run has come" in result.err) == (2, True)
     assert content_of(run) == before
 
 
-def test_what_may_change_is_applied_and_recorded(run_here, small_run: Path, text_file: Path) -> None:
+def test_settings_that_may_change_are_applied_and_recorded(run_here, small_run: Path, text_file: Path) -> None:
     run = copy_of(small_run, "longer")
-    edit(run / "config.yaml", lambda settings: settings["run"].update(fresh=True, max_minutes=1e-9))  # of that start
+    edit(
+        run / "config.yaml", lambda settings: settings["run"].update(fresh=True, max_minutes=1e-9)
+    )  # apply only to the first start
     moved = text_file.rename(text_file.with_name("moved.txt"))
     try:
-        said = run_here(
+        result = run_here(
             train, f"run.resume={run}", "trainer.max_steps=24", "schedule.horizon_steps=24", "trainer.micro_batch=2",
             f"data.files=[{moved}]", "logger=csv", "trainer.log_every_steps=1", "evaluation.max_new_tokens=2",
         )  # fmt: skip
     finally:
         moved.rename(text_file)
-    assert said.code == 0, said.err
+    assert result.code == 0, result.err
     status, rows = read_json(run / "status.json"), read_rows(run / "metrics.jsonl")
     config = read_config(run / "config.yaml")
     assert (status["state"], status["step"], status["auto"]["micro_batch"]) == ("finished", 24, 2)
@@ -84,51 +86,53 @@ def test_what_may_change_is_applied_and_recorded(run_here, small_run: Path, text
 
 
 def test_trained_weights_keep_their_tokenizer(run_here, small_run: Path, tmp_path: Path, small_arguments) -> None:
-    """Also where the change of data is accepted, and where the tokenizer is trained on the other data."""
+    """Even if the data change is accepted, or the tokenizer would be trained on the new data."""
     run, other, text = copy_of(small_run, "other_tokenizer"), tmp_path / "tokenizer.json", tmp_path / "other.txt"
     BPE.train(["some other text " * 50], 290).save(other)
     text.write_text("".join(f"some other text, and number {n} of it\n" * 30 for n in range(60)))
     before = content_of(run)
     longer = [f"run.resume={run}", "run.accept_data_change=true", "trainer.max_steps=21"]
     for change in (f"tokenizer.path={other}", f"data.files=[{text}]"):
-        said = run_here(train, *longer, change)
-        assert said.code == 2, said.err
-        assert f"The tokenizer must be the one that {run / 'checkpoints' / 'step_00000020'} was trained" in said.err
+        result = run_here(train, *longer, change)
+        assert result.code == 2, result.err
+        assert f"The tokenizer must be the one that {run / 'checkpoints' / 'step_00000020'} was trained" in result.err
         assert content_of(run) == before
-    own = next(word for word in said.err.split() if word.startswith("tokenizer.path="))  # as the message says
-    said = run_here(train, *longer, f"data.files=[{text}]", own)
-    assert said.code == 0, said.err
-    child = [*small_arguments, "trainer.max_steps=1", "schedule.warmup_steps=0", f"init_from={small_run}"]
-    said = run_here(train, *child, "run.name=same")
-    assert (said.code, "Warning" in said.err) == (0, False), said.err
-    said = run_here(train, *child, "run.name=another", f"tokenizer.path={other}")
-    assert said.code == 0, said.err
-    assert re.search(rf"Warning: \d+ of this run's token ids stood for other text when {small_run}", said.err)
+    own = next(word for word in result.err.split() if word.startswith("tokenizer.path="))  # from the message
+    result = run_here(train, *longer, f"data.files=[{text}]", own)
+    assert result.code == 0, result.err
+    next_run = [*small_arguments, "trainer.max_steps=1", "schedule.warmup_steps=0", f"init_from={small_run}"]
+    result = run_here(train, *next_run, "run.name=same")
+    assert (result.code, "Warning" in result.err) == (0, False), result.err
+    result = run_here(train, *next_run, "run.name=another", f"tokenizer.path={other}")
+    assert result.code == 0, result.err
+    assert re.search(rf"Warning: \d+ of this run's token ids stood for other text when {small_run}", result.err)
 
 
-def test_the_same_command_applies_what_is_not_hashed(run_here, small_run: Path, small_arguments: list[str]) -> None:
-    """`auto` values are kept from the first start, those that are said are not."""
+def test_the_same_command_applies_settings_outside_the_identity(
+    run_here, small_run: Path, small_arguments: list[str]
+) -> None:
+    """Resolved `auto` values are kept from the first start, unless set explicitly."""
     run = copy_of(small_run, "again")
     for checkpoint in ("step_00000020",):
         shutil.rmtree(run / "checkpoints" / checkpoint)
     write_json(run / "status.json", {**read_json(run / "status.json"), "state": "preempted", "step": 10})
-    said = run_here(train, *small_arguments, "run.name=again", "trainer.micro_batch=4")
-    assert said.code == 0, said.err
+    result = run_here(train, *small_arguments, "run.name=again", "trainer.micro_batch=4")
+    assert result.code == 0, result.err
     assert read_json(run / "status.json")["auto"]["micro_batch"] == 4
     assert read_rows(run / "metrics.jsonl")[-1]["val/loss"] == pytest.approx(
         read_rows(small_run / "metrics.jsonl")[-1]["val/loss"], rel=1e-3
     )
 
 
-def test_an_edited_configuration_is_held_against_the_checkpoint(run_here, small_run: Path) -> None:
+def test_an_edited_configuration_is_compared_with_the_checkpoint(run_here, small_run: Path) -> None:
     run = copy_of(small_run, "edited")
     edit(run / "config.yaml", lambda settings: settings["model"].update(rope_theta=5000.0))
-    said = run_here(train, f"run.resume={run}", "trainer.max_steps=30")
-    assert (said.code, "`model.rope_theta` must be" in said.err) == (2, True)
+    result = run_here(train, f"run.resume={run}", "trainer.max_steps=30")
+    assert (result.code, "`model.rope_theta` must be" in result.err) == (2, True)
 
 
-def owned(marker: Path) -> list[dict[str, Any]]:
-    """Callbacks that would run a command where Hydra made what stands in a configuration."""
+def malicious_nodes(marker: Path) -> list[dict[str, Any]]:
+    """Nodes that would run code if Hydra instantiated whatever is in a configuration."""
     popen = {"_target_": "subprocess.Popen", "args": ["touch", str(marker)]}
     progress = "minimind.training.callbacks.progress.Progress"
     return [
@@ -150,50 +154,52 @@ def owned(marker: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("plus", ["+", "++"])
-def test_a_plus_before_the_name_of_the_folder_changes_nothing(run_here, small_run: Path, plus: str) -> None:
+def test_a_plus_before_run_resume_or_checkpoint_changes_nothing(run_here, small_run: Path, plus: str) -> None:
     run = copy_of(small_run, f"plus{len(plus)}")
-    said = run_here(train, f"{plus}run.resume={run}", "optim.lr=1e-4")
-    assert (said.code, "`optim.lr` must be" in said.err) == (2, True), said.err
-    said = run_here(train, f"{plus}run.resume={run}", "trainer.max_steps=10")
-    assert "must be at least 20, to which the run has come" in said.err  # of its own settings, which lack data=text
-    said = run_here(evaluate, f"{plus}checkpoint={run / 'nowhere'}")
-    assert (said.code, "checkpoint must exist, but" in said.err) == (2, True), said.err
+    result = run_here(train, f"{plus}run.resume={run}", "optim.lr=1e-4")
+    assert (result.code, "`optim.lr` must be" in result.err) == (2, True), result.err
+    result = run_here(train, f"{plus}run.resume={run}", "trainer.max_steps=10")
+    assert (
+        "must be at least 20, to which the run has come" in result.err
+    )  # uses the settings of the run: data=text is not given here
+    result = run_here(evaluate, f"{plus}checkpoint={run / 'nowhere'}")
+    assert (result.code, "checkpoint must exist, but" in result.err) == (2, True), result.err
 
 
-def test_what_hydra_cannot_read_is_told_in_its_words(run_here, small_run: Path) -> None:
+def test_hydra_s_parse_errors_are_shown(run_here, small_run: Path) -> None:
     run = copy_of(small_run, "unread")
     edit(run / "config.yaml", lambda settings: settings["callbacks"].update(theirs={"_target_": "theirs.Theirs"}))
-    wrong = ["optim.betas=[1,2", "callbacks.theirs._target_=theirs.Theirs", "trainer"]
-    said = run_here(train, f"run.resume={run}", *wrong)
-    assert said.code == 2, said.err
-    assert "2 things must be changed" in said.err
-    assert "optim.betas=[1,2: no viable alternative at input '[1,2'" in said.err
-    assert "trainer: Error parsing override 'trainer' missing EQUAL" in said.err
+    invalid = ["optim.betas=[1,2", "callbacks.theirs._target_=theirs.Theirs", "trainer"]
+    result = run_here(train, f"run.resume={run}", *invalid)
+    assert result.code == 2, result.err
+    assert "The configuration has 2 errors" in result.err
+    assert "optim.betas=[1,2: no viable alternative at input '[1,2'" in result.err
+    assert "trainer: Error parsing override 'trainer' missing EQUAL" in result.err
 
 
-def test_a_folder_of_others_runs_no_code(run_here, small_run: Path, tmp_path: Path) -> None:
-    """Each of them is refused by name, whatever else is there to refuse, and before any is made."""
+def test_an_untrusted_folder_runs_no_code(run_here, small_run: Path, tmp_path: Path) -> None:
+    """Each node is refused by name, whatever else is refused, and before any is instantiated."""
     run, left = copy_of(small_run, "foreign"), {}
-    for number, node in enumerate(owned(tmp_path / "marker")):
+    for number, node in enumerate(malicious_nodes(tmp_path / "marker")):
         left |= {f"{group}.extra{number}": (group, f"extra{number}", node) for group in ("callbacks", "logger")}
     settings = read_config(run / "config.yaml")
-    for refusals in range(3):  # of names that are not ours; of what stands below ours among callbacks; among loggers
+    for refusals in range(3):  # of foreign classes; of nodes inside our own callbacks; of those inside loggers
         groups = {name: dict(settings[name]) for name in ("callbacks", "logger")}
         for group, name, node in left.values():
-            groups[group][name] = copy.deepcopy(node)  # or YAML would have aliases
+            groups[group][name] = copy.deepcopy(node)  # else YAML would write aliases
         write_config(run / "config.yaml", settings | groups)
         before = content_of(run)
-        said = run_here(train, f"run.resume={run}", "trainer.max_steps=30")
-        assert (said.code, content_of(run)) == (2, before), (refusals, said.err)
-        refused = [key for key in left if re.search(rf"`{re.escape(key)}(\._target_)?` ", said.err)]
-        assert refused, said.err
+        result = run_here(train, f"run.resume={run}", "trainer.max_steps=30")
+        assert (result.code, content_of(run)) == (2, before), (refusals, result.err)
+        refused = [key for key in left if re.search(rf"`{re.escape(key)}(\._target_)?` ", result.err)]
+        assert refused, result.err
         for key in refused:
             del left[key]
     assert not left
     assert not (tmp_path / "marker").exists()
 
 
-def test_modules_beside_the_folder_are_not_imported_unless_typed(
+def test_foreign_modules_are_not_imported_unless_typed(
     run_here, small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -203,30 +209,30 @@ def test_modules_beside_the_folder_are_not_imported_unless_typed(
     )
     run = copy_of(small_run, "theirs")
     edit(run / "config.yaml", lambda settings: settings["callbacks"].update(theirs={"_target_": "theirs.Theirs"}))
-    said = run_here(train, f"run.resume={run}", "trainer.max_steps=21")
-    assert (said.code, "if you trust it, type callbacks.theirs._target_=theirs.Theirs" in said.err) == (2, True)
+    result = run_here(train, f"run.resume={run}", "trainer.max_steps=21")
+    assert (result.code, "if you trust it, type callbacks.theirs._target_=theirs.Theirs" in result.err) == (2, True)
     assert not (tmp_path / "imported").exists()
-    said = run_here(train, f"run.resume={run}", "trainer.max_steps=21", "callbacks.theirs._target_=theirs.Theirs")
-    assert said.code == 0, said.err
+    result = run_here(train, f"run.resume={run}", "trainer.max_steps=21", "callbacks.theirs._target_=theirs.Theirs")
+    assert result.code == 0, result.err
     assert (tmp_path / "imported").exists()
 
 
-def test_lightnings_callbacks_may_stand_in_a_folder(run_here, small_run: Path) -> None:
+def test_callbacks_of_lightning_are_allowed(run_here, small_run: Path) -> None:
     run = copy_of(small_run, "timer")
     timer = {"_target_": "lightning.pytorch.callbacks.Timer", "duration": "00:12:00:00"}
     edit(run / "config.yaml", lambda settings: settings["callbacks"].update(timer=timer))
-    said = run_here(train, f"run.resume={run}", "trainer.max_steps=21")
-    assert said.code == 0, said.err
+    result = run_here(train, f"run.resume={run}", "trainer.max_steps=21")
+    assert result.code == 0, result.err
 
 
-def test_a_folder_of_others_learns_no_secret(
+def test_an_untrusted_folder_cannot_read_environment_variables(
     run_here, small_run: Path, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Interpolations are text, wherever a text may stand; also such as the user's own run may hold."""
+    """Interpolations are kept as plain text wherever a string is allowed."""
     monkeypatch.setenv("MY_TOKEN", "sesame-open-9")
     run = copy_of(small_run, "curious")
 
-    def ask(settings: dict[str, Any]) -> None:
+    def add_interpolations(settings: dict[str, Any]) -> None:
         settings["evaluation"]["prompts"] = [
             "${oc.env:MY_TOKEN}",
             "a ${ b",
@@ -236,10 +242,10 @@ def test_a_folder_of_others_learns_no_secret(
         settings["run"]["command"] = settings["paths"]["cache"] = "${oc.env:MY_TOKEN}"
         settings["logger"]["watch"] = None
 
-    edit(run / "config.yaml", ask)
-    said = run_here(train, f"run.resume={run}", "trainer.max_steps=21")
-    assert said.code == 0, said.err
-    assert "sesame-open-9" not in said.out + said.err
+    edit(run / "config.yaml", add_interpolations)
+    result = run_here(train, f"run.resume={run}", "trainer.max_steps=21")
+    assert result.code == 0, result.err
+    assert "sesame-open-9" not in result.out + result.err
     assert read_rows(run / "samples.jsonl")[-4]["prompt"] == "${oc.env:MY_TOKEN}"
     assert read_config(run / "config.yaml")["evaluation"]["prompts"][1:3] == ["a ${ b", "\\${x}"]
     for path in (path for path in root.rglob("*") if path.is_file()):
@@ -251,16 +257,16 @@ def test_a_folder_of_others_learns_no_secret(
     ["a: [", "- a", "", "a: &x [1]\nb: [*x, *x]\n", "1: 2", "\x00", "a: !!python/object/apply:os.system ['true']",
      "data: {kind: nothing}", "data: 3", "data: {kind: text, files: [a]}\nmodel: {hidden_size: many}", "[" * 5000],
 )  # fmt: skip
-def test_a_damaged_configuration_is_a_message(run_here, small_run: Path, content: str, tmp_path: Path) -> None:
+def test_a_damaged_configuration_gives_a_message(run_here, small_run: Path, content: str, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(small_run, run)
     (run / "config.yaml").write_text(content)
-    said = run_here(train, f"run.resume={run}", "trainer.max_steps=30")
-    assert said.code == 2
-    assert f"{run / 'config.yaml'} must be a configuration" in said.err
+    result = run_here(train, f"run.resume={run}", "trainer.max_steps=30")
+    assert result.code == 2
+    assert f"{run / 'config.yaml'} must be a configuration" in result.err
 
 
-def test_what_is_stored_is_read_back_as_it_was(tmp_path: Path) -> None:
+def test_a_stored_configuration_is_read_back_unchanged(tmp_path: Path) -> None:
     from omegaconf import OmegaConf
 
     texts = ["${a}", "a ${ b", r"\${x}", r"\\${x} y", "$${a}", "{${}}", "'${a'", "${a\n}", "1e-4", "on", "~", "日本"]
@@ -273,7 +279,7 @@ def test_what_is_stored_is_read_back_as_it_was(tmp_path: Path) -> None:
     assert yaml.safe_load((tmp_path / "config.yaml").read_text())["list"] == texts
 
 
-def test_an_imported_model_is_no_run_to_go_on_with(run_here, small_run: Path) -> None:
+def test_a_checkpoint_with_weights_only_cannot_be_resumed(run_here, small_run: Path) -> None:
     import torch
 
     run = copy_of(small_run, "weights_only")
@@ -282,49 +288,49 @@ def test_an_imported_model_is_no_run_to_go_on_with(run_here, small_run: Path) ->
     torch.save({"state_dict": state["state_dict"], "global_step": 20}, checkpoint / "state.pt")
     mark_complete(checkpoint, 20)
     before = content_of(run)
-    said = run_here(train, f"run.resume={run}", "trainer.max_steps=30")
-    assert (said.code, "has weights only; start a run from them with init_from=" in said.err) == (2, True)
+    result = run_here(train, f"run.resume={run}", "trainer.max_steps=30")
+    assert (result.code, "has weights only; start a run from them with init_from=" in result.err) == (2, True)
     assert content_of(run) == before
 
 
-def test_a_length_in_epochs_that_the_run_has_passed_is_refused(run_here, small_run: Path) -> None:
-    """How many steps it is, only the data tell: after they were prepared, and before anything is written."""
+def test_fewer_epochs_than_already_trained_are_refused(run_here, small_run: Path) -> None:
+    """The number of steps depends on the data, so this is checked after preparing it and before writing anything."""
     run = copy_of(small_run, "epochs")
     before = content_of(run)
-    said = run_here(train, f"run.resume={run}", "trainer.max_steps=null", "trainer.epochs=0.5")
-    assert said.code == 2, said.err
-    assert "`trainer.epochs` must be at least" in said.err
-    assert "step 20, but is 0.5, which is step " in said.err
+    result = run_here(train, f"run.resume={run}", "trainer.max_steps=null", "trainer.epochs=0.5")
+    assert result.code == 2, result.err
+    assert "`trainer.epochs` must be at least" in result.err
+    assert "step 20, but is 0.5, which is step " in result.err
     assert content_of(run) == before
     passed = copy_of(small_run, "passed")
     write_json(passed / "status.json", {**read_json(passed / "status.json"), "state": "preempted", "step": 5})
-    said = run_here(train, f"run.resume={passed}", "trainer.max_steps=12")  # its checkpoint has come further
-    assert (said.code, "must be at least 20, to which the run has come" in said.err) == (2, True)
+    result = run_here(train, f"run.resume={passed}", "trainer.max_steps=12")  # its checkpoint is ahead of its status
+    assert (result.code, "must be at least 20, to which the run has come" in result.err) == (2, True)
 
 
 @pytest.mark.parametrize("file", ["metrics", "samples", "histograms", "metrics.superseded"])
-def test_damaged_rows_are_found_before_anything_is_written(run_here, small_run: Path, file: str) -> None:
+def test_damaged_rows_are_detected_before_anything_is_written(run_here, small_run: Path, file: str) -> None:
     run = copy_of(small_run, file)
     path = run / f"{file}.jsonl"
     content = path.read_bytes() if path.is_file() else b""
     for damage, reason in ((b"[1]\n", "is a list"), (b"{torn\n", ""), (b'{"loss": 1}\n', "has no `step`")):
         if reason.endswith("`") and file == "metrics.superseded":
-            continue  # nobody asks for it
+            continue  # not required in this file
         path.write_bytes(damage + content)
         before = content_of(run)
-        said = run_here(train, f"run.resume={run}", "trainer.max_steps=22")
-        assert said.code == 2, said.err
-        assert f"{path}, line 1: must be a JSON object, but {reason}" in said.err
+        result = run_here(train, f"run.resume={run}", "trainer.max_steps=22")
+        assert result.code == 2, result.err
+        assert f"{path}, line 1: must be a JSON object, but {reason}" in result.err
         assert content_of(run) == before
 
 
-def test_what_a_finished_run_cannot_take_in_is_not_ignored(
+def test_settings_that_a_finished_run_did_not_use_are_refused(
     run_here, small_run: Path, small_arguments: list[str], text_file: Path
 ) -> None:
-    """Its figures would be shown as if they were those of what was typed."""
+    """Else its results would be shown as if it had used them."""
     run = copy_of(small_run, "done")
-    of_another_version = {"max_new_tokens": 7}  # as if its default had changed since
-    edit(run / "config.yaml", lambda settings: settings["evaluation"].update(of_another_version))
+    from_another_version = {"max_new_tokens": 7}  # as if the default had changed since then
+    edit(run / "config.yaml", lambda settings: settings["evaluation"].update(from_another_version))
     before = content_of(run)
     command = [*small_arguments, "run.name=done"]
     changes = {
@@ -333,25 +339,25 @@ def test_what_a_finished_run_cannot_take_in_is_not_ignored(
         "callbacks=samples": "callbacks.samples.every_steps=200 (not None)",
         "evaluation.temperature=0": "evaluation.temperature=0.0 (not ",
     }
-    for typed, said_of_it in changes.items():
+    for typed, message in changes.items():
         for start in (command, [f"run.resume={run}"]):
-            said = run_here(train, *start, typed)
-            assert (said.code, said_of_it in said.err) == (2, True), (typed, said)
-            assert "max_new_tokens" not in said.err
+            result = run_here(train, *start, typed)
+            assert (result.code, message in result.err) == (2, True), (typed, result)
+            assert "max_new_tokens" not in result.err
             for remedy in ("run.fresh=true", "run.tag=NAME", f"run.resume={run} trainer.max_steps=N"):
-                assert remedy in said.err
-    said = run_here(train, f"run.resume={run}", "schedule.horizon_steps=40")
-    assert (said.code, "schedule.horizon_steps=40 (not " in said.err) == (2, True), said.err
-    elsewhere = ["trainer.num_threads=2", "trainer.micro_batch=2", "logger=csv", "callbacks=rich",
+                assert remedy in result.err
+    result = run_here(train, f"run.resume={run}", "schedule.horizon_steps=40")
+    assert (result.code, "schedule.horizon_steps=40 (not " in result.err) == (2, True), result.err
+    irrelevant = ["trainer.num_threads=2", "trainer.micro_batch=2", "logger=csv", "callbacks=rich",
                  "data.num_workers=1", "parallel=ddp", "run.max_minutes=3", "trainer.log_every_steps=2"]  # fmt: skip
     for start in (command, [f"run.resume={run}"], [f"run.resume={run}", f"data.files=[./{text_file.name}]"]):
-        said = run_here(train, *start, *elsewhere)
-        assert (said.code, "This run is finished" in said.out) == (0, True), said.err
+        result = run_here(train, *start, *irrelevant)
+        assert (result.code, "This run is finished" in result.out) == (0, True), result.err
     assert content_of(run) == before
-    for command_of_others in ("python '", 7, ["a"]):
-        edit(run / "config.yaml", lambda settings, value=command_of_others: settings["run"].update(command=value))
-        said = run_here(train, *small_arguments, "run.name=done", "evaluation.max_new_tokens=7")
-        assert (said.code, "This run is finished" in said.out) == (0, True), said.err
-    edit(run / "config.yaml", lambda settings: settings.update(run=[], of_another_version={"a": 1}))
-    said = run_here(train, *small_arguments, "run.name=done", "evaluation.max_new_tokens=7")
-    assert (said.code, "This run is finished" in said.out) == (0, True), said.err
+    for invalid_command in ("python '", 7, ["a"]):
+        edit(run / "config.yaml", lambda settings, value=invalid_command: settings["run"].update(command=value))
+        result = run_here(train, *small_arguments, "run.name=done", "evaluation.max_new_tokens=7")
+        assert (result.code, "This run is finished" in result.out) == (0, True), result.err
+    edit(run / "config.yaml", lambda settings: settings.update(run=[], from_another_version={"a": 1}))
+    result = run_here(train, *small_arguments, "run.name=done", "evaluation.max_new_tokens=7")
+    assert (result.code, "This run is finished" in result.out) == (0, True), result.err

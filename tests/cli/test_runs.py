@@ -1,4 +1,4 @@
-"""The default path in small, through the real command line, from a foreign directory."""
+"""Small runs through the real command line, started from another directory."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ from minimind.utils.files import read_json
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 
 
-def test_a_run_leaves_all_it_promises(small_run: Path) -> None:
+def test_a_finished_run_leaves_all_its_files(small_run: Path) -> None:
     status = read_json(small_run / "status.json")
     assert (status["state"], status["step"]) == ("finished", 20)
     assert 0 < 20 * 256 - status["tokens"] < 40  # the last window of the corpus is shorter
@@ -35,7 +35,7 @@ def test_a_run_leaves_all_it_promises(small_run: Path) -> None:
     assert rows[-1]["train/loss"] < rows[0]["train/loss"]
 
 
-def test_a_checkpoint_holds_tensors_and_plain_types_only(small_run: Path) -> None:
+def test_a_checkpoint_contains_only_tensors_and_plain_types(small_run: Path) -> None:
     folders = sorted(path.name for path in (small_run / "checkpoints").iterdir())
     assert folders == ["step_00000010", "step_00000020"]
     folder = small_run / "checkpoints" / folders[-1]
@@ -55,16 +55,16 @@ def test_the_same_command_again_shows_the_finished_run(command, small_arguments:
     assert (small_run / "metrics.jsonl").stat().st_mtime_ns == before
 
 
-def test_evaluate_gives_the_same_figures(command, small_run: Path) -> None:
+def test_evaluate_reproduces_the_metrics_of_the_run(command, small_run: Path) -> None:
     command("evaluate.py", f"checkpoint={small_run}")
     (path,) = (small_run / "evaluations").glob("step_00000020-text-*.json")
-    summary, figures = read_json(small_run / "summary.json"), read_json(path)
+    summary, metrics = read_json(small_run / "summary.json"), read_json(path)
     for name in ("val/loss", "val/bits_per_byte"):
-        assert figures[name] == pytest.approx(summary[name], rel=1e-4)
-    assert figures["compressors"] == summary["compressors"]
+        assert metrics[name] == pytest.approx(summary[name], rel=1e-4)
+    assert metrics["compressors"] == summary["compressors"]
 
 
-def test_evaluate_on_another_text_takes_all_of_it(command, small_run: Path, tmp_path: Path) -> None:
+def test_evaluate_uses_all_of_another_text(command, small_run: Path, tmp_path: Path) -> None:
     (tmp_path / "other.txt").write_text("something else entirely\n" * 40)
     checkpoint = small_run / "checkpoints" / "step_00000010"
     command("evaluate.py", f"checkpoint={checkpoint}", "data=text", f"data.files=[{tmp_path / 'other.txt'}]")
@@ -72,7 +72,7 @@ def test_evaluate_on_another_text_takes_all_of_it(command, small_run: Path, tmp_
     assert read_json(path)["bytes"] == (tmp_path / "other.txt").stat().st_size
 
 
-def test_generate_streams_and_repeats_itself_with_a_seed(command, small_run: Path) -> None:
+def test_generate_is_reproducible_with_a_seed(command, small_run: Path) -> None:
     arguments = ["generate", str(small_run), "--prompt", "the cat", "--max-new-tokens", "12", "--seed", "3"]
     first = command("minimind", *arguments).stdout
     assert first.startswith("the cat")
@@ -81,8 +81,8 @@ def test_generate_streams_and_repeats_itself_with_a_seed(command, small_run: Pat
     assert command("minimind", "runs").stdout.count("shared-") == 1
 
 
-def test_ctrl_c_saves_and_the_same_command_goes_on(root: Path, small_arguments: list[str]) -> None:
-    """Interrupted after its first log points, resumed, and equal to a run that never was."""
+def test_ctrl_c_saves_and_the_same_command_resumes(root: Path, small_arguments: list[str]) -> None:
+    """A run interrupted after its first log points and resumed equals one that was never interrupted."""
     start = [sys.executable, str(REPOSITORY / "train.py"), *small_arguments, "trainer.max_steps=120",
              "trainer.validate_every_steps=120", "model.num_experts=2", "model.dropout=0.1"]  # fmt: skip
     environment = {**os.environ, "MINIMIND_ROOT": str(root)}
@@ -90,25 +90,25 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(root: Path, small_arguments: 
     def run(name: str) -> list[str]:
         return [*start, f"run.name={name}", f"run.tag={name}"]
 
-    process = subprocess.Popen(run("cut"), env=environment, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(run("interrupted"), env=environment, stderr=subprocess.PIPE, text=True)
     deadline = time.time() + 60
-    while time.time() < deadline and not list(root.glob("runs/cut-*/metrics.jsonl")):
+    while time.time() < deadline and not list(root.glob("runs/interrupted-*/metrics.jsonl")):
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     _, messages = process.communicate(timeout=60)
-    (folder,) = root.glob("runs/cut-*")
+    (folder,) = root.glob("runs/interrupted-*")
     assert process.returncode == 75, messages
-    assert "Run the same command to go on" in messages
+    assert "Run the same command to continue" in messages
     status = read_json(folder / "status.json")
     assert (status["state"], status["reason"]) == ("preempted", "SIGINT")
     assert 0 < status["step"] < 120
-    for name in ("cut", "straight"):
+    for name in ("interrupted", "straight"):
         subprocess.run(run(name), env=environment, check=True, capture_output=True, timeout=120)
-    (whole,) = root.glob("runs/straight-*")
-    cut_rows, whole_rows = (read_rows(path / "metrics.jsonl") for path in (folder, whole))
-    assert [row["step"] for row in cut_rows] == [row["step"] for row in whole_rows]
-    assert [row["train/loss"] for row in cut_rows] == [row["train/loss"] for row in whole_rows]
-    assert cut_rows[-1]["val/loss"] == whole_rows[-1]["val/loss"]
+    (straight,) = root.glob("runs/straight-*")
+    resumed_rows, straight_rows = (read_rows(path / "metrics.jsonl") for path in (folder, straight))
+    assert [row["step"] for row in resumed_rows] == [row["step"] for row in straight_rows]
+    assert [row["train/loss"] for row in resumed_rows] == [row["train/loss"] for row in straight_rows]
+    assert resumed_rows[-1]["val/loss"] == straight_rows[-1]["val/loss"]
 
 
 def test_multirun_runs_each_job_in_its_own_process(command, small_arguments: list[str], root: Path) -> None:

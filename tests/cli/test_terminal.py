@@ -1,4 +1,4 @@
-"""Samples, names and messages of others: a terminal shows their control characters, a pipe gets them as they are."""
+"""Control characters in samples, names and messages are escaped on a terminal and unchanged in a pipe."""
 
 import io
 import os
@@ -26,50 +26,50 @@ from minimind.utils.terminal import visible
 
 NAME = "\x1b]0;owned\x07\x1b[2J\x9b2J\r\u202e[red]:smile:"
 SHOWN = r"\x1b]0;owned\x07\x1b[2J\x9b2J\r\u202e[red]:smile:"
-TEXT = f"{NAME}[/foo][link=https://e.vil]\u2028\x00\x85"  # markup that rich cannot close
-STYLES = re.compile(r"\x1b\[[\d;]*m")  # of our own
+TEXT = f"{NAME}[/foo][link=https://e.vil]\u2028\x00\x85"  # with unbalanced rich markup
+STYLES = re.compile(r"\x1b\[[\d;]*m")  # our own styles
 ACTING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 Action = Callable[[], object]
 Shown = Callable[[Action], str]
 
 
 def read_all(descriptor: int) -> str:
-    """Until the other side is closed, and while it writes: a terminal's buffer is small."""
-    found = b""
+    """Reads until the other side closes; must run while it writes, since a terminal's buffer is small."""
+    data = b""
     try:
         while chunk := os.read(descriptor, 65536):
-            found += chunk
-    except OSError:  # how Linux says that nobody has it open
+            data += chunk
+    except OSError:  # Linux raises this when the other side is closed
         pass
     os.close(descriptor)
-    return found.decode()
+    return data.decode()
 
 
 @pytest.fixture
 def on_terminal(monkeypatch: pytest.MonkeyPatch) -> Shown:
-    """What an action writes to a terminal, on standard output or error."""
+    """Returns what an action writes to a terminal, on standard output and error."""
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("COLUMNS", "400")
 
     def shown(action: Action) -> str:
-        ours, its = pty.openpty()
-        tty.setraw(its)  # else \n would come out as \r\n
-        said: list[str] = []
-        reader = threading.Thread(target=lambda: said.append(read_all(ours)))
+        controller, terminal = pty.openpty()
+        tty.setraw(terminal)  # else \n becomes \r\n
+        output: list[str] = []
+        reader = threading.Thread(target=lambda: output.append(read_all(controller)))
         reader.start()
-        with os.fdopen(its, "w", encoding="utf-8") as stream, monkeypatch.context() as patch:
+        with os.fdopen(terminal, "w", encoding="utf-8") as stream, monkeypatch.context() as patch:
             patch.setattr("sys.stdout", stream)
             patch.setattr("sys.stderr", stream)
             action()
         reader.join()
-        return said[0]
+        return output[0]
 
     return shown
 
 
 @pytest.fixture
 def actions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Action]:
-    """Every place where a text of others is printed."""
+    """Everything that prints text from elsewhere."""
     monkeypatch.setenv("MINIMIND_ROOT", str(tmp_path))
 
     def minimind(*arguments: object) -> Action:
@@ -87,19 +87,19 @@ def actions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Action
 
     summary = {"step": 1, "val/bits_per_byte": 2.0, "compressors": {NAME: 3.0}}
     samples = [{"prompt": TEXT, "continuation": f"{TEXT}\nand on"}]
-    made(tmp_path, monkeypatch)
+    make_files(tmp_path, monkeypatch)
     return {
         "generate": minimind("generate", tmp_path, "--prompt", TEXT),
         "runs": minimind("runs"),
         "report": minimind("report", tmp_path / "sweeps" / "made-00000000"),
         "summary": lambda: print_summary(summary, samples, tmp_path / NAME),
-        "mistake": lambda: guarded(fail),
+        "user error": lambda: guarded(fail),
         "traceback": lambda: guarded(crash),
     }
 
 
-def made(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A sweep with a failed run, and a model that continues a text by itself."""
+def make_files(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes a sweep with a failed run, and patches in a model that continues any text."""
     maker = Maker(root)
     for arm in ("plain", NAME):
         for seed in (1, 2, 3):
@@ -112,22 +112,22 @@ def made(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("minimind.generation.engine.generate", lambda *_, **__: iter(TEXT))
 
 
-@pytest.mark.parametrize("name", ["generate", "runs", "report", "summary", "mistake", "traceback"])
-def test_a_terminal_shows_what_a_pipe_gets(
+@pytest.mark.parametrize("name", ["generate", "runs", "report", "summary", "user error", "traceback"])
+def test_a_terminal_shows_escapes_and_a_pipe_gets_the_characters(
     name: str, actions: dict[str, Action], on_terminal: Shown, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shown = STYLES.sub("", on_terminal(actions[name]))
     assert not ACTING.search(shown), ascii(shown)
     assert SHOWN in shown, shown
     actions[name]()
-    said = "".join(capsys.readouterr())
-    assert "\x1b]0;owned" in said
-    assert "\x1b[2J\x9b2J" in said
-    assert "\u202e[red]:smile:" in said
+    piped = "".join(capsys.readouterr())
+    assert "\x1b]0;owned" in piped
+    assert "\x1b[2J\x9b2J" in piped
+    assert "\u202e[red]:smile:" in piped
 
 
-def test_what_is_not_seen_is_shown_and_what_writing_needs_is_left() -> None:
-    unseen = {chr(code) for code in range(0x110000) if unicodedata.category(chr(code)) == "Cf"}
+def test_invisible_characters_are_escaped_unless_scripts_need_them() -> None:
+    invisible = {chr(code) for code in range(0x110000) if unicodedata.category(chr(code)) == "Cf"}
     signs = {
         "\u06dd",
         "\u070f",
@@ -138,13 +138,13 @@ def test_what_is_not_seen_is_shown_and_what_writing_needs_is_left() -> None:
         "\U000110cd",
         *map(chr, range(0x600, 0x606)),
     }
-    for character in unseen - {"\u200c", "\u200d"} - signs:
+    for character in invisible - {"\u200c", "\u200d"} - signs:
         assert visible(f"a{character}b") == f"a{ascii(character)[1:-1]}b"
     for text in ("👩\u200d👩\u200d👧", "می\u200cخواهم", "❤\ufe0f", "naïve 日本\u3000語", *signs):
         assert visible(text) == text
 
 
-def test_generate_writes_the_characters_as_they_are_where_asked_to(
+def test_generate_raw_writes_characters_unescaped(
     actions: dict[str, Action], on_terminal: Shown, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     actions["generate"]()
@@ -153,7 +153,7 @@ def test_generate_writes_the_characters_as_they_are_where_asked_to(
     assert on_terminal(main.main) == f"{TEXT}{TEXT}\n"
 
 
-def test_inspect_shows_text_and_names(tmp_path: Path, on_terminal: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inspect_escapes_text_and_names(tmp_path: Path, on_terminal: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
     from minimind.data.config import TextConfig
     from minimind.data.prepare import prepare
     from minimind.tokenizer.config import TokenizerConfig
@@ -173,7 +173,7 @@ def test_inspect_shows_text_and_names(tmp_path: Path, on_terminal: Shown, monkey
         assert expected in shown, shown
 
 
-def test_the_codes_of_a_live_table_are_rich_s_own(on_terminal: Shown) -> None:
+def test_a_live_table_emits_only_the_control_codes_of_rich(on_terminal: Shown) -> None:
     from rich.live import Live
     from rich.table import Table
     from rich.text import Text
@@ -188,17 +188,17 @@ def test_the_codes_of_a_live_table_are_rich_s_own(on_terminal: Shown) -> None:
         console.print(Text(TEXT, "bold"))
         console.rule(NAME)
 
-    said = on_terminal(live)
-    assert "\x1b[?25l" in said  # the cursor is hidden
-    assert "\x1b[1A\x1b[2K" in said  # and the first table replaced by the second
-    assert not ACTING.search(re.sub(r"\r?\x1b\[(\?25[lh]|1A|2K)", "", STYLES.sub("", said)).replace("\r", ""))
-    rows = [line for line in STYLES.sub("", said).split("\n") if line.startswith(("│", "┃"))]
+    output = on_terminal(live)
+    assert "\x1b[?25l" in output  # the cursor is hidden
+    assert "\x1b[1A\x1b[2K" in output  # and the second table replaces the first
+    assert not ACTING.search(re.sub(r"\r?\x1b\[(\?25[lh]|1A|2K)", "", STYLES.sub("", output)).replace("\r", ""))
+    rows = [line for line in STYLES.sub("", output).split("\n") if line.startswith(("│", "┃"))]
     assert rows
-    assert len({len(row) for row in rows}) == 1  # the layout knows how long the escapes are
+    assert len({len(row) for row in rows}) == 1  # the layout accounts for the length of the escapes
     assert SHOWN in rows[0]
 
 
-def test_the_progress_line_is_drawn_over_itself(on_terminal: Shown) -> None:
+def test_the_progress_line_overwrites_itself(on_terminal: Shown) -> None:
     from minimind.training.callbacks.progress import Progress
 
     def progress() -> None:
@@ -210,32 +210,38 @@ def test_the_progress_line_is_drawn_over_itself(on_terminal: Shown) -> None:
     assert [line[:9] for line in on_terminal(progress).split("\r\x1b[K")] == ["", "step 1/10", "step 2/10"]
 
 
-def test_a_mirror_says_it_visibly(on_terminal: Shown, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_messages_of_the_mirror_are_escaped(
+    on_terminal: Shown, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     from minimind.tracking import mirror_process
     from minimind.tracking.config import WandbSettings
 
     monkeypatch.setattr(mirror_process, "why_offline", lambda: NAME)
     monkeypatch.setattr(mirror_process, "Mirror", lambda *_, **__: None)
     settings = WandbSettings("p", None, None, "train", [], None, 1.0)
-    said = on_terminal(lambda: mirror_process.open_mirror(RunFolder(tmp_path), settings, sys.stderr))
-    assert f"offline ({SHOWN})" in said
+    shown = on_terminal(lambda: mirror_process.open_mirror(RunFolder(tmp_path), settings, sys.stderr))
+    assert f"offline ({SHOWN})" in shown
     out = io.StringIO()
     mirror_process.open_mirror(RunFolder(tmp_path), settings, out)
     assert f"offline ({NAME})" in out.getvalue()
 
 
-def test_a_program_on_a_terminal_of_its_own(tmp_path: Path) -> None:
+def test_minimind_runs_on_a_real_terminal(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "runs" / NAME)
     folder.path.mkdir(parents=True)
     folder.update_status(state="finished", step=1, tokens=1)
-    ours, its = pty.openpty()
-    tty.setraw(its)
+    controller, terminal = pty.openpty()
+    tty.setraw(terminal)
     environment = {**os.environ, "MINIMIND_ROOT": str(tmp_path), "TERM": "xterm", "COLUMNS": "400"}
     process = subprocess.Popen(
-        [sys.executable, "-m", "minimind.cli.main", "runs"], stdout=its, stderr=its, stdin=its, env=environment
+        [sys.executable, "-m", "minimind.cli.main", "runs"],
+        stdout=terminal,
+        stderr=terminal,
+        stdin=terminal,
+        env=environment,
     )
-    os.close(its)
-    shown = STYLES.sub("", read_all(ours))
+    os.close(terminal)
+    shown = STYLES.sub("", read_all(controller))
     assert process.wait(60) == 0
     assert not ACTING.search(shown)
     assert SHOWN in shown

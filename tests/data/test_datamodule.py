@@ -8,7 +8,7 @@ import pytest
 import torch
 from streams import write_stream
 
-from minimind.cli.quiet import quiet_libraries
+from minimind.cli.processes import quiet_libraries
 from minimind.config.build import build_callbacks, build_data, build_trainer, layout_of, steps_of, with_steps
 from minimind.config.schema import TrainConfig
 from minimind.data.config import Packing, TextConfig

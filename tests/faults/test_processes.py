@@ -169,10 +169,10 @@ def test_interrupted_run_of_two_processes_equals_an_uninterrupted_one(start: Sta
     folder = after_more_steps(root, "interrupted")
     assert public_addresses(tree.processes) == []
     tree.processes[0].terminate()
-    codes, output = tree.wait()
-    assert codes == [75], output
-    assert output.count("Run the same command to go on") == 1
-    assert "rank" not in output
+    codes, said = tree.wait()
+    assert codes == [75], said
+    assert said.count("Run the same command to continue") == 1
+    assert "rank" not in said
     assert read_json(folder / "status.json")["reason"] == "SIGTERM"
 
     tree = start(*arguments, *OWN_TREE)  # SIGINT to all, as a terminal or a scheduler may

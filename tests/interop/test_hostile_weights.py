@@ -1,4 +1,4 @@
-"""What a file of weights holds besides finite floating-point numbers is refused by name, and nothing is written."""
+"""A file of weights that contains anything but finite floats is refused by name, and nothing is written."""
 
 import json
 import os
@@ -70,7 +70,7 @@ def with_value(value: float, dtype: torch.dtype = torch.float32) -> Callable[[Te
     return change
 
 
-def quantised(tensor: Tensor) -> Tensor:
+def quantized(tensor: Tensor) -> Tensor:
     return torch.quantize_per_tensor(tensor, 0.1, 0, torch.qint8)
 
 
@@ -84,7 +84,7 @@ CHANGES: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     "bool": (lambda t: t > 0, r"\(bool\)"),
     "float8": (lambda t: t.to(torch.float8_e4m3fn), r"\(float8_e4m3fn\)"),
     "complex": (lambda t: t.to(torch.complex64), r"\(complex64\)"),
-    "quantised": (quantised, "quantised or sparse"),
+    "quantized": (quantized, "quantised or sparse"),
     "sparse": (lambda t: t.to_sparse(), "quantised or sparse"),
     "compressed rows": (lambda t: t.to_sparse_csr(), "quantised or sparse"),
     "nested": (lambda t: torch.nested.nested_tensor(list(t)), "nested"),
@@ -94,7 +94,7 @@ CHANGES: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("case", list(CHANGES))
-def test_import_takes_finite_floats_only(case: str, folder: Path, model: MiniMind) -> None:
+def test_import_accepts_only_finite_floats(case: str, folder: Path, model: MiniMind) -> None:
     change, words = CHANGES[case]
     weights = weights_of(model)
     weights[NAME] = change(weights[NAME])
@@ -105,20 +105,20 @@ def test_import_takes_finite_floats_only(case: str, folder: Path, model: MiniMin
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_other_floats_are_taken(dtype: torch.dtype, folder: Path, model: MiniMind) -> None:
+def test_other_float_types_are_accepted(dtype: torch.dtype, folder: Path, model: MiniMind) -> None:
     weights = {name: tensor.to(dtype) for name, tensor in weights_of(model).items()}
     save_file(weights, folder / "model.safetensors")
-    again = import_model(folder).state_dict()
-    assert all(torch.equal(again[name], tensor.float()) for name, tensor in weights.items())
+    imported = import_model(folder).state_dict()
+    assert all(torch.equal(imported[name], tensor.float()) for name, tensor in weights.items())
 
 
-def test_the_first_names_are_told_and_how_many_more(folder: Path, model: MiniMind) -> None:
+def test_the_message_names_the_first_weights_and_counts_the_rest(folder: Path, model: MiniMind) -> None:
     save_file({name: tensor * NAN for name, tensor in weights_of(model).items()}, folder / "model.safetensors")
     with pytest.raises(UserError, match=r"finite as float32, but are not: (model\.\S+, ){4}model\.\S+ and \d+ more\."):
         import_model(folder)
 
 
-def test_the_verb_refuses_and_writes_nothing(
+def test_minimind_import_refuses_and_writes_nothing(
     folder: Path, model: MiniMind, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     weights = weights_of(model)
@@ -131,7 +131,7 @@ def test_the_verb_refuses_and_writes_nothing(
     assert not list(tmp_path.glob("root/**/*"))
 
 
-def test_strides_of_zero_do_not_make_a_large_model_of_a_small_file(folder: Path, model: MiniMind) -> None:
+def test_zero_strides_do_not_expand_a_small_file_into_a_large_model(folder: Path, model: MiniMind) -> None:
     as_pickle(folder, {name: torch.zeros(1).expand(tensor.shape) for name, tensor in weights_of(model).items()})
     with pytest.raises(UserError, match=r"must be stored in full, but only .* of .* bytes are"):
         import_model(folder)
@@ -147,15 +147,15 @@ def test_strides_of_zero_do_not_make_a_large_model_of_a_small_file(folder: Path,
         ({"hidden_size": -16}, "`hidden_size` must be at least 1, but is -16"),
         ({"hidden_size": 16.0}, "`hidden_size` must be an integer, but is 16.0"),
         ({"num_hidden_layers": 10**9}, "`num_hidden_layers` must be at most 4,096"),
-        ({"num_hidden_layers": 4000}, "must describe the weights beside it, but has .* parameters to their"),
-        ({"vocab_size": 2**24}, "must describe the weights beside it"),
-        ({"max_position_embeddings": 10**400}, "`max_position_embeddings` must be at most|another kind"),
-        ({"max_position_embeddings": INF}, "`max_position_embeddings` must be an integer, but is inf"),
+        ({"num_hidden_layers": 4000}, "must match the weights, but describes .* parameters, and the weights have"),
+        ({"vocab_size": 2**24}, "must match the weights"),
+        ({"max_position_embeddings": 10**400}, "`max_position_embeddings` must be at most|values of the types"),
+        ({"max_position_embeddings": INF}, "`max_position_embeddings` must be a integer, but is inf"),
         ({"tie_word_embeddings": "yes"}, "`tie_word_embeddings` must be true or false"),
         ({"rope_scaling": {"rope_type": "yarn", "factor": NAN}}, r"`rope_scaling\.factor` must be a finite number"),
     ],
 )
-def test_numbers_that_are_none_in_config_json(changes: dict[str, Any], words: str, folder: Path) -> None:
+def test_invalid_numbers_in_config_json_are_refused(changes: dict[str, Any], words: str, folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     config |= {"rope_parameters": None} | changes
     (folder / "config.json").write_text(json.dumps(config))
@@ -164,7 +164,7 @@ def test_numbers_that_are_none_in_config_json(changes: dict[str, Any], words: st
 
 
 @pytest.mark.parametrize("text", ["\x00" * 64, "[" * 100_000, '{"hidden_size": ' + "9" * 5000 + "}", "\ufeff{}"])
-def test_a_damaged_config_is_named_in_one_line(text: str, folder: Path) -> None:
+def test_a_damaged_config_gives_a_one_line_message(text: str, folder: Path) -> None:
     (folder / "config.json").write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match=r"config\.json must be JSON, but") as raised:
         import_model(folder)
@@ -172,13 +172,13 @@ def test_a_damaged_config_is_named_in_one_line(text: str, folder: Path) -> None:
     assert len(str(raised.value).splitlines()) == 1
 
 
-def test_shards_lie_in_the_folder_and_hold_each_weight_once(folder: Path, model: MiniMind) -> None:
+def test_shards_must_be_in_the_folder_and_contain_each_weight_once(folder: Path, model: MiniMind) -> None:
     weights = weights_of(model)
     index = folder / "model.safetensors.index.json"
     for file in ("a.safetensors", "b.safetensors"):
         save_file(weights, folder / file)
     index.write_text(json.dumps({"weight_map": {"x": "a.safetensors", "y": "../theirs/b.safetensors"}}))
-    with pytest.raises(UserError, match=r"must be in one file, but .* and \d+ more in b.safetensors is in two"):
+    with pytest.raises(UserError, match=r"must be in one file only, but b.safetensors repeats .* and \d+ more"):
         import_model(folder)
     for files in ({"x": 5}, {"x": None}, [], {"x": ["a"]}):
         index.write_text(json.dumps({"weight_map": files}))
@@ -209,7 +209,7 @@ def test_export_does_not_overflow(
 
 
 def hostile_files(folder: Path) -> dict[str, tuple[bytes, str]]:
-    """What is no file of tensors, and what must be said of it."""
+    """Files that do not contain tensors only, and the expected message."""
     torch.save({"a": torch.ones(40_000)}, folder / "good.pt")
     torch.save({"a": torch.ones(4), "h": Harmful(folder / "harm")}, folder / "zip.pt")
     torch.save({"a": np.ones(3)}, folder / "numpy.pt")
@@ -222,7 +222,7 @@ def hostile_files(folder: Path) -> dict[str, tuple[bytes, str]]:
         "NumPy": ((folder / "numpy.pt").read_bytes(), harm.replace(".*", r"numpy\S+_reconstruct")),
         "a program": ((folder / "script.pt").read_bytes(), harm),
         "empty": (b"", "truncated"),
-        "text": (b"hello, I am no tensor\n", "truncated"),
+        "text": (b"hello, I am not a tensor\n", "truncated"),
         "half": (good[: len(good) // 2], "truncated"),
         "nearly all": (good[:-1], "truncated"),
         "zeros": (bytes(4096), "truncated"),
@@ -231,7 +231,7 @@ def hostile_files(folder: Path) -> dict[str, tuple[bytes, str]]:
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("mmap", [False, True])
-def test_a_hostile_file_is_told_in_our_words(
+def test_a_hostile_file_gives_our_own_message(
     mmap: bool, tmp_path: Path, recwarn: pytest.WarningsRecorder, capfd: pytest.CaptureFixture[str]
 ) -> None:
     files = hostile_files(tmp_path)
@@ -241,9 +241,9 @@ def test_a_hostile_file_is_told_in_our_words(
         (tmp_path / "state.pt").write_bytes(content)
         with pytest.raises(DamagedFile, match=words) as raised:
             load_tensors(tmp_path / "state.pt", mmap=mmap)
-        said = str(raised.value)
-        assert str(tmp_path / "state.pt") in said, name
-        assert not any(advice in said for advice in ("weights_only", "http", "torch.load", "\n", "\x1b")), said
+        message = str(raised.value)
+        assert str(tmp_path / "state.pt") in message, name
+        assert not any(text in message for text in ("weights_only", "http", "torch.load", "\n", "\x1b")), message
     assert not (tmp_path / "harm").exists()
     assert not recwarn.list
     assert capfd.readouterr() == ("", "")

@@ -1,4 +1,4 @@
-"""Random tiny models of transformers, in and out both ways: same logits, same gradients, same greedy text."""
+"""Random tiny models converted to and from transformers: same logits, gradients and greedy text."""
 
 import json
 import pickle
@@ -70,7 +70,7 @@ OURS: dict[str, dict[str, Any]] = {
     "llama, yarn": {"rope_scaling": YarnConfig(8.0, attention_factor=1.1)},
     "qwen3": {"qk_norm": True, "intermediate_size": None},
     "qwen3_moe": {"qk_norm": True, **MOE},
-    "qwen3_moe, not normalised": {"qk_norm": True, **MOE, "norm_topk_prob": False, "mlp_only_layers": [0]},
+    "qwen3_moe, not normalized": {"qk_norm": True, **MOE, "norm_topk_prob": False, "mlp_only_layers": [0]},
 }
 
 
@@ -84,8 +84,8 @@ def seeded() -> None:
     torch.manual_seed(0)
 
 
-def theirs_in(folder: Path, kind: str, tokenizer: BPE) -> Any:
-    """A random model of theirs, saved with a tokenizer; norms are not left at one."""
+def save_theirs(folder: Path, kind: str, tokenizer: BPE) -> Any:
+    """A random transformers model, saved with a tokenizer; its norm weights are random too."""
     model = THEIRS[kind]().eval()
     for name, parameter in model.named_parameters():
         if "norm" in name:
@@ -127,8 +127,8 @@ def assert_equal_models(mine: MiniMind, theirs: Any, length: int = 24) -> None:
 
 
 @pytest.mark.parametrize("kind", list(THEIRS))
-def test_their_folder_becomes_our_model_and_theirs_again(kind: str, tokenizer: BPE, tmp_path: Path) -> None:
-    theirs = theirs_in(tmp_path / "theirs", kind, tokenizer)
+def test_their_model_survives_import_and_export(kind: str, tokenizer: BPE, tmp_path: Path) -> None:
+    theirs = save_theirs(tmp_path / "theirs", kind, tokenizer)
     model, read = import_folder(tmp_path / "theirs")
     assert read.hash == tokenizer.hash
     assert_equal_models(model, theirs)
@@ -145,7 +145,7 @@ def test_their_folder_becomes_our_model_and_theirs_again(kind: str, tokenizer: B
 
 
 @pytest.mark.parametrize("kind", list(OURS))
-def test_our_model_becomes_theirs_and_ours_again(kind: str, tokenizer: BPE, tmp_path: Path) -> None:
+def test_our_model_survives_export_and_import(kind: str, tokenizer: BPE, tmp_path: Path) -> None:
     model = ours(**OURS[kind])
     assert export_folder(model, tokenizer, tmp_path / "out") == kind.split(",")[0]
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
@@ -158,21 +158,21 @@ def test_our_model_becomes_theirs_and_ours_again(kind: str, tokenizer: BPE, tmp_
 
 
 @torch.no_grad()
-def test_a_yarn_llama_agrees_at_eight_times_its_length(tokenizer: BPE, tmp_path: Path) -> None:
-    theirs = theirs_in(tmp_path / "theirs", "llama, yarn", tokenizer)
+def test_a_yarn_llama_agrees_at_eight_times_its_trained_length(tokenizer: BPE, tmp_path: Path) -> None:
+    theirs = save_theirs(tmp_path / "theirs", "llama, yarn", tokenizer)
     model = import_model(tmp_path / "theirs")
     assert model.config.context_length == 512
     ids = torch.randint(V, (1, 512))
     expected = theirs(ids).logits
     torch.testing.assert_close(model(ids).logits, expected, rtol=1e-4, atol=1e-4)
     model.config.rope_scaling.factor = 1.0
-    assert (model(ids).logits - expected).abs().max() > 0.1  # or the length would prove nothing
+    assert (model(ids).logits - expected).abs().max() > 0.1  # else the length would not test YaRN
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"norm": "layernorm"}, "`norm` must be rmsnorm in a model that Llama, Mistral, Qwen3 or Qwen3-MoE can hold"),
+        ({"norm": "layernorm"}, "`norm` must be rmsnorm to export a model as Llama, Mistral, Qwen3 or Qwen3-MoE"),
         ({"gated_mlp": False}, "`gated_mlp` must be True"),
         ({"position": "learned"}, "`position` must be rope .* but is learned"),
         ({**MOE, "qk_norm": True, "num_shared_experts": 1}, "`num_shared_experts` must be 0 .* but is 1"),
@@ -181,7 +181,7 @@ def test_a_yarn_llama_agrees_at_eight_times_its_length(tokenizer: BPE, tmp_path:
         (MOE, "`qk_norm` must be True"),
     ],
 )
-def test_what_no_family_holds_is_refused_before_anything_is_written(
+def test_unsupported_architectures_are_refused_before_anything_is_written(
     changes: dict[str, Any], words: str, tokenizer: BPE, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match=words):
@@ -189,7 +189,7 @@ def test_what_no_family_holds_is_refused_before_anything_is_written(
     assert not list(tmp_path.iterdir())
 
 
-def test_the_wrong_family_and_an_old_folder_are_refused(tokenizer: BPE, tmp_path: Path) -> None:
+def test_the_wrong_family_and_a_folder_with_files_are_refused(tokenizer: BPE, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="must be llama or mistral for this architecture, but is qwen3"):
         export_folder(ours(), tokenizer, tmp_path / "out", family="qwen3")
     (tmp_path / "notes.txt").write_text("mine")
@@ -198,7 +198,7 @@ def test_the_wrong_family_and_an_old_folder_are_refused(tokenizer: BPE, tmp_path
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
-def edited(folder: Path, **changes: Any) -> None:
+def edit_config(folder: Path, **changes: Any) -> None:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, **changes}))
 
@@ -211,38 +211,38 @@ def edited(folder: Path, **changes: Any) -> None:
         ({"mlp_bias": True}, "`mlp_bias`"),
         ({"model_type": "mistral", "sliding_window": 16}, "`sliding_window` .* at least .* but is 16"),
         ({"model_type": "mistral", "max_position_embeddings": 8192}, "`sliding_window` .* but is 4096"),
-        ({"hidden_size": "32"}, "must have what transformers writes, but has another kind"),
-        ({"rope_scaling": "yarn"}, "must have what transformers writes"),
-        ({"rope_parameters": {"rope_type": "yarn"}}, "must have 'factor', but has not"),
+        ({"hidden_size": "32"}, "must have values of the types that transformers writes"),
+        ({"rope_scaling": "yarn"}, "must have values of the types that transformers writes"),
+        ({"rope_parameters": {"rope_type": "yarn"}}, "must have 'factor', but does not"),
         ({"hidden_act": "quick_gelu"}, "`hidden_act` .* but is quick_gelu"),
         ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4}}, "`rope_type` .* but is llama3"),
         ({"quantization_config": {"bits": 4}}, "`quantization_config`"),
-        ({"hidden_size": None}, "must have 'hidden_size', but has not"),
+        ({"hidden_size": None}, "must have 'hidden_size', but does not"),
         ({"num_hidden_layers": 3}, r"lack model.layers.2.input_layernorm.weight, .* and 4 more"),
         ({"num_hidden_layers": 1}, r"have unexpected model.layers.1.input_layernorm.weight, .* and 4 more"),
         ({"tie_word_embeddings": True}, "have unexpected lm_head.weight"),
         ({"intermediate_size": 56}, r"the wrong shape .*mlp.gate_proj.weight \(48, 32\), not \(56, 32\)"),
     ],
 )
-def test_a_folder_that_is_something_else_is_refused_by_name(
+def test_unsupported_or_inconsistent_folders_are_refused_by_name(
     changes: dict[str, Any], words: str, tokenizer: BPE, tmp_path: Path
 ) -> None:
-    theirs_in(tmp_path, "llama", tokenizer)
-    edited(tmp_path, **changes)
+    save_theirs(tmp_path, "llama", tokenizer)
+    edit_config(tmp_path, **changes)
     with pytest.raises(UserError, match=words):
         import_model(tmp_path)
 
 
-def test_transformers_4_said_the_same_in_other_words(tokenizer: BPE, tmp_path: Path) -> None:
-    """As in MiniMind-3's published folder: rotary settings at the top level."""
-    theirs = theirs_in(tmp_path, "llama, yarn", tokenizer)
+def test_the_rope_settings_of_transformers_4_are_read(tokenizer: BPE, tmp_path: Path) -> None:
+    """As in MiniMind-3's published folder, with the rotary settings at the top level."""
+    theirs = save_theirs(tmp_path, "llama, yarn", tokenizer)
     scaling = {"type": "yarn", **{name: value for name, value in YARN.items() if name == "factor" or "max" in name}}
-    edited(tmp_path, rope_parameters=None, rope_theta=1e4, rope_scaling=scaling)
+    edit_config(tmp_path, rope_parameters=None, rope_theta=1e4, rope_scaling=scaling)
     assert_equal_models(import_model(tmp_path), theirs)
 
 
-def test_weights_in_shards_or_in_a_pickle_of_tensors_are_read(tokenizer: BPE, tmp_path: Path) -> None:
-    theirs = theirs_in(tmp_path, "qwen3_moe", tokenizer)
+def test_sharded_and_pickled_weights_are_read(tokenizer: BPE, tmp_path: Path) -> None:
+    theirs = save_theirs(tmp_path, "qwen3_moe", tokenizer)
     weights = load_file(tmp_path / "model.safetensors")
     (tmp_path / "model.safetensors").unlink()
     torch.save(weights, tmp_path / "pytorch_model.bin")
@@ -250,10 +250,10 @@ def test_weights_in_shards_or_in_a_pickle_of_tensors_are_read(tokenizer: BPE, tm
     (tmp_path / "pytorch_model.bin").unlink()
     names = sorted(weights)
     shards = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
-    for file, held in shards.items():
-        save_file({name: weights[name] for name in held}, tmp_path / file)
-    where = {name: file for file, held in shards.items() for name in held}
-    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
+    for file, kept in shards.items():
+        save_file({name: weights[name] for name in kept}, tmp_path / file)
+    weight_map = {name: file for file, kept in shards.items() for name in kept}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     assert_equal_models(import_model(tmp_path), theirs)
 
 
@@ -266,7 +266,7 @@ def test_a_pickle_that_would_run_code_is_refused(
     tokenizer: BPE, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    theirs_in(tmp_path, "llama", tokenizer)
+    save_theirs(tmp_path, "llama", tokenizer)
     (tmp_path / "model.safetensors").unlink()
     (tmp_path / "pytorch_model.bin").write_bytes(pickle.dumps(Harmful()))
     with pytest.raises(UserError, match="must hold only tensors"):
@@ -282,8 +282,8 @@ def test_a_pickle_that_would_run_code_is_refused(
         ("tokenizer.json", "must have a tokenizer.json, but has none"),
     ],
 )
-def test_a_folder_that_is_not_whole_is_refused(missing: str, words: str, tokenizer: BPE, tmp_path: Path) -> None:
-    theirs_in(tmp_path, "llama", tokenizer)
+def test_an_incomplete_folder_is_refused(missing: str, words: str, tokenizer: BPE, tmp_path: Path) -> None:
+    save_theirs(tmp_path, "llama", tokenizer)
     (tmp_path / missing).unlink()
     with pytest.raises(UserError, match=words):
         import_folder(tmp_path)
@@ -294,11 +294,11 @@ def test_a_folder_that_is_not_whole_is_refused(missing: str, words: str, tokeniz
     [
         ("config.json", "[]", "must be a JSON object, but is a list"),
         ("config.json", "{", "must be JSON, but"),
-        ("model.safetensors.index.json", "{}", "must say in `weight_map` which file has which weight"),
+        ("model.safetensors.index.json", "{}", "must map each weight to its file in `weight_map`"),
     ],
 )
-def test_a_file_of_another_kind_is_refused(file: str, text: str, words: str, tokenizer: BPE, tmp_path: Path) -> None:
-    theirs_in(tmp_path, "llama", tokenizer)
+def test_invalid_json_is_refused(file: str, text: str, words: str, tokenizer: BPE, tmp_path: Path) -> None:
+    save_theirs(tmp_path, "llama", tokenizer)
     (tmp_path / file).write_text(text)
     with pytest.raises(UserError, match=words):
         import_model(tmp_path)
@@ -311,7 +311,7 @@ def test_the_tokenizer_of_another_model_is_refused(tokenizer: BPE, tmp_path: Pat
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen3", "qwen3_moe"])
-def test_their_tokenizer_and_generation_know_what_ours_knows(kind: str, tokenizer: BPE, tmp_path: Path) -> None:
+def test_the_exported_tokenizer_and_generation_config_match_ours(kind: str, tokenizer: BPE, tmp_path: Path) -> None:
     export_folder(ours(**OURS[kind]), tokenizer, tmp_path / "out")
     theirs = AutoTokenizer.from_pretrained(tmp_path / "out")
     text = "the cat, naïve  日本\n\tif it rained…"
@@ -329,7 +329,7 @@ def test_their_tokenizer_and_generation_know_what_ours_knows(kind: str, tokenize
     assert generation.pad_token_id == generation.bos_token_id == tokenizer.end_of_text
 
 
-def test_half_precision_halves_the_file(tokenizer: BPE, tmp_path: Path) -> None:
+def test_half_precision_export_halves_the_file(tokenizer: BPE, tmp_path: Path) -> None:
     model = ours()
     for dtype in (torch.float32, torch.bfloat16):
         export_folder(model, tokenizer, tmp_path / str(dtype), dtype=dtype)
@@ -347,7 +347,7 @@ def files_in(folder: Path) -> set[str]:
 def test_two_exports_into_one_folder_do_not_mix(
     tokenizer: BPE, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The one that is first is whole; the other says that there is something now, and leaves nothing."""
+    """The first to finish is complete; the other reports that the folder exists, and leaves nothing behind."""
     first, second, save = ours(), ours(), BPE.save
 
     def save_late(*arguments: Any) -> None:
@@ -365,46 +365,48 @@ def test_two_exports_into_one_folder_do_not_mix(
 
 @contextmanager
 def full_disk() -> Iterator[None]:
-    """No file may have more than a few KB."""
+    """Limits the size of files to 20 KB."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
     try:
         yield
-    finally:  # before pytest writes a word
+    finally:  # before pytest writes anything
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_full_disk_is_said_and_leaves_nothing(tokenizer: BPE, tmp_path: Path) -> None:
-    said = r"(ex|im)ported must be a new folder that can be written, but: .*; choose"
+def test_a_full_disk_is_reported_and_leaves_nothing(tokenizer: BPE, tmp_path: Path) -> None:
+    message = r"(ex|im)ported must be a new folder that can be written, but: .*; choose"
     for write in (
         lambda: export_folder(ours(), tokenizer, tmp_path / "exported"),
         lambda: write_run(ours(), tokenizer, tmp_path, tmp_path / "imported"),
     ):
-        with pytest.raises(UserError, match=said), full_disk():
+        with pytest.raises(UserError, match=message), full_disk():
             write()
     assert not files_in(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["file/out", "x" * 300, "/proc/out", "file"])
-def test_what_cannot_be_a_folder_is_said(name: str, run_here, small_run: Path, tokenizer: BPE, tmp_path: Path) -> None:
+def test_a_target_that_cannot_be_a_folder_is_reported(
+    name: str, run_here, small_run: Path, tokenizer: BPE, tmp_path: Path
+) -> None:
     (tmp_path / "file").touch()
     if not (tmp_path / "theirs").exists():
         export_folder(ours(), tokenizer, tmp_path / "theirs")
     before = files_in(tmp_path)
-    for verb, source in (("export", small_run), ("import", tmp_path / "theirs")):
-        said = run_here(main, verb, source, "--to", tmp_path / name)
-        assert (said.code, f"{tmp_path / name} must be a new folder" in said.err) == (2, True), said.err
+    for subcommand, source in (("export", small_run), ("import", tmp_path / "theirs")):
+        result = run_here(main, subcommand, source, "--to", tmp_path / name)
+        assert (result.code, f"{tmp_path / name} must be a new folder" in result.err) == (2, True), result.err
     assert files_in(tmp_path) == before
 
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def test_a_run_goes_out_and_comes_back_through_the_verbs(
+def test_a_run_survives_minimind_export_and_import(
     command: Command, small_run: Path, root: Path, text_file: Path
 ) -> None:
-    told = command("minimind", "export", str(small_run), "--to", "exported").stdout
-    assert "qwen3 model" in told
+    output = command("minimind", "export", str(small_run), "--to", "exported").stdout
+    assert "qwen3 model" in output
     theirs = AutoModelForCausalLM.from_pretrained(root / "exported").eval()
     model, tokenizer = load_model(checkpoint_of(small_run), torch.device("cpu"))
     ids = torch.tensor([tokenizer.encode("the cat sat on a mat")])
@@ -412,14 +414,14 @@ def test_a_run_goes_out_and_comes_back_through_the_verbs(
 
     command("minimind", "import", "exported", "--to", "runs/imported")
     folder = RunFolder(root / "runs" / "imported")
-    again, _ = load_model(checkpoint_of(folder.path), torch.device("cpu"))
-    assert read_json(checkpoint_of(folder.path) / "model.json") == again.config.to_dict()
-    torch.testing.assert_close(dict(again.state_dict()), dict(model.state_dict()), rtol=0, atol=0)
-    written = [
+    imported, _ = load_model(checkpoint_of(folder.path), torch.device("cpu"))
+    assert read_json(checkpoint_of(folder.path) / "model.json") == imported.config.to_dict()
+    torch.testing.assert_close(dict(imported.state_dict()), dict(model.state_dict()), rtol=0, atol=0)
+    texts = [
         command("minimind", "generate", str(run), "--prompt", "the cat", "--greedy", "--max-new-tokens", "8").stdout
         for run in (small_run, "runs/imported")
     ]
-    assert written[0] == written[1]
+    assert texts[0] == texts[1]
     command("evaluate.py", "checkpoint=runs/imported", "data=text", f"data.files=[{text_file}]",
             "data.sequence_length=32")  # fmt: skip
     assert list(folder.evaluations.glob("*.json"))

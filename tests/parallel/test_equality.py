@@ -15,7 +15,7 @@ from torch.distributed import GradBucket, distributed_c10d
 from torch.futures import Future
 from torch.utils.data import DataLoader
 
-from minimind.cli.quiet import quiet_libraries
+from minimind.cli.processes import quiet_libraries
 from minimind.data.examples import TokenBatch, TokenSequences
 from minimind.data.loader import SequentialLoader, ValidationLoader
 from minimind.model.config import IGNORED, ModelConfig

@@ -1,4 +1,4 @@
-"""Runs through the real command line, all started at once and shared between the tests."""
+"""Runs started through the real command line, in the background, and shared between tests."""
 
 import importlib.util
 import json
@@ -38,18 +38,18 @@ class WandbLog:
         self.records = [json.loads(line) for line in lines]
 
     def of(self, kind: str) -> list[dict[str, Any]]:
-        """Records of a kind: run, history, summary, metric, exit, preempting …"""
+        """Records of one kind: run, history, summary, metric, exit, preempting …"""
         return [record.get(kind, {}) for record in self.records if record["type"] == kind]
 
     @property
     def history(self) -> list[dict[str, Any]]:
-        """What was logged, in order; each under the step that it was logged for."""
+        """Logged items in order; checks that each was logged under its own step."""
         items = [row["item"] for row in self.of("history")]
         assert [item["_step"] for item in items] == [item["step"] for item in items]
         return items
 
     def rows(self, like: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The history without media, and without the steps that have nothing else."""
+        """The history without media, and without steps that have only media."""
         names = {name for row in like for name in row}
         kept = [{name: value for name, value in item.items() if name in names} for item in self.history]
         return [row for row in kept if "tokens" in row]
@@ -71,13 +71,13 @@ def identity_of() -> Callable[[list[str]], str]:
 
 
 @dataclass
-class Story:
-    """What became of one command, or of the same command several times."""
+class Scenario:
+    """The results of running the same command once or several times."""
 
     folder: Path
     codes: list[int]
     messages: list[str]
-    synced: list[list[dict[str, Any]]]  # rows of the clean run after a sync on the way
+    synced: list[list[dict[str, Any]]]  # rows of the clean run after an intermediate sync
 
 
 class Runner:
@@ -91,35 +91,37 @@ class Runner:
         return subprocess.Popen(command, cwd=self.root, env=self.environment, stdout=subprocess.DEVNULL,
                                 stderr=subprocess.PIPE, text=True)  # fmt: skip
 
-    def once(self, name: str, *arguments: str) -> Story:
-        return self.often(name, [None], *arguments)
+    def run_once(self, name: str, *arguments: str) -> Scenario:
+        return self.run_repeatedly(name, [None], *arguments)
 
-    def often(self, name: str, ends: list[tuple[int, int] | None], *arguments: str, sync_after: int = -1) -> Story:
-        """Starts the same command again and again; each time, a signal at a step, or None: let it be."""
-        chosen = [*self.small, *arguments, f"run.name=story_{name}"]
-        story = Story(self.root / "runs" / name, [], [], [])
+    def run_repeatedly(
+        self, name: str, ends: list[tuple[int, int] | None], *arguments: str, sync_after: int = -1
+    ) -> Scenario:
+        """Runs the same command once per entry of `ends`: (step, signal to send then), or None to let it finish."""
+        command = [*self.small, *arguments, f"run.name=scenario_{name}"]
+        scenario = Scenario(self.root / "runs" / name, [], [], [])
         for number, end in enumerate(ends):
-            process = self.start(chosen)
+            process = self.start(command)
             if end is not None:
-                step, number_of_signal = end
+                step, signal_number = end
                 self.wait_for(process, lambda step=step: self.step_of(name) >= step)
-                process.send_signal(number_of_signal)
-            story.messages.append(process.communicate(timeout=120)[1])
-            story.codes.append(process.returncode)
-            (story.folder,) = self.root.glob(f"runs/story_{name}-????????")
+                process.send_signal(signal_number)
+            scenario.messages.append(process.communicate(timeout=120)[1])
+            scenario.codes.append(process.returncode)
+            (scenario.folder,) = self.root.glob(f"runs/scenario_{name}-????????")
             if number == sync_after:
-                assert "Not uploaded (no API key)" in self.sync(story.folder)
-                (clean,) = story.folder.glob("wandb_sync/wandb/offline-run-*")
-                story.synced.append(WandbLog(clean).rows(read_rows(story.folder / "metrics.jsonl")))
-        return story
+                assert "Not uploaded (no API key)" in self.sync(scenario.folder)
+                (clean,) = scenario.folder.glob("wandb_sync/wandb/offline-run-*")
+                scenario.synced.append(WandbLog(clean).rows(read_rows(scenario.folder / "metrics.jsonl")))
+        return scenario
 
     def step_of(self, name: str) -> int:
-        rows = [row for path in self.root.glob(f"runs/story_{name}-*/metrics.jsonl") for row in read_rows(path)]
+        rows = [row for path in self.root.glob(f"runs/scenario_{name}-*/metrics.jsonl") for row in read_rows(path)]
         return rows[-1]["step"] if rows else 0
 
-    def wait_for(self, process: "subprocess.Popen[str]", happens) -> None:
+    def wait_for(self, process: "subprocess.Popen[str]", condition) -> None:
         deadline = time.time() + 90
-        while process.poll() is None and time.time() < deadline and not happens():
+        while process.poll() is None and time.time() < deadline and not condition():
             time.sleep(0.01)
         assert process.poll() is None, process.communicate()[1]
 
@@ -142,73 +144,73 @@ def composed(arguments: list[str]) -> dict[str, Any]:
 LONG = ["trainer.max_steps=80", "logger=wandb"]
 
 
-def whole(runner: Runner) -> Story:
-    return runner.once(
-        "whole", "logger=[local,wandb,csv,tensorboard]", "callbacks=[default,samples,memory,moe_load]",
+def uninterrupted(runner: Runner) -> Scenario:
+    return runner.run_once(
+        "uninterrupted", "logger=[local,wandb,csv,tensorboard]", "callbacks=[default,samples,memory,moe_load]",
         "callbacks.samples.every_steps=5", "logger.watch=all", "model.num_experts=2", "logger.wandb.tags=[a,b]",
         "logger.wandb.notes=why",
     )  # fmt: skip
 
 
-def interrupted(runner: Runner) -> Story:
+def interrupted(runner: Runner) -> Scenario:
     ends = [(14, signal.SIGKILL), (34, signal.SIGKILL), (52, signal.SIGTERM), None]
-    story = runner.often("interrupted", ends, *LONG, "logger=[wandb,csv,tensorboard]", sync_after=1)
-    runner.sync(story.folder)
-    return story
+    scenario = runner.run_repeatedly("interrupted", ends, *LONG, "logger=[wandb,csv,tensorboard]", sync_after=1)
+    runner.sync(scenario.folder)
+    return scenario
 
 
-def bereft(runner: Runner) -> Story:
-    """W&B's own service is killed in mid-run."""
-    beside = ["callbacks=[default,samples,memory]", "callbacks.samples.every_steps=10", "logger.watch=all"]
-    chosen = [*runner.small, *LONG, *beside, "run.name=story_bereft", "run.tag=bereft"]
-    process = runner.start(chosen)
-    runner.wait_for(process, lambda: (service_of(process.pid) or 0) and runner.step_of("bereft") > 0)
+def service_killed(runner: Runner) -> Scenario:
+    """W&B's own service is killed during the run."""
+    options = ["callbacks=[default,samples,memory]", "callbacks.samples.every_steps=10", "logger.watch=all"]
+    command = [*runner.small, *LONG, *options, "run.name=scenario_service_killed", "run.tag=service_killed"]
+    process = runner.start(command)
+    runner.wait_for(process, lambda: (service_of(process.pid) or 0) and runner.step_of("service_killed") > 0)
     os.kill(service_of(process.pid), signal.SIGKILL)
     messages = process.communicate(timeout=120)[1]
-    (folder,) = runner.root.glob("runs/story_bereft-????????")
-    return Story(folder, [process.returncode], [messages], [])
+    (folder,) = runner.root.glob("runs/scenario_service_killed-????????")
+    return Scenario(folder, [process.returncode], [messages], [])
 
 
 UNWRITABLE = [*LONG, "run.tag=unwritable"]
 
 
-def unwritable(runner: Runner) -> Story:
-    """A file is where W&B would make a folder (root may write anywhere else)."""
-    return runner.once("unwritable", *UNWRITABLE)
+def unwritable(runner: Runner) -> Scenario:
+    """A file has the name of W&B's folder (permissions would not stop root)."""
+    return runner.run_once("unwritable", *UNWRITABLE)
 
 
-def many(runner: Runner) -> Story:
-    return_of = runner.start(
-        ["-m", *runner.small, "trainer.max_steps=4", "run.name=story_many", "seed=1,2,3", "logger=wandb"]
+def multirun(runner: Runner) -> Scenario:
+    process = runner.start(
+        ["-m", *runner.small, "trainer.max_steps=4", "run.name=scenario_multirun", "seed=1,2,3", "logger=wandb"]
     )
-    messages = return_of.communicate(timeout=200)[1]
-    return Story(runner.root / "runs", [return_of.returncode], [messages], [])
+    messages = process.communicate(timeout=200)[1]
+    return Scenario(runner.root / "runs", [process.returncode], [messages], [])
 
 
-def stopping(runner: Runner) -> Story:
-    """Nothing is ever good enough; killed between the first validation (10) and the one that ends it (20)."""
+def stopping(runner: Runner) -> Scenario:
+    """No improvement is large enough; killed between the first validation (10) and the one that stops it (20)."""
     arguments = ["callbacks=[early_stopping]", "callbacks.early_stopping.min_delta=100", "trainer.max_steps=80",
                  "callbacks.early_stopping.patience=1"]  # fmt: skip
-    return runner.often("stopping", [(14, signal.SIGKILL), None, None], *arguments)
+    return runner.run_repeatedly("stopping", [(14, signal.SIGKILL), None, None], *arguments)
 
 
-STORIES = [interrupted, many, stopping, whole, bereft, unwritable]  # the longest first
+SCENARIOS = [interrupted, multirun, stopping, uninterrupted, service_killed, unwritable]  # longest first
 
 
 @pytest.fixture(scope="session")
-def stories(root: Path, small_arguments: list[str], small_run: Path) -> Iterator[dict[str, "Future[Story]"]]:
-    """Two at a time; `small_run` has prepared the data."""
+def scenarios(root: Path, small_arguments: list[str], small_run: Path) -> Iterator[dict[str, "Future[Scenario]"]]:
+    """Runs two scenarios at a time; needs the data that `small_run` has prepared."""
     runner = Runner(root, small_arguments)
-    folder = root / "runs" / f"story_unwritable-{run_hash(composed([*small_arguments, *UNWRITABLE]))}"
+    folder = root / "runs" / f"scenario_unwritable-{run_hash(composed([*small_arguments, *UNWRITABLE]))}"
     folder.mkdir(parents=True)
     (folder / "wandb").touch()
     with ThreadPoolExecutor(2) as pool:
-        yield {story.__name__: pool.submit(story, runner) for story in STORIES}
+        yield {scenario.__name__: pool.submit(scenario, runner) for scenario in SCENARIOS}
 
 
 @pytest.fixture
-def story(request: pytest.FixtureRequest, stories: dict[str, "Future[Story]"]) -> Story:
-    return stories[request.param].result()
+def scenario(request: pytest.FixtureRequest, scenarios: dict[str, "Future[Scenario]"]) -> Scenario:
+    return scenarios[request.param].result()
 
 
 def service_of(pid: int) -> int | None:
@@ -217,7 +219,7 @@ def service_of(pid: int) -> int | None:
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             name, _, rest = stat.read_text().partition(") ")
-        except OSError:  # gone since
+        except OSError:  # the process has exited
             continue
         parents[int(stat.parent.name)] = (int(rest.split()[1]), name.partition("(")[2])
     for number, (parent, name) in parents.items():

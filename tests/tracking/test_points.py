@@ -1,15 +1,14 @@
-"""The run folder read as it grows."""
+"""Reading the run folder while it grows."""
 
 from pathlib import Path
 
 from minimind.runs.folder import RunFolder
 from minimind.runs.metrics_file import append_row
-from minimind.tracking.mirror import wandb_id
+from minimind.tracking.mirror import shorten_paths, wandb_id
 from minimind.tracking.points import Points, Tail
-from minimind.tracking.published import without_paths
 
 
-def test_a_line_half_written_is_read_when_it_is_whole(tmp_path: Path) -> None:
+def test_a_partial_line_is_read_once_it_is_complete(tmp_path: Path) -> None:
     tail = Tail(tmp_path / "rows.jsonl")
     assert tail.read() == []
     tail.path.write_text('{"a": 1}\n{"a"')
@@ -20,7 +19,7 @@ def test_a_line_half_written_is_read_when_it_is_whole(tmp_path: Path) -> None:
     assert tail.read() == []
 
 
-def test_points_come_by_step_whatever_the_file(tmp_path: Path) -> None:
+def test_points_from_all_files_are_ordered_by_step(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     points = Points(run)
     for step in (2, 4):
@@ -34,13 +33,15 @@ def test_points_come_by_step_whatever_the_file(tmp_path: Path) -> None:
     assert points.new() == []
 
 
-def test_places_are_told_from_the_root_on() -> None:
+def test_root_and_home_are_replaced_in_published_paths() -> None:
     root, home = Path("/data/me"), Path.home()
-    told = without_paths({"a": ["/data/me/runs", "/data/me", f"x={home}/b c={root}/d"], "n": 3, "z": "/data/met"}, root)
-    assert told == {"a": ["./runs", ".", "x=~/b c=./d"], "n": 3, "z": "/data/met"}
+    published = shorten_paths(
+        {"a": ["/data/me/runs", "/data/me", f"x={home}/b c={root}/d"], "n": 3, "z": "/data/met"}, root
+    )
+    assert published == {"a": ["./runs", ".", "x=~/b c=./d"], "n": 3, "z": "/data/met"}
 
 
-def test_an_id_of_somebody_elses_folder_is_an_id(tmp_path: Path) -> None:
+def test_an_invalid_stored_id_is_replaced(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     for stored, kept in (("abcd1234", True), ("../../elsewhere", False), ("a/b", False), ("", False), (7.5, False)):
         run.update_status(wandb_id=stored)

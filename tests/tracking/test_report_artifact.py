@@ -1,4 +1,4 @@
-"""The report of a sweep at W&B, read back from the offline log."""
+"""A published sweep report, read back from W&B's offline log."""
 
 from pathlib import Path
 
@@ -13,8 +13,8 @@ def folder(tmp_path: Path, root: Path) -> Path:
     folder = tmp_path / "norm-0123abcd"
     folder.mkdir()
     for name in FILES:
-        picture = name.endswith("png")
-        (folder / name).write_bytes((next(root.glob("runs/*/loss.png"))).read_bytes() if picture else b"{}")
+        is_image = name.endswith("png")
+        (folder / name).write_bytes((next(root.glob("runs/*/loss.png"))).read_bytes() if is_image else b"{}")
     return folder
 
 
@@ -30,7 +30,7 @@ def test_a_report_is_an_artifact_in_the_group_of_its_sweep(folder: Path, wandb_l
     assert [ended.get("exit_code", 0) for ended in log.of("exit")] == [0]
 
 
-def test_what_goes_wrong_is_told_in_a_line(folder: Path, small_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_is_reported_in_one_line(folder: Path, small_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_DIR", "/nowhere")
     (folder / "report.md").unlink()
     (folder / "report.md").mkdir()

@@ -5,6 +5,6 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def _quiet() -> None:
-    from minimind.cli.quiet import quiet_libraries
+    from minimind.cli.processes import quiet_libraries
 
     quiet_libraries()

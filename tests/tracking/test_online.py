@@ -1,7 +1,7 @@
-"""The online path against a stand-in for W&B's server on loopback: what it would have after kills, and after a sync.
+"""The online path against a fake W&B server on loopback: what it has stored after kills, and after a sync.
 
-The stand-in answers the few queries that wandb 0.31 makes and keeps the lines it is sent where their offset says. How
-the real server treats them it cannot show.
+The fake server answers the few queries that wandb 0.31 makes, and stores lines at the offsets they are sent with. How
+the real server handles them is not tested.
 """
 
 import gzip
@@ -25,13 +25,13 @@ from minimind.tracking.wandb import WandbMirror
 from minimind.utils.child import python_module, search_path
 
 
-class StandIn(ThreadingHTTPServer):
+class FakeServer(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.address = f"http://127.0.0.1:{self.server_port}"
-        self.lines: dict[str, list[str]] = {}  # of each run, its history
-        self.ends: list[dict[str, Any]] = []  # what was said beside lines
-        self.asked: list[str] = []  # every address that was asked for
+        self.lines: dict[str, list[str]] = {}  # history by run
+        self.ends: list[dict[str, Any]] = []  # messages without their lines
+        self.requests: list[str] = []  # all requested paths
 
     def steps(self, run: str) -> list[int]:
         return [json.loads(line)["_step"] for line in self.lines.get(run, [])]
@@ -39,9 +39,9 @@ class StandIn(ThreadingHTTPServer):
     def graphql(self, operation: str, variables: dict[str, Any]) -> dict[str, Any]:
         entity = {"id": "e", "name": "me"}
         if operation == "Viewer":
-            nobody: dict[str, Any] = {"edges": []}
+            no_teams: dict[str, Any] = {"edges": []}
             return {
-                "viewer": {"id": "u", "entity": "me", "username": "me", "email": "", "flags": "{}", "teams": nobody}
+                "viewer": {"id": "u", "entity": "me", "username": "me", "email": "", "flags": "{}", "teams": no_teams}
             }
         if operation == "RunResumeStatus":
             name = variables["name"]
@@ -72,23 +72,23 @@ class StandIn(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-    server: StandIn
+    server: FakeServer
 
     def log_message(self, *_: Any) -> None:
         pass
 
     def answer(self) -> None:
-        self.server.asked.append(self.path)
+        self.server.requests.append(self.path)
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         if self.headers.get("Content-Encoding") == "gzip":
             body = gzip.decompress(body)
-        found: dict[str, Any] = {}
+        response: dict[str, Any] = {}
         if self.path == "/graphql":
-            asked = json.loads(body)
-            found = {"data": self.server.graphql(asked.get("operationName"), asked.get("variables") or {})}
+            query = json.loads(body)
+            response = {"data": self.server.graphql(query.get("operationName"), query.get("variables") or {})}
         elif self.path.endswith("/file_stream"):
             self.server.stream(self.path.split("/")[-2], json.loads(body))
-        out = json.dumps(found).encode()
+        out = json.dumps(response).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(out)))
@@ -99,21 +99,21 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
-    with StandIn() as found:
-        monkeypatch.setenv("WANDB_BASE_URL", found.address)
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeServer]:
+    with FakeServer() as fake:
+        monkeypatch.setenv("WANDB_BASE_URL", fake.address)
         monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
         monkeypatch.delenv("WANDB_MODE", raising=False)
-        thread = threading.Thread(target=found.serve_forever)
+        thread = threading.Thread(target=fake.serve_forever)
         thread.start()
-        yield found
-        found.shutdown()
+        yield fake
+        fake.shutdown()
         thread.join()
 
 
 @pytest.fixture
-def run(small_run: Path, tmp_path: Path, stories: object) -> RunFolder:
-    """A run without its figures. The runs of the other tests are started by now: here is a good deal of waiting."""
+def run(small_run: Path, tmp_path: Path, scenarios: object) -> RunFolder:
+    """A run without its metrics; requests `scenarios` so that their runs proceed while these tests wait."""
     copy = RunFolder(Path(shutil.copytree(small_run, tmp_path / small_run.name)))
     copy.metrics.unlink()
     copy.samples.unlink()
@@ -126,15 +126,15 @@ def start(run: RunFolder) -> WandbMirror:
     return WandbMirror(run, 0, **vars(settings))
 
 
-def wait_for(happens) -> None:
+def wait_for(condition) -> None:
     deadline = time.time() + 60
-    while not happens():
+    while not condition():
         assert time.time() < deadline
         time.sleep(0.02)
 
 
-def test_kills_and_a_sync_leave_each_point_once(
-    server: StandIn, run: RunFolder, small_run: Path, command, capfd
+def test_each_point_is_stored_once_after_kills_and_a_sync(
+    server: FakeServer, run: RunFolder, small_run: Path, command, capfd
 ) -> None:
     rows = read_rows(small_run / "metrics.jsonl")
     killed = start(run)
@@ -142,17 +142,19 @@ def test_kills_and_a_sync_leave_each_point_once(
         append_row(run.metrics, row)
     wait_for(lambda: server.steps("abcd1234"))
     assert killed.process is not None
-    killed.process.kill()  # with whatever had not been sent
+    killed.process.kill()  # some rows may not have been sent yet
     killed.process.communicate()
-    known = server.steps("abcd1234")
+    sent = server.steps("abcd1234")
 
-    run.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows[:2]))  # a resume goes back to its checkpoint
+    run.metrics.write_text(
+        "".join(json.dumps(row) + "\n" for row in rows[:2])
+    )  # a resumed run truncates its metrics to its checkpoint
     preempted = start(run)
     for row in rows[2:7]:
         append_row(run.metrics, row)
     preempted.finish(75)
     assert server.steps("abcd1234") == [row["step"] for row in rows[:7]]
-    assert set(known) <= set(server.steps("abcd1234"))
+    assert set(sent) <= set(server.steps("abcd1234"))
     assert any(end.get("preempting") for end in server.ends)
     assert server.ends[-1]["exitcode"] == 75
 
@@ -172,7 +174,7 @@ def test_kills_and_a_sync_leave_each_point_once(
     assert [{name: line[name] for name in row} for row, line in zip(rows, lines, strict=True)] == rows
 
 
-def test_a_server_that_is_not_there_makes_it_offline(run: RunFolder, monkeypatch: pytest.MonkeyPatch, capfd) -> None:
+def test_an_unreachable_server_means_offline(run: RunFolder, monkeypatch: pytest.MonkeyPatch, capfd) -> None:
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
     monkeypatch.delenv("WANDB_MODE", raising=False)
@@ -186,12 +188,12 @@ def test_a_server_that_is_not_there_makes_it_offline(run: RunFolder, monkeypatch
     assert len(list((run.path / "wandb").glob("offline-run-*"))) == 1
 
 
-def test_a_run_folder_does_not_say_which_server_gets_the_key(small_run: Path, tmp_path: Path) -> None:
-    """W&B reads ./wandb/settings; in a run folder of somebody else that is theirs."""
+def test_a_run_folder_cannot_choose_the_server_that_gets_the_key(small_run: Path, tmp_path: Path) -> None:
+    """W&B reads ./wandb/settings, which may come from someone else in a run folder."""
     environment = {name: value for name, value in os.environ.items() if name != "WANDB_MODE"}
     copy = Path(shutil.copytree(small_run, tmp_path / "theirs"))
     (copy / "wandb").mkdir(exist_ok=True)
-    with StandIn() as ours, StandIn() as theirs:
+    with FakeServer() as ours, FakeServer() as theirs:
         for server in (ours, theirs):
             threading.Thread(target=server.serve_forever, daemon=True).start()
         (tmp_path / "config").mkdir()
@@ -204,5 +206,5 @@ def test_a_run_folder_does_not_say_which_server_gets_the_key(small_run: Path, tm
         )  # fmt: skip
         ours.shutdown()
         theirs.shutdown()
-    assert ours.asked, done.stdout + done.stderr
-    assert not theirs.asked
+    assert ours.requests, done.stdout + done.stderr
+    assert not theirs.requests
