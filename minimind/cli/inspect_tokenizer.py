@@ -65,7 +65,7 @@ def count_tokens(bpe: BPE, file: str) -> tuple[int, int]:
         for batch, (_, made) in encode_batches(encoder, make_batches(corpus, 1 << 27), None):
             text_bytes += made.text_bytes
             tokens += int(np.sum(made.lengths - 1))
-            advance(batch.read)
+            advance(batch.bytes_read)
     if not tokens:
         raise UserError(f"--corpus must contain text, but {file} has none.")
     return text_bytes, tokens

@@ -25,12 +25,12 @@ class Verify(Enum):
 
 @dataclass
 class DataConfig:
-    records: ClassVar[str] = "text"  # kind of records that the corpus yields; the objective must accept it
+    records: ClassVar[str] = "text"  # kind of records in the corpus, which the objective must accept
 
     kind: str = "???"  # which corpus; set by each YAML of the group
-    sequence_length: int = 512  # input tokens per sequence, and predictions
+    sequence_length: int = 512  # inputs per sequence, and as many targets
     packing: Packing = Packing.stream
-    document_mask: bool = False  # tokens attend only within their document, and positions restart
+    document_mask: bool = False  # attend only within each document, and restart positions there
     verify: Verify = Verify.first_use
     validation_files: list[str] = field(default_factory=list)  # empty: one file (or record) in twenty
     num_workers: int = 0  # processes that read batches ahead
@@ -56,7 +56,7 @@ class TextConfig(DataConfig):
     kind: str = "text"
     files: list[str] = field(default_factory=list)
     separator: str | None = None  # string that separates documents; None: split into blocks of whole lines
-    block_kb: int = 16  # size of such a block; a smaller file is one document
+    block_kb: int = 16  # size of these blocks; a smaller file is one document
 
 
 @dataclass
@@ -87,7 +87,7 @@ class HuggingFaceConfig(DataConfig):
     dataset: str = ""  # name on the hub, or a folder
     config: str | None = None  # which configuration, if the dataset has several
     split: str = "train"
-    revision: str | None = None  # of a dataset on the hub; None: the latest
+    revision: str | None = None  # branch, tag or commit of a dataset on the hub; None: the latest commit
     text_field: str = "text"
     prompt_field: str | None = added(None)  # a prompt that precedes the text and is not a target
 

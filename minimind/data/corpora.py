@@ -17,7 +17,7 @@ STDLIB_PROMPTS = ["def read_file(path", "class Stack:\n    def __init__(self", "
 
 
 def build_corpus(cfg: DataConfig) -> Corpus:
-    """Build a single corpus; build the sources of a mixture one by one.
+    """Build the corpus of one source; the sources of a mixture are built one by one.
 
     Raises:
         UserError: files or an optional package are missing.

@@ -1,4 +1,4 @@
-"""The corpus interface: raw records in a fixed order, cheap to read, and the documents parsed from them."""
+"""The corpus interface: raw records in a fixed order, and the documents parsed from them."""
 
 import hashlib
 from collections.abc import Iterable, Iterator
@@ -40,11 +40,11 @@ class RawBlock(NamedTuple):
     file: str
     first: int  # position of the first record: a line, row or byte number, depending on the corpus
     records: list[bytes]
-    read: int  # bytes of the file read for these records, for the progress bar
+    bytes_read: int  # from the file, before decompression; for the progress bar
 
 
 class Corpus(Protocol):
-    """One process reads `blocks`, which does as little as possible; the workers call `documents`, which does the rest.
+    """A source of documents. One process iterates over `blocks`, which only reads; workers call `documents` to parse.
 
     A corpus is pickled and sent to the workers, so it holds names and options, but no open files.
     """
@@ -68,7 +68,7 @@ class Corpus(Protocol):
 
 
 def make_document(text: str, prompt: str | None, held_out: bool | None) -> Document:
-    """Document of a record: the prompt, if any, as context, directly followed by the text as target.
+    """Make the document of a record: the prompt, if any, as context, directly followed by the text as target.
 
     Args:
         held_out: None: decide by a hash of prompt and text.
@@ -81,5 +81,5 @@ def make_document(text: str, prompt: str | None, held_out: bool | None) -> Docum
 
 
 def is_held_out(name: str) -> bool:
-    """Select one in twenty by a hash of a file's name or a record's text, so that adding text moves nothing else."""
+    """Hold out one in twenty by a hash of a file's name or a record's text, so that new text does not move old."""
     return int(hashlib.sha256(name.encode()).hexdigest(), 16) % HELD_OUT_ONE_IN == 0

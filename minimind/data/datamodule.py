@@ -16,7 +16,7 @@ class DataModule(pl.LightningDataModule):
     """Yields each optimizer step as a list of micro-batches, and validation as a single item with all sources.
 
     Args:
-        rank, world_size: in the group of processes that the data is split across.
+        rank, world_size: data-parallel rank and number of such ranks.
     """
 
     def __init__(

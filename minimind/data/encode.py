@@ -18,16 +18,16 @@ PARALLELISM = "TOKENIZERS_PARALLELISM"
 
 class Batch(NamedTuple):
     blocks: list[RawBlock]
-    chunk: int  # index of the chunk it belongs to
+    chunk: int  # index of its chunk, the unit in which an interrupted preparation resumes
     ends_chunk: bool  # whether it is the last batch of its chunk
 
     @property
-    def read(self) -> int:
-        return sum(block.read for block in self.blocks)
+    def bytes_read(self) -> int:
+        return sum(block.bytes_read for block in self.blocks)
 
 
 def make_batches(corpus: Corpus, chunk_bytes: int) -> Iterator[Batch]:
-    """Group the corpus into batches, and these into chunks; where each ends depends on the raw text alone."""
+    """Group the corpus into batches, and these into chunks; their boundaries depend only on the raw text."""
     blocks: list[RawBlock] = []
     batch_size = chunk_size = chunk = 0
     for block in corpus.blocks():

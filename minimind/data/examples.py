@@ -11,15 +11,15 @@ from minimind.model.config import IGNORED
 
 
 class Examples(Protocol):
-    """Examples as tensors in compact form, for the transfer between processes and to the device."""
+    """A batch in compact form (such as uint16 tokens), for the transfer between processes and to the device."""
 
     def join(self, others: Sequence[Self], order: Tensor) -> Self:
-        """Concatenate these with the others, then reorder them by the indices in `order`."""
+        """Concatenate this batch with the others, then reorder the examples by the indices in `order`."""
 
     def to(self, device: torch.device) -> Self: ...
 
     def widen(self) -> Any:
-        """Make the batch that the objective takes, on the device that the examples are on."""
+        """Convert to the batch that the objective takes (such as int64 tokens), on the same device."""
 
 
 class ExampleSource(Protocol):
@@ -32,18 +32,20 @@ class ExampleSource(Protocol):
 
 
 class TokenBatch(NamedTuple):
+    """Input tokens and the labels to predict; `document_ids` and `position_ids` separate packed documents."""
+
     input_ids: Tensor  # (B, T) int64
     labels: Tensor  # (B, T) int64, the token after each input; IGNORED if it is not a target
-    document_ids: Tensor | None = None  # (B, T) int64, equal within a document; None: a sequence is one context
+    document_ids: Tensor | None = None  # (B, T) int64, equal within a document; None: one context per sequence
     position_ids: Tensor | None = None  # (B, T) int64, counted from the start of each document; None: 0, 1, 2 …
 
 
 class TokenSequences(NamedTuple):
-    """Sequences of T + 1 tokens, in the dtype of the shards."""
+    """Sequences of T + 1 tokens in the dtype of the shards: T inputs, and T targets one token later."""
 
     tokens: Tensor  # (B, T + 1) uint16 or uint32
     is_target: Tensor  # (B, T) bool, for all tokens but the first
-    begins: Tensor | None = None  # (B, T) bool, whether an input begins a document; None: a sequence is one context
+    begins: Tensor | None = None  # (B, T) bool, whether an input begins a document; None: one context per sequence
 
     def join(self, others: Sequence["TokenSequences"], order: Tensor) -> "TokenSequences":
         parts = (self, *others)

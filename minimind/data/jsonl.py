@@ -16,7 +16,7 @@ from minimind.utils.files import parse_json
 
 
 class JsonlCorpus:
-    """Held out by content, or by file if validation files are named."""
+    """JSON objects, one per line; held out by content, or by file if validation files are named."""
 
     def __init__(self, cfg: JsonlConfig) -> None:
         self.text_field, self.prompt_field = cfg.text_field, cfg.prompt_field

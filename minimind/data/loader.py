@@ -13,7 +13,7 @@ from minimind.data.examples import Examples, ExampleSource
 from minimind.data.mixture import Mixture
 from minimind.utils.child import leave_signals_to_parent
 
-EXAMPLES_AHEAD = 1024  # looked up in the order at once: step by step this would cost as much as reading a small batch
+EXAMPLES_AHEAD = 1024  # numbers computed at once; step by step, that would cost as much as reading a small batch
 
 
 class TrainLoader:
@@ -21,7 +21,9 @@ class TrainLoader:
 
     A step takes the next `batch_examples` examples of the global order. They are dealt out to the ranks in turn, in
     blocks of `micro_batch`, so the number of completed steps is the only state.
-    The length is that of the whole run: without one, Lightning would read one step ahead of its count.
+
+    `len` is the number of steps in the whole run. Without a length, Lightning would prefetch a step, and `step` would
+    be one too high.
     """
 
     def __init__(
@@ -72,17 +74,17 @@ class TrainLoader:
             pin_memory=self.pin_memory,
             prefetch_factor=4 if self.num_workers else None,
             worker_init_fn=leave_signals_to_parent,  # a signal to the process group must not kill the workers
-            generator=torch.Generator(),  # otherwise the global one would advance, which would change dropout
+            generator=torch.Generator(),  # the global generator must not advance, as that would change dropout
         )
 
     def read(self, step: int) -> list[Examples]:
         if step not in self._planned:
             self._plan(step)
         row = step - self._planned.start
-        return [self.mixture.read(*found) for found in zip(self._sources[row], self._numbers[row], strict=True)]
+        return [self.mixture.read(*examples) for examples in zip(self._sources[row], self._numbers[row], strict=True)]
 
     def _plan(self, step: int) -> None:
-        """Look up the examples of this step and of many after it, but only of this one on the first call."""
+        """Compute the example numbers of this step and of many after it; of this step only on the first call."""
         ahead = max(1, EXAMPLES_AHEAD // self.slots.size) if self._planned else 1
         self._planned = range(step, step + ahead)
         first = np.arange(step, step + ahead) * self.batch_examples

@@ -1,6 +1,6 @@
 """Interleaves several sources into one sequence of examples: example i → source, and position within that source.
 
-    i ──► source 1?  it has count₁(i) = round(i · p₁) of the first i examples
+    i ──► source 1?  it supplies count₁(i) = round(i · p₁) of the first i examples
       └─► the other i - count₁(i) ──► source 2? ──► … the last source takes the rest
 
 Integer arithmetic without state or search: both the source of example i and the number of examples taken from each
@@ -36,7 +36,7 @@ class Interleave:
 
     def at(self, indices: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Source of each example, and how many earlier examples come from that source."""
-        rest = np.array(indices, dtype=np.int64)  # index among the examples that no heavier source has taken
+        rest = np.array(indices, dtype=np.int64)  # index among the examples that no heavier source takes
         sources = np.full(rest.shape, self.heaviest_first[-1])
         positions = rest.copy()
         undecided = np.ones(rest.shape, dtype=bool)
@@ -88,8 +88,8 @@ class Mixture:
     def __init__(self, sources: Sequence[Source], seed: int) -> None:
         self.sources = sorted(sources, key=lambda source: source.name)  # independent of the order in the configuration
         self.interleave = Interleave([source.weight for source in self.sources])
-        alone = len(sources) == 1
-        self.seeds = [seed if alone else stream_seed(seed, f"source/{source.name}") for source in self.sources]
+        is_single = len(sources) == 1
+        self.seeds = [seed if is_single else stream_seed(seed, f"source/{source.name}") for source in self.sources]
 
     def at(self, indices: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Source of each example of the sequence, and the example's number within that source."""

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from minimind.utils.seeding import stream_seed
 
 ROUNDS = 6
-THIRTY, TWENTY_SEVEN, THIRTY_ONE = np.uint64(30), np.uint64(27), np.uint64(31)
+SHIFTS = np.uint64(30), np.uint64(27), np.uint64(31)
 FACTORS = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
 
@@ -63,10 +63,10 @@ def _feistel(values: NDArray[np.uint64], half_bits: int, keys: list[np.uint64]) 
 
 
 def _hash(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Finalizer of SplitMix64 (Steele et al. 2014), in place; the multiplications wrap on purpose."""
-    values ^= values >> THIRTY
+    """Finalizer of SplitMix64 (Steele et al. 2014), in place; the multiplications are meant to overflow."""
+    values ^= values >> SHIFTS[0]
     values *= FACTORS[0]
-    values ^= values >> TWENTY_SEVEN
+    values ^= values >> SHIFTS[1]
     values *= FACTORS[1]
-    values ^= values >> THIRTY_ONE
+    values ^= values >> SHIFTS[2]
     return values

@@ -34,8 +34,8 @@ class WindowPacking:
 
     def read(self, numbers: NDArray[np.int64]) -> TokenSequences:
         length, starts = self.sequence_length, numbers * self.stride
-        first = np.where(numbers > 0, length - self.stride, 0)
-        is_target = (np.arange(length) >= first[:, None]) & self.stream.targets(starts + 1, length)
+        num_repeated = np.where(numbers > 0, length - self.stride, 0)  # targets of the previous window
+        is_target = (np.arange(length) >= num_repeated[:, None]) & self.stream.targets(starts + 1, length)
         begins = torch.from_numpy(self._begins(starts)) if self.document_mask else None
         tokens = self.stream.windows(starts, length + 1)
         return TokenSequences(torch.from_numpy(tokens), torch.from_numpy(is_target), begins)
@@ -75,9 +75,10 @@ def training_packing(stream: TokenStream, cfg: DataConfig) -> ExampleSource:
 
 
 def validation_packing(stream: TokenStream, cfg: DataConfig) -> WindowPacking:
-    """Windows that overlap by half, so that each target has half a window of the stream before it, if there is as much.
+    """Windows that overlap by half: each target has at least half a window of context, except at the stream's start.
 
-    Each token is counted once for any packing. Documents are masked from each other if they are during training.
+    Each token is counted once, whatever the training packing. Documents are isolated from each other if training
+    isolates them.
     """
     document_mask = cfg.document_mask or cfg.packing is Packing.pad
     return WindowPacking(stream, cfg.sequence_length, max(1, cfg.sequence_length // 2), document_mask=document_mask)

@@ -65,7 +65,7 @@ class PreparedData:
 
 @dataclass(frozen=True)
 class _Source:
-    """A corpus to prepare."""
+    """A corpus to prepare, and its settings."""
 
     name: str
     weight: float
@@ -193,7 +193,7 @@ def _write_shards(encoder: Encoder, folder: Path, processes: int | None) -> dict
                 if batch.chunk >= finished:
                     yield batch
                 else:
-                    advance(batch.read)
+                    advance(batch.bytes_read)
 
         for batch, tokens in encode_batches(encoder, unfinished(), processes):
             for writer, split_tokens in zip(writers.values(), tokens, strict=True):
@@ -201,9 +201,9 @@ def _write_shards(encoder: Encoder, folder: Path, processes: int | None) -> dict
                     writer.add(split_tokens.ids, split_tokens.text_bytes, split_tokens.lengths, split_tokens.targets)
             if batch.ends_chunk:
                 _finish_chunk(folder, batch.chunk, writers)
-            advance(batch.read)
+            advance(batch.bytes_read)
     for writer in writers.values():
-        writer.cut()
+        writer.flush()
     return writers
 
 
@@ -211,13 +211,13 @@ def _finish_chunk(folder: Path, chunk: int, writers: dict[str, ShardWriter]) -> 
     """Write the chunk's shards and then its record; after an interruption, a chunk without a record is redone."""
     before = {split: len(writer.shards) for split, writer in writers.items()}
     for writer in writers.values():
-        writer.cut()
+        writer.flush()
     shards = {split: [shard.to_json() for shard in writer.shards[before[split] :]] for split, writer in writers.items()}
     write_json(folder / f"chunk_{chunk:05d}.json", shards)
 
 
 def _finished_chunks(folder: Path, writers: dict[str, ShardWriter]) -> int:
-    """Add the shards of finished chunks to the writers; return the number of the first without an intact record."""
+    """Add the shards of finished chunks, those with an intact record, to the writers; return their number."""
     for finished in itertools.count():
         try:
             record = read_object(folder / f"chunk_{finished:05d}.json")

@@ -35,7 +35,7 @@ def token_dtype(vocab_size: int) -> np.dtype:
 
 
 class ShardWriter:
-    """Collects documents and writes a shard at each `cut`, or once there are `shard_tokens` tokens."""
+    """Collects documents and writes them as a shard at each `flush`, or once there are `shard_tokens` tokens."""
 
     def __init__(self, folder: Path, dtype: np.dtype, shard_tokens: int = 2**27) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -68,10 +68,10 @@ class ShardWriter:
         self._size += len(added)
         self._text_bytes += text_bytes
         if self._size >= self.shard_tokens:
-            self.cut()
+            self.flush()
 
-    def cut(self) -> None:
-        """Write a shard of the documents collected since the last one, if any."""
+    def flush(self) -> None:
+        """Write the documents collected since the last shard, if any, as a new one."""
         if not self._size:
             return
         name = f"shard_{len(self.shards):05d}.bin"
@@ -90,7 +90,7 @@ class ShardWriter:
 
     def close(self, tokenizer_hash: str, **metadata: Any) -> None:
         """Write the last shard and then the manifest: a folder without a manifest is incomplete."""
-        self.cut()
+        self.flush()
         write_manifest(self.folder, tokenizer_hash, self.shards, metadata)
 
     def _sections(
@@ -129,7 +129,7 @@ class _MappedShard(NamedTuple):
 class TokenStream:
     """All shards of a folder as one memory-mapped stream of tokens.
 
-    Sizes and headers are checked against the manifest immediately, the hash of each shard when it is first read.
+    Sizes and headers are checked against the manifest at once, the hash of each shard when it is first read.
 
     Raises:
         UserError: the manifest is missing or was edited, or a shard does not match it.
@@ -144,13 +144,13 @@ class TokenStream:
         self.text_bytes = sum(shard.text_bytes for shard in self.shards)
         self.num_documents = sum(shard.documents for shard in self.shards)
         self.num_targets = sum(shard.num_targets for shard in self.shards)
-        self.has_targets = any(shard.targets is not None for shard in self.shards)  # not all tokens are targets
+        self.has_targets = any(shard.targets is not None for shard in self.shards)  # some tokens are not targets
         mapped = [self._map(shard) for shard in self.shards]
         self._payloads = [shard.payload for shard in mapped]
         self._target_bits = [shard.target_bits for shard in mapped]
         self._offsets = [shard.offsets for shard in mapped]
-        self._starts = np.cumsum([0, *(shard.tokens for shard in self.shards)])
-        self._first_tokens: list[int] = self._starts.tolist()
+        self._starts = np.cumsum([0, *(shard.tokens for shard in self.shards)])  # for vectorized lookups
+        self._first_tokens: list[int] = self._starts.tolist()  # the same, faster for single lookups
         self._first_documents: list[int] = np.cumsum([0, *(shard.documents for shard in self.shards)]).tolist()
         self._unverified = set(range(len(self.shards)))  # shards that have not been read yet
 
@@ -168,14 +168,14 @@ class TokenStream:
 
     def read(self, start: int, stop: int) -> NDArray[np.unsignedinteger]:
         """Tokens [start, stop) of the stream, fewer at its end; a view if one shard contains them all."""
-        parts = [self._payloads[shard][first:last] for shard, first, last in self._within(start, stop)]
+        parts = [self._payloads[shard][first:last] for shard, first, last in self._ranges(start, stop)]
         if not parts:
             return np.zeros(0, dtype=self.dtype)
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def read_targets(self, start: int, stop: int) -> NDArray[np.bool_]:
         """Whether each of the tokens that `read` returns is a target."""
-        parts = [self._targets_of(shard, first, last) for shard, first, last in self._within(start, stop)]
+        parts = [self._shard_targets(shard, first, last) for shard, first, last in self._ranges(start, stop)]
         return np.concatenate([np.zeros(0, dtype=bool), *parts])
 
     def windows(self, starts: NDArray[np.int64], length: int) -> NDArray[np.unsignedinteger]:
@@ -199,8 +199,8 @@ class TokenStream:
             return starts[:, None] + np.arange(length) < len(self)
         targets = np.zeros((len(starts), length), dtype=bool)
         for row, start in zip(targets, starts.tolist(), strict=True):
-            found = self.read_targets(start, start + length)
-            row[: len(found)] = found
+            in_stream = self.read_targets(start, start + length)
+            row[: len(in_stream)] = in_stream
         return targets
 
     def document_starts(self, start: int, stop: int) -> list[int]:
@@ -247,7 +247,7 @@ class TokenStream:
             raise damaged_error(path, f"must have the sha256 in {MANIFEST}, but does not")
         self._unverified.discard(shard)
 
-    def _within(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+    def _ranges(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
         """Yield (shard, first, last) for each shard with tokens in [start, stop), verifying it before its first use."""
         stop = min(stop, len(self))
         shard = bisect_right(self._first_tokens, start) - 1
@@ -258,7 +258,7 @@ class TokenStream:
             yield shard, start - base, end - base
             start, shard = end, shard + 1
 
-    def _targets_of(self, shard: int, first: int, last: int) -> NDArray[np.bool_]:
+    def _shard_targets(self, shard: int, first: int, last: int) -> NDArray[np.bool_]:
         bits = self._target_bits[shard]
         if bits is None:
             return np.ones(last - first, dtype=bool)
@@ -279,7 +279,7 @@ class TokenStream:
         matches = (version, tokens, documents) == (shard.version, shard.tokens, shard.documents)
         if not matches or path.stat().st_size != end_of_bits + documents * 8:
             raise damaged_error(path, f"must match {MANIFEST}, but its header or size differs")
-        # A plain array on the mapping: slicing an np.memmap costs more than copying a window.
+        # A view as a plain array: slicing an np.memmap costs more than copying a window.
         content = np.memmap(path, dtype=np.uint8, mode="r").view(np.ndarray)
         payload = content[HEADER.size : end_of_payload].view(f"<u{itemsize}")
         bits = None if shard.targets is None else content[end_of_payload:end_of_bits]

@@ -22,7 +22,7 @@ TableConfig = ParquetConfig | HuggingFaceConfig
 
 
 class ParquetCorpus:
-    """Held out by content, or by file if validation files are named."""
+    """Rows of Parquet files; held out by content, or by file if validation files are named."""
 
     def __init__(self, cfg: ParquetConfig) -> None:
         try:
@@ -63,7 +63,7 @@ class ParquetCorpus:
 
 
 class HuggingFaceCorpus:
-    """Held out by content. The cache key is the list of files for a folder, and the commit for a dataset on the hub."""
+    """Rows of a dataset, held out by content; the cache key is a folder's list of files, or a hub dataset's commit."""
 
     size = None
 

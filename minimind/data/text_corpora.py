@@ -12,8 +12,8 @@ from minimind.data.named_files import file_stats, find_files, named_files
 from minimind.utils.errors import UserError
 from minimind.utils.terminal import say
 
-SMALLEST_STDLIB_BYTES = 1_000_000
-LONGEST_LINE = 1 << 20  # bytes; longer lines are split at a space, so that documents always fit into memory
+MIN_STDLIB_BYTES = 1_000_000
+MAX_LINE_BYTES = 1 << 20  # longer lines are split at a space, so that documents always fit into memory
 
 
 class StdlibCorpus:
@@ -25,7 +25,7 @@ class StdlibCorpus:
         self.files = sorted(path for path in self.root.rglob("*.py") if self._belongs(path.relative_to(self.root)))
         self.validation_files = set(find_files(cfg.validation_files, "data.validation_files"))
         self.size = sum(path.stat().st_size for path in self.files)
-        if self.size < SMALLEST_STDLIB_BYTES:
+        if self.size < MIN_STDLIB_BYTES:
             raise UserError(
                 f"The standard library in {self.root} must have at least 1 MB of source code, but has "
                 f"{self.size / 1e6:.2f} MB (a stripped Python); use your own text with data=text data.files='[...]'."
@@ -56,7 +56,7 @@ class StdlibCorpus:
         for raw in block.records:
             try:
                 yield Document(raw.decode("utf-8"), held_out)
-            except UnicodeDecodeError:  # a few test files use other encodings on purpose
+            except UnicodeDecodeError:  # some test files deliberately use other encodings
                 continue
 
 
@@ -71,7 +71,7 @@ class TextCorpus:
         by_path = {str(file): is_held_out(name) for file, name in self.files.names.items()}
         if self.files.validation:
             by_path = {str(file): file in self.files.validation for file in self.files.names}
-        self.by_path = by_path if len(set(by_path.values())) == 2 else None
+        self.held_out_by_path = by_path if len(set(by_path.values())) == 2 else None
 
     def cache_key(self) -> Any:
         return [(*stats, name) for stats, name in zip(self.files.cache_key(), self.files.names.values(), strict=True)]
@@ -96,7 +96,8 @@ class TextCorpus:
                 raise UserError(
                     f"{block.file} must be UTF-8 text, but byte {position + error.start} is not; convert the file."
                 ) from None
-            yield Document(text, is_held_out(text) if self.by_path is None else self.by_path[block.file])
+            by_path = self.held_out_by_path
+            yield Document(text, is_held_out(text) if by_path is None else by_path[block.file])
             position += len(raw)
 
     def _split_at_lines(self, file: BinaryIO) -> Iterator[list[bytes]]:
@@ -104,8 +105,8 @@ class TextCorpus:
         records: list[bytes] = []
         while record := file.read(self.block_bytes):
             if not record.endswith(b"\n"):
-                record += file.readline(LONGEST_LINE)
-                if len(record) >= LONGEST_LINE and not record.endswith(b"\n"):
+                record += file.readline(MAX_LINE_BYTES)
+                if len(record) >= MAX_LINE_BYTES and not record.endswith(b"\n"):
                     record = _split_at_space(file, record)
             records.append(record)
             if sum(map(len, records)) >= BLOCK_BYTES:
@@ -116,7 +117,7 @@ class TextCorpus:
 
 
 def _split_at_space(file: BinaryIO, record: bytes) -> bytes:
-    """Truncate an overlong line after its last space, or else its last character, and seek back to there."""
+    """Truncate an overlong line after its last space, or before its last character, and seek back to the cut."""
     end = record.rfind(b" ") + 1
     if end == 0:
         end = len(record) - 1

@@ -56,7 +56,7 @@ class Encoder:
 
 
 class EncodingProcess:
-    """Parent's side of a worker, which exits when its pipe closes: at the end of this context, or if we are killed."""
+    """Parent's side of a worker, which exits when its pipe closes: at the end of the context, or if the parent dies."""
 
     def __init__(self, encoder: Encoder) -> None:
         self.pipe, worker_pipe = Pipe()

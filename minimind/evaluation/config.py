@@ -1,4 +1,4 @@
-"""Settings of what is measured and shown when training ends."""
+"""Settings of the samples and measurements at the end of training."""
 
 from dataclasses import dataclass, field
 

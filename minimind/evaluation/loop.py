@@ -16,7 +16,7 @@ class Measure(Protocol):
     """Computes the metrics of a batch: `TextMeasure` for the loss of text, or an objective."""
 
     def metric(self, model: MiniMind) -> Metric:
-        """A new accumulator of batches; its `compute` returns values by name."""
+        """Create an accumulator of batches; its `compute` returns values by name."""
 
     def measure(self, model: MiniMind, batch: Any, metrics: Sequence[Metric]) -> None:
         """Add one batch to each of the metrics."""
@@ -28,11 +28,11 @@ def evaluate(
 ) -> dict[str, float]:
     """Return `val/<metric>` over all sources, and `val/<source>/<metric>` per source if there are several.
 
-    The model's mode and the global generators are restored, so that validating more or less often does not change what
-    a run learns. With several ranks, each passes its share of the examples and all get the same values.
+    The model's mode and the global generators are restored, so that how often a run validates does not affect
+    training. With several ranks, each passes its share of the examples and all get the same values.
 
     Args:
-        total: accumulator of all batches, for a caller that needs more from it than these values.
+        total: accumulator of all batches, for callers that read more from it than the returned values.
     """
     was_training = model.training
     model.eval()
@@ -50,6 +50,6 @@ def evaluate(
 
 
 def _source_values(metric: Metric) -> dict[str, float]:
-    """Values to report per source: those named by the metric's `per_source`, or all if it has none."""
+    """Values to report per source: those in the metric's `per_source`, or all if it does not define that."""
     values = metric.compute()
     return {key: values[key] for key in getattr(metric, "per_source", values) if key in values}

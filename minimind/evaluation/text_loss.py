@@ -23,7 +23,7 @@ MAX_COMPRESSED_BYTES = 64_000_000  # compressing more would take minutes
 
 
 def forward_batch(model: MiniMind, batch: TokenBatch) -> Output:
-    """The model's output for a batch; packed documents are processed as if each were alone."""
+    """The model's output for a batch; packed documents are isolated from each other if the batch has document ids."""
     return model(batch.input_ids, document_ids=batch.document_ids, position_ids=batch.position_ids)
 
 
@@ -68,10 +68,10 @@ class TextLoss(Metric):
 
     def update(self, loss: Tensor, labels: Tensor) -> None:
         """Add a batch: the loss in nats, summed over those of `labels` (B, T) that are not IGNORED."""
-        real = labels != IGNORED
+        is_target = labels != IGNORED
         self.loss += loss.double()
-        self.num_tokens += real.sum()
-        self.num_bytes += self.token_bytes[labels[real]].sum()
+        self.num_tokens += is_target.sum()
+        self.num_bytes += self.token_bytes[labels[is_target]].sum()
 
     def compute(self) -> dict[str, float]:
         mean = (self.loss / self.num_tokens).item()
@@ -92,8 +92,8 @@ def padded_token_bytes(tokenizer: BPE, vocab_size: int) -> Tensor:
 def compressor_baselines(streams: list[TokenStream], tokenizer: BPE) -> dict[str, float]:
     """Bits per byte of `gzip -9` and `xz -9` on the decoded documents of the streams as one file.
 
-    Empty if there is too much text, or if only some tokens are targets: then the model's bits per byte are of those
-    alone and could not be compared.
+    Empty if there is too much text, or if only some tokens are targets: the model's bits per byte then cover only
+    those and would not be comparable.
     """
     num_bytes = sum(stream.text_bytes for stream in streams)
     if any(stream.has_targets for stream in streams) or num_bytes > MAX_COMPRESSED_BYTES:

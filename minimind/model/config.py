@@ -61,8 +61,8 @@ class Dispatch(Enum):
     dense = "dense"
 
 
-MAX_SIZE = 2**24  # of any size or count, except …
-MAX_MODULES = dict.fromkeys(("num_hidden_layers", "num_experts", "num_shared_experts"), 2**12)  # … numbers of modules
+MAX_SIZE = 2**24  # upper bound of every size and count, except …
+MAX_MODULES = dict.fromkeys(("num_hidden_layers", "num_experts", "num_shared_experts"), 2**12)  # … of these
 MAX_PARAMETERS = 2**40
 
 
@@ -237,7 +237,7 @@ def _type_problems(cfg: ModelConfig) -> list[str]:
     found = type_problems(ModelConfig, vars(cfg))
     if not found:
         yarn = type_problems(YarnConfig, vars(cfg.rope_scaling))
-        found = [complaint.replace("`", "`rope_scaling.", 1) for complaint in yarn]
+        found = [problem.replace("`", "`rope_scaling.", 1) for problem in yarn]
     return found or list(not_finite(cfg))
 
 

@@ -1,4 +1,4 @@
-"""Key/value cache: decoding a token costs one position instead of recomputing the whole sequence."""
+"""Key/value cache: decoding computes only the new token instead of the whole sequence."""
 
 import torch
 from torch import Tensor
@@ -10,9 +10,9 @@ class KVCache:
     """Preallocated keys and values of all layers, (layers, B, K, capacity, H), and the length of each sequence.
 
     Sequences may differ in length. Tokens fill a sequence's slots in order and a query in slot s attends to slots
-    0 … s, so what padding wrote to later slots is never seen before it is overwritten.
+    0 … s, so what padding wrote to later slots is overwritten before any query attends to it.
 
-    `max_length` is an upper bound on the lengths that is kept on the host, so that reading it does not synchronize.
+    `max_length` is an upper bound on the lengths, kept on the host so that reading it does not synchronize.
     """
 
     def __init__(self, cfg: ModelConfig, batch_size: int, capacity: int, *, device: torch.device | str = "cpu",

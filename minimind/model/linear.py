@@ -1,4 +1,4 @@
-"""The linear layer, and the dtype that matrix products are computed in."""
+"""The linear layer, and the cast to the dtype of matrix products."""
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def to_matmul_dtype(x: Tensor) -> Tensor:
-    """x in autocast's dtype for matrix products, cast and saved for backward once where several products share it."""
+    """x in autocast's dtype, if enabled; products that share the result cast x and save it for backward only once."""
     if not torch.is_autocast_enabled(x.device.type):
         return x
     return x.to(torch.get_autocast_dtype(x.device.type))

@@ -1,9 +1,10 @@
 """Loss functions: the cross-entropy of the logits, and the auxiliary losses that keep the experts' load balanced.
 
 The auxiliary losses take the router's output: `scores` and `logits` (B, T, E) float32, `indices` (B, T, A) of the
-chosen experts, `mask` (B, T) True for real tokens. Each balance loss is 1 at perfect balance and E/A at collapse, where
-the same A experts get every token. All return one value per sequence, (B,), so that the caller can weight them by real
-tokens and the total does not depend on how a step is split into micro-batches; batch-wise losses repeat one value.
+chosen experts, `mask` (B, T) True for the tokens that count. Each balance loss is 1 at perfect balance and E/A at
+collapse, where the same A experts get every token. All return one value per sequence, (B,), so that the caller can
+weight them by tokens and the total does not depend on how a step is split into micro-batches; batch-wise losses repeat
+one value.
 """
 
 import torch
@@ -22,9 +23,9 @@ def token_log_probs(logits: Tensor, labels: Tensor) -> Tensor:
         logits: (B, T, V), of any floating dtype; sums are in float32.
         labels: (B, T).
     """
-    real = labels != IGNORED
+    is_target = labels != IGNORED
     log_probs = logits.float().log_softmax(dim=-1)  # (B, T, V)
-    return log_probs.gather(-1, labels.where(real, 0)[..., None]).squeeze(-1).where(real, 0)  # (B, T)
+    return log_probs.gather(-1, labels.where(is_target, 0)[..., None]).squeeze(-1).where(is_target, 0)  # (B, T)
 
 
 @with_kernels(cross_entropy_kernel)
@@ -44,7 +45,7 @@ def expert_load(indices: Tensor, num_experts: int, mask: Tensor | None = None) -
 
 
 def mean_scores(scores: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Mean score of each expert over the real tokens of each sequence: (B, E)."""
+    """Mean score of each expert over each sequence's tokens that count: (B, E)."""
     if mask is None:
         return scores.mean(dim=1)
     return (scores * mask[..., None]).sum(dim=1) / mask.sum(dim=1, keepdim=True).clamp(min=1)
@@ -85,7 +86,7 @@ def importance_loss(scores: Tensor, indices: Tensor, mask: Tensor | None = None)
 
 
 def router_z_loss(logits: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Mean of (log Σ exp logits)² over the real tokens of each sequence: (B,). Source: Zoph et al. 2022, eq. 5."""
+    """Mean of (log Σ exp logits)² over each sequence's tokens that count: (B,). Source: Zoph et al. 2022, eq. 5."""
     squared = torch.logsumexp(logits, dim=-1, keepdim=True).square()
     return mean_scores(squared, mask).squeeze(-1)
 

@@ -14,7 +14,7 @@ from minimind.model.ops.experts import dense_dispatch, dispatch_kernel, grouped_
 
 
 class Routing(NamedTuple):
-    """The router's output, which the balance losses and the load metrics need as well."""
+    """The router's output, used by the experts, the balance losses and the load metrics."""
 
     logits: Tensor  # (B, T, E) float32
     scores: Tensor  # (B, T, E) float32, summing to 1 over the experts

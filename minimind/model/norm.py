@@ -31,7 +31,7 @@ class RMSNorm(nn.Module):
 
 
 class LayerNorm(nn.LayerNorm):
-    """Mean and variance removed, then weight and bias; float32 inside (Ba et al. 2016)."""
+    """torch's LayerNorm, computed in float32 whatever the input's dtype (Ba et al. 2016)."""
 
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = self.weight.float(), self.bias.float()
@@ -39,7 +39,7 @@ class LayerNorm(nn.LayerNorm):
 
 
 def build_norm(kind: str, size: int, eps: float) -> nn.Module:
-    """A norm over the last dimension, of `size`; `kind` may be a class of the user's own, as module.Class."""
-    own = {Norm.rmsnorm.value: RMSNorm, Norm.layernorm.value: LayerNorm}
-    cls = own[kind] if kind in own else load_class(kind, "model.norm")
+    """Build a norm over the last dimension, with `size` features; `kind` may be a user's class, as module.Class."""
+    built_in = {Norm.rmsnorm.value: RMSNorm, Norm.layernorm.value: LayerNorm}
+    cls = built_in[kind] if kind in built_in else load_class(kind, "model.norm")
     return cls(size, eps)

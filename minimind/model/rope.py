@@ -33,17 +33,17 @@ def yarn_ramp(yarn: YarnConfig, cfg: ModelConfig, device: torch.device | None = 
     """
     head_dim = cfg.resolved_head_dim
 
-    def pair_with(rotations: float) -> float:
+    def pair_index(rotations: float) -> float:
         return head_dim * math.log(cfg.trained_context / (rotations * 2 * math.pi)) / (2 * math.log(cfg.rope_theta))
 
-    low = max(math.floor(pair_with(yarn.beta_fast)), 0)
-    high = min(math.ceil(pair_with(yarn.beta_slow)), head_dim - 1)
+    low = max(math.floor(pair_index(yarn.beta_fast)), 0)
+    high = min(math.ceil(pair_index(yarn.beta_slow)), head_dim - 1)
     width = max(high - low, 0.001)  # as in the authors' code: no division by zero
     return ((torch.arange(head_dim // 2, dtype=torch.float32, device=device) - low) / width).clamp(0, 1)
 
 
 def attention_factor(yarn: YarnConfig) -> float:
-    """Factor of cos and sin that keeps attention as sharp over the longer context."""
+    """Factor on cos and sin that keeps attention equally sharp over the longer context."""
     if yarn.attention_factor is not None:
         return yarn.attention_factor
     return 0.1 * math.log(yarn.factor) + 1

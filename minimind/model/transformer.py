@@ -81,7 +81,7 @@ class Decoder(nn.Module):
         return self.norm(x), routings
 
     def _embed(self, input_ids: Tensor) -> Tensor:
-        """Only a CPU raises for out-of-vocabulary ids. A GPU asserts; checking the ids first would synchronize."""
+        """Embed the ids. Out-of-vocabulary ids raise only on a CPU: checking them on a GPU would synchronize."""
         try:
             return self.embed_tokens(input_ids)
         except IndexError:
@@ -131,16 +131,16 @@ class MiniMind(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Device of the weights, where token ids must be too."""
+        """Device of the weights, on which token ids must be."""
         return self.lm_head.weight.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Dtype of the weights, whatever autocast computes in."""
+        """Dtype of the weights, regardless of autocast."""
         return self.lm_head.weight.dtype
 
     def set_rope_scaling(self, yarn: YarnConfig) -> None:
-        """Extend the context by YaRN, or undo it (`factor` 1); the weights do not change."""
+        """Extend the context with YaRN, or undo that (`factor` 1); the weights do not change."""
         self.config = self.model.config = replace(self.config, rope_scaling=yarn)
 
     def forward(
@@ -187,7 +187,7 @@ class MiniMind(nn.Module):
         else:
             slots = cache.next_slots(num_tokens)  # (B, T)
             document_ids, padding_mask = cache.write_masks(slots, document_ids, padding_mask)
-            # no explicit mask for sequences of equal length: the prefill is causal, a single token sees every key
+            # no explicit mask for sequences of equal length: a prefill is causal, a single token attends to all keys
             causal = not cache.ragged and not cache.masked and (num_tokens == 1 or cache.max_length == 0)
         if causal:
             return slots, None
@@ -217,8 +217,8 @@ class MiniMind(nn.Module):
                 module.gate_up_proj.normal_(0, cfg.initializer_range)
                 module.down_proj.normal_(0, residual_std)
             elif isinstance(module, nn.Embedding):
-                own_std = cfg.embedding_initializer_range if module is self.model.embed_tokens else None
-                module.weight.normal_(0, cfg.initializer_range if own_std is None else own_std)
+                token_std = cfg.embedding_initializer_range if module is self.model.embed_tokens else None
+                module.weight.normal_(0, cfg.initializer_range if token_std is None else token_std)
             elif module is self.lm_head and cfg.tie_word_embeddings:
                 pass  # shared with the embedding
             elif isinstance(module, Linear | Router):

@@ -28,26 +28,26 @@ def routing_metrics(cfg: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 
 def balance(
-    cfg: ModelConfig, routings: list[Routing], real: Tensor, sequence_weights: Tensor
+    cfg: ModelConfig, routings: list[Routing], mask: Tensor, sequence_weights: Tensor
 ) -> tuple[Tensor | None, dict[str, Sum]]:
-    """The auxiliary loss summed over all MoE layers, and the load metrics; None and none for a dense model.
+    """The auxiliary loss summed over all MoE layers, and the load metrics; (None, {}) for a dense model.
 
     Args:
-        real: (B, T) bool, the tokens that count.
+        mask: (B, T) bool, True for the tokens that count.
         sequence_weights: (B,) each sequence's share of `Loss.weight`. They sum to it, so that the auxiliary loss is
-            equally strong relative to the loss whatever the objective counts: tokens, pairs or sequences.
+            equally strong relative to the loss, whether the objective counts tokens, pairs or sequences.
     """
     if not routings:
         return None, {}
     balance_loss = BALANCE_LOSSES.get(cfg.balance_loss, batch_balance_loss)
-    balance_losses = [balance_loss(routing.scores, routing.indices, real) @ sequence_weights for routing in routings]
-    total = torch.zeros((), device=real.device)
+    balance_losses = [balance_loss(routing.scores, routing.indices, mask) @ sequence_weights for routing in routings]
+    total = torch.zeros((), device=mask.device)
     if cfg.balance_loss in BALANCE_LOSSES:
         total = total + cfg.router_aux_loss_coef * torch.stack(balance_losses).sum()
     if cfg.router_z_loss_coef:
-        z_losses = [router_z_loss(routing.logits, real) @ sequence_weights for routing in routings]
+        z_losses = [router_z_loss(routing.logits, mask) @ sequence_weights for routing in routings]
         total = total + cfg.router_z_loss_coef * torch.stack(z_losses).sum()
-    loads = [expert_load(routing.indices, cfg.num_experts, real).sum(dim=0) for routing in routings]
+    loads = [expert_load(routing.indices, cfg.num_experts, mask).sum(dim=0) for routing in routings]
     weight = sequence_weights.sum()
     metrics = {
         "moe/balance_loss": (torch.stack(balance_losses).mean().detach(), weight),  # 1 at perfect balance

@@ -1,4 +1,4 @@
-"""What composition must know of an objective before torch is imported: one dataclass each."""
+"""Torch-free settings of each objective, and what the configuration is checked against before torch is imported."""
 
 import sys
 from collections.abc import Mapping
@@ -12,31 +12,31 @@ from minimind.utils.errors import ConfigError, suggestion
 from minimind.utils.terminal import say
 from minimind.utils.user_code import allowed, import_allowed
 
-# Metrics of every run, and families of them, whose names an objective's own must not take.
+# Metrics of every run, and prefixes of metrics: an objective's own metrics must have other names.
 RESERVED = ("loss", "weight", "tokens", "steps", "skipped", "empty", "grad_norm", "lr", "tokens_per_second", "mfu",
             "real_token_fraction", "data_wait_fraction", "checkpoint_stall_s", "loss_spike", "skipped_steps",
             "empty_steps")  # fmt: skip
-FAMILIES = ("train/", "val/", "moe/", "data/", "memory/", "watch/")
+RESERVED_PREFIXES = ("train/", "val/", "moe/", "data/", "memory/", "watch/")
 ENTRY_POINTS = "minimind.objectives"  # group under which an installed package names the dataclasses of its objectives
 
 
 @dataclass
 class ObjectiveConfig:
-    """Base of the settings of an objective, which are hashed."""
+    """Base class of an objective's settings, all of which are part of a run's identity."""
 
     kind: str = "???"  # set by each objective
 
     implementation: ClassVar[str] = ""  # module:class, imported when training starts
-    accepts: ClassVar[tuple[str, ...]] = ("text",)  # kinds of records that examples are made of
-    primary: ClassVar[tuple[str, str]] = ("val/loss", "min")  # metric, and which end of it is best
-    metrics: ClassVar[tuple[str, ...]] = ()  # names of what `Loss.metrics` may hold, logged as train/<name>
+    accepts: ClassVar[tuple[str, ...]] = ("text",)  # kinds of records that examples can be built from
+    primary: ClassVar[tuple[str, str]] = ("val/loss", "min")  # metric, and whether min or max is best
+    metrics: ClassVar[tuple[str, ...]] = ()  # names allowed in `Loss.metrics`, logged as train/<name>
 
     def __post_init__(self) -> None:
         if found := problems(self):
             raise ConfigError(found)
 
     def frozen(self) -> dict[str, str]:
-        """Models that the loss needs and that are not trained: name → run or checkpoint, as it was typed."""
+        """Models that the loss needs and that are not trained: name → run or checkpoint, as typed by the user."""
         return {}
 
 
@@ -53,9 +53,9 @@ BUILT_IN: dict[str, type[ObjectiveConfig]] = {"pretrain": PretrainConfig}
 
 
 def objective_configs() -> dict[str, type[ObjectiveConfig]]:
-    """By kind: ours, those of installed packages (entry points in `minimind.objectives`) and of allowed modules.
+    """Settings classes by kind: built in, from installed packages (entry points), and from modules given by `--allow`.
 
-    An installed one that cannot be used is left out with a warning, so that no package stands in the way of others.
+    An installed one that cannot be used is skipped with a warning, so that a broken package does not affect the others.
 
     Raises:
         ConfigError: an allowed module cannot be imported, or its objective cannot be used.
@@ -87,7 +87,7 @@ def _objective_configs(modules: tuple[str, ...]) -> dict[str, type[ObjectiveConf
 
 
 def _configs_of(module: ModuleType) -> dict[str, type[ObjectiveConfig]]:
-    """The objectives that a module defines, by the name under which they are chosen: objective=module.Class."""
+    """The objectives that a module defines, by the name that selects them: objective=module.Class."""
     return {
         f"{module.__name__}.{name}": value
         for name, value in vars(module).items()
@@ -96,27 +96,29 @@ def _configs_of(module: ModuleType) -> dict[str, type[ObjectiveConfig]]:
 
 
 def _unusable(kind: str, config: object, known: Mapping[str, type[ObjectiveConfig]]) -> str:
-    """Why it cannot be an objective beside those known; nothing if it can."""
+    """Why `config` cannot be added to the known objectives; empty if it can."""
     if not (isinstance(config, type) and issubclass(config, ObjectiveConfig)):
-        return "it is no subclass of ObjectiveConfig"
+        return "it is not a subclass of ObjectiveConfig"
     if kind in known:
-        return "there is one of this name already"
-    if taken := [name for name in config.metrics if name in RESERVED or name.startswith(FAMILIES)]:
-        return f"its metrics must have names of their own, but {taken[0]!r} is not"
+        return "another objective already has this name"
+    if taken := [name for name in config.metrics if name in RESERVED or name.startswith(RESERVED_PREFIXES)]:
+        return f"its metrics must not have reserved names, but {taken[0]!r} is one"
     metric, end = config.primary
-    if end not in ("min", "max") or any(metric == one.primary[0] and end != one.primary[1] for one in known.values()):
-        return f"its primary metric {metric} must be best at min or max, and at the same end as elsewhere, but is {end}"
+    if end not in ("min", "max") or any(
+        metric == other.primary[0] and end != other.primary[1] for other in known.values()
+    ):
+        return f"its primary metric {metric} must be best at min or max, as for other objectives, but is best at {end}"
     return ""
 
 
 def primary_of(kind: object) -> tuple[str, str]:
-    """The metric that a run of this objective is judged by, and its best end; the usual one if it is not installed."""
+    """The objective's primary metric, and whether min or max is best; val/loss if the objective is not installed."""
     known = objective_configs().get(str(kind), ObjectiveConfig)
     return known.primary
 
 
 def primaries() -> dict[str, str]:
-    """Every metric that an objective here is judged by → the best end of it; the usual one comes first."""
+    """Primary metric of each known objective → whether min or max is best; val/loss comes first."""
     return dict([ObjectiveConfig.primary, *(config.primary for config in objective_configs().values())])
 
 
@@ -125,5 +127,5 @@ def problems(cfg: ObjectiveConfig) -> list[str]:
     if cfg.kind not in known:
         return [f"`objective.kind` must name an objective, but is {cfg.kind}; {suggestion(cfg.kind, list(known))}"]
     if type(cfg) is not known[cfg.kind]:
-        return [f"`objective.kind` comes with settings of its own; choose it with objective={cfg.kind}."]
+        return [f"`objective.kind` {cfg.kind} has settings of its own; select it with objective={cfg.kind}."]
     return []

@@ -21,20 +21,22 @@ def next_token_loss(model: MiniMind, batch: TokenBatch) -> Loss:
     """The summed cross-entropy of a batch, weighted by its number of target tokens."""
     logits, routings = forward_batch(model, batch)
     total = cross_entropy_sum(logits, batch.labels)
-    real = batch.labels != IGNORED  # (B, T)
-    num_tokens = real.sum()
-    auxiliary, metrics = balance(model.config, routings, real, sequence_weights=real.sum(dim=1).float())
+    is_target = batch.labels != IGNORED  # (B, T)
+    num_tokens = is_target.sum()
+    auxiliary, metrics = balance(model.config, routings, is_target, sequence_weights=is_target.sum(dim=1).float())
     return Loss(total, num_tokens, num_tokens, auxiliary, metrics)
 
 
 class Pretrain(Objective[PretrainConfig]):
+    """Packed token sequences, evaluated by loss, perplexity and bits per byte."""
+
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
         self.text = TextMeasure(self.tokenizer)
 
-    def examples(self, prepared: PreparedSource, split: str) -> ExampleSource:
+    def examples(self, source: PreparedSource, split: str) -> ExampleSource:
         packing = training_packing if split == TRAIN else validation_packing
-        return packing(prepared.stream(split), self.data)
+        return packing(source.stream(split), self.data)
 
     def loss(self, model: MiniMind, batch: TokenBatch) -> Loss:
         return next_token_loss(model, batch)

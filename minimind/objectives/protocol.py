@@ -28,7 +28,7 @@ Reduce = Callable[[Tensor], Tensor]  # sums over the data-parallel ranks
 class Loss:
     """The loss of one batch. A batch without targets has weight 0; a step of such batches changes nothing."""
 
-    total: Tensor  # () summed, without auxiliary terms
+    total: Tensor  # () sum of the losses, without auxiliary terms
     weight: Tensor  # () number of terms in `total`: target tokens, pairs or sequences
     num_tokens: Tensor  # () target tokens, for the throughput metrics
     auxiliary: Tensor | None = None  # () auxiliary losses, multiplied by `weight`
@@ -46,12 +46,12 @@ class Objective(Generic[Config]):
         # trained model's device and in its dtype.
         self.frozen: dict[str, MiniMind] = {}
 
-    def examples(self, prepared: PreparedSource, split: str) -> ExampleSource:
-        """Training or validation examples of one source."""
+    def examples(self, source: PreparedSource, split: str) -> ExampleSource:
+        """The training or validation examples of one source."""
         raise NotImplementedError
 
     def enrich(self, model: MiniMind, batches: list[Any], reduce: Reduce) -> list[Any]:
-        """Add to this rank's batches of a step what the loss needs, computed once per step and without gradients.
+        """Add what the loss needs to this rank's batches of a step; called once per step, without gradients.
 
         All ranks call this together, so `reduce` may be used. At least one batch must be returned. The model is in
         training mode, with dropout; an implementation that generates text must switch it back afterwards.
@@ -67,7 +67,7 @@ class Objective(Generic[Config]):
         raise NotImplementedError
 
     def metric(self, model: MiniMind) -> Metric:
-        """A new accumulator of held-out batches; its `compute` returns values by name."""
+        """Create the accumulator of held-out batches; its `compute` returns values by name."""
         return SumsMetric(self.cfg.metrics)
 
     def measure(self, model: MiniMind, batch: Any, metrics: Sequence[Metric]) -> None:
@@ -81,7 +81,7 @@ class Objective(Generic[Config]):
 class SumsMetric(Metric):
     """Means of `loss` and the named metrics over held-out examples; a metric without any examples is left out.
 
-    Sums and counts are kept apart until the last batch of the last rank.
+    Sums and counts are divided only at the end, after being summed over all batches and ranks.
     """
 
     full_state_update = False

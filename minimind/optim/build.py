@@ -1,4 +1,4 @@
-"""Configuration → optimizer."""
+"""Builds the optimizer that a configuration describes."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -14,7 +14,7 @@ from minimind.utils.user_code import load_class
 
 
 def build_optimizer(named_parameters: Iterable[tuple[str, nn.Parameter]], cfg: OptimConfig) -> torch.optim.Optimizer:
-    """The optimizer, each group remembering its peak rate as `peak_lr` for the schedule to scale."""
+    """Build the optimizer; each group stores its peak learning rate as `peak_lr`, which the schedule scales."""
     groups = param_groups(named_parameters, cfg)
     for group in groups:
         group["peak_lr"] = group["lr"]
@@ -23,11 +23,11 @@ def build_optimizer(named_parameters: Iterable[tuple[str, nn.Parameter]], cfg: O
         return torch.optim.AdamW(groups, betas=betas, eps=cfg.eps, fused=True)
     if cfg.kind == OptimKind.muon:
         return Muon(groups, betas=betas, eps=cfg.eps)
-    return _own_optimizer(groups, cfg)
+    return _user_optimizer(groups, cfg)
 
 
-def _own_optimizer(groups: list[dict[str, Any]], cfg: OptimConfig) -> torch.optim.Optimizer:
-    """An optimizer of the user's own, which skips a step as ours do.
+def _user_optimizer(groups: list[dict[str, Any]], cfg: OptimConfig) -> torch.optim.Optimizer:
+    """Build an optimizer of the user's class that skips steps with `found_inf`, as fused AdamW does.
 
     Raises:
         ConfigError: the class does not take the parameter groups and `options`, or is not an optimizer.
@@ -41,13 +41,13 @@ def _own_optimizer(groups: list[dict[str, Any]], cfg: OptimConfig) -> torch.opti
         ]) from error  # fmt: skip
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise ConfigError([f"`optim.kind` must name a torch.optim.Optimizer, but is {cfg.kind}."])
-    take_step = optimizer.step
+    original_step = optimizer.step
 
     def step(closure: Callable[[], Any] | None = None) -> Any:
-        """The fused optimizers read `found_inf` on the device; for others the host has to wait for it."""
-        loss = closure() if closure is not None else None  # scales the gradients, sets rates and `found_inf`
-        if not vars(optimizer).pop("found_inf", False):  # torch's own refuse to see it unless they are fused
-            take_step()
+        """Wait for `found_inf` on the host; only fused optimizers read it on the device."""
+        loss = closure() if closure is not None else None  # scales gradients, sets learning rates and `found_inf`
+        if not vars(optimizer).pop("found_inf", False):  # removed, as torch's own raise on it unless they are fused
+            original_step()
         return loss
 
     optimizer.step = step  # type: ignore[method-assign]

@@ -1,4 +1,4 @@
-"""How parameters are updated, and how the learning rate moves."""
+"""Settings of the optimizer and of the learning-rate schedule."""
 
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
@@ -11,7 +11,7 @@ from minimind.utils.user_code import load_class
 
 class OptimKind(StrEnum):
     adamw = "adamw"
-    muon = "muon"  # for the matrices of the blocks, AdamW for the rest
+    muon = "muon"  # matrices of the blocks; AdamW for all other parameters
 
 
 class Decay(Enum):
@@ -22,15 +22,15 @@ class Decay(Enum):
 
 @dataclass
 class OptimConfig:
-    kind: str = "adamw"  # or muon, or a torch.optim.Optimizer of your own as module.Class
+    kind: str = "adamw"  # or muon, or your own torch.optim.Optimizer as module.Class
     lr: float = 8.6e-4
-    matrix_lr_ratio: float = 1.0  # learning rate of the matrices of the blocks relative to `lr`
-    embedding_lr_ratio: float = 1.0  # of the embedding (and a tied head)
+    matrix_lr_ratio: float = 1.0  # learning rate of the blocks' matrices, relative to `lr`
+    embedding_lr_ratio: float = 1.0  # learning rate of the token embedding (and a tied head), relative to `lr`
     betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
     eps: float = 1e-8
     momentum: float | None = None  # Muon only
-    weight_decay: float = 0.1  # matrices of the blocks only
-    options: dict[str, Any] = added({})  # further arguments of an optimizer of your own
+    weight_decay: float = 0.1  # only for the matrices of the blocks
+    options: dict[str, Any] = added({})  # keyword arguments of your own optimizer
 
     def __post_init__(self) -> None:
         if found := optim_problems(self):
@@ -40,10 +40,10 @@ class OptimConfig:
 @dataclass
 class ScheduleConfig:
     warmup_steps: int = 0
-    horizon_steps: int | None = None  # where the schedule ends; training may stop before. None: where training ends
-    decay: Decay = Decay.cosine  # its shape
-    decay_fraction: float = 1.0  # of the steps after the warm-up, the last ones; before them the rate is at its peak
-    final_ratio: float = 0.1  # of the peak learning rate; 1: constant
+    horizon_steps: int | None = None  # end of the schedule, which training need not reach; None: end of training
+    decay: Decay = Decay.cosine
+    decay_fraction: float = 1.0  # fraction of the steps after the warm-up; before the decay the rate is at its peak
+    final_ratio: float = 0.1  # final learning rate relative to the peak; 1: constant
 
     def __post_init__(self) -> None:
         if found := schedule_problems(self):
@@ -60,11 +60,9 @@ def optim_problems(cfg: OptimConfig) -> list[str]:
     if cfg.weight_decay < 0:
         found.append(f"`optim.weight_decay` must be at least 0, but is {cfg.weight_decay}.")
     if cfg.kind not in set(OptimKind):
-        return found + _own_problems(cfg)
+        return found + _user_optimizer_problems(cfg)
     if cfg.options:
-        found.append(
-            f"`optim.options` must be empty with optim={cfg.kind}, which takes no others, but is {cfg.options}."
-        )
+        found.append(f"`optim.options` must be empty with optim={cfg.kind}, but is {cfg.options}.")
     if cfg.kind == OptimKind.adamw and cfg.momentum is not None:
         found.append(f"`optim.momentum` must be null with optim=adamw, but is {cfg.momentum}; set optim.betas.")
     if cfg.kind == OptimKind.muon and (cfg.momentum is None or not 0 <= cfg.momentum < 1):
@@ -72,8 +70,8 @@ def optim_problems(cfg: OptimConfig) -> list[str]:
     return found
 
 
-def _own_problems(cfg: OptimConfig) -> list[str]:
-    """Rules for an optimizer of the user's own, which gets rates, weight decays and `options`."""
+def _user_optimizer_problems(cfg: OptimConfig) -> list[str]:
+    """Rules for a user's optimizer, which is passed learning rates, weight decays and `options`."""
     if "." not in cfg.kind:
         return [
             f"`optim.kind` must be one of {', '.join(OptimKind)}, or a class of your own as module.Class, "
@@ -81,7 +79,7 @@ def _own_problems(cfg: OptimConfig) -> list[str]:
         ]
     defaults = OptimConfig()
     found = [
-        f"`optim.{name}` is a setting of adamw and muon; with optim.kind={cfg.kind} choose optim=own, and set "
+        f"`optim.{name}` is a setting of adamw and muon; with optim.kind={cfg.kind} select optim=own, and set "
         f"optim.options.{name} if the class takes it."
         for name in ("betas", "eps", "momentum")
         if getattr(cfg, name) != getattr(defaults, name)

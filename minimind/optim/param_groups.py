@@ -1,4 +1,4 @@
-"""Which parameters share a learning rate, a weight decay and a way to be updated."""
+"""Parameter groups: which parameters share a learning rate, weight decay and update rule."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -9,13 +9,16 @@ from minimind.optim.config import OptimConfig, OptimKind
 
 
 def param_groups(named_parameters: Iterable[tuple[str, nn.Parameter]], cfg: OptimConfig) -> list[dict[str, Any]]:
-    """Matrices decay; embeddings have a rate of their own; an untied head, norms and biases do not decay."""
-    of_matrices: dict[str, Any] = {"lr": cfg.lr * cfg.matrix_lr_ratio, "weight_decay": cfg.weight_decay}
+    """Group parameters: matrices of the blocks (the only ones to decay), token embeddings, and others.
+
+    The group `gates_above_ups` has the experts' `gate_up_proj`: two matrices, one above the other, per expert.
+    """
+    matrices: dict[str, Any] = {"lr": cfg.lr * cfg.matrix_lr_ratio, "weight_decay": cfg.weight_decay}
     if cfg.kind == OptimKind.muon:
-        of_matrices["momentum"] = cfg.momentum
+        matrices["momentum"] = cfg.momentum
     settings: dict[str, dict[str, Any]] = {
-        "matrices": of_matrices,
-        "gates_above_ups": {**of_matrices, "row_blocks": 2},
+        "matrices": matrices,
+        "gates_above_ups": {**matrices, "row_blocks": 2},
         "embeddings": {"lr": cfg.lr * cfg.embedding_lr_ratio, "weight_decay": 0.0},
         "others": {"lr": cfg.lr, "weight_decay": 0.0},
     }
@@ -30,9 +33,10 @@ def _group_of(name: str, parameters: dict[str, nn.Parameter]) -> str:
     parameter = parameters[name]
     if "embed_tokens" in name:
         return "embeddings"
-    if parameter.ndim < 2 or "lm_head" in name or "embed_positions" in name:  # positions occur in every window
+    # Positions are not with the token embeddings: every position gets a gradient in each step, most tokens do not.
+    if parameter.ndim < 2 or "lm_head" in name or "embed_positions" in name:
         return "others"
-    if name.endswith("gate_up_proj"):  # of a stack of experts; ungated ones have as many rows as `down_proj` columns
+    if name.endswith("gate_up_proj"):  # of stacked experts; without a gate, as many rows as `down_proj` has columns
         down = parameters[name.replace("gate_up_proj", "down_proj")]
         return "gates_above_ups" if parameter.shape[-2] == 2 * down.shape[-1] else "matrices"
     return "matrices"

@@ -21,7 +21,7 @@ SPECIAL_TOKENS = (END_OF_TEXT, "<|im_start|>", "<|im_end|>")
 
 
 class BPE:
-    """Hugging Face tokenizer with lossless encoding, document batches and the byte length of each token."""
+    """A Hugging Face tokenizer with lossless encoding, batches of documents and the byte length of each token."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         end_of_text = tokenizer.token_to_id(END_OF_TEXT)
@@ -102,22 +102,22 @@ class BPE:
     def token_bytes(self) -> NDArray[np.int64]:
         """Number of UTF-8 bytes of each token, (V,); 0 for special tokens."""
         lengths = np.zeros(self.vocab_size, dtype=np.int64)
-        for index in self.tokenizer.get_vocab().values():
-            lengths[index] = 0 if self.is_special(index) else len(self.bytes_of(index))
+        for token_id in self.tokenizer.get_vocab().values():
+            lengths[token_id] = 0 if self.is_special(token_id) else len(self.bytes_of(token_id))
         return lengths
 
-    def is_added(self, index: int) -> bool:
-        """Whether a token is an added one, not learned: special, or one that is matched in text, such as <think>."""
-        return index in self._added
+    def is_added(self, token_id: int) -> bool:
+        """Whether a token was added rather than learned: a special token, or one matched in text, such as <think>."""
+        return token_id in self._added
 
-    def is_special(self, index: int) -> bool:
-        return index in self._added and self._added[index].special
+    def is_special(self, token_id: int) -> bool:
+        return token_id in self._added and self._added[token_id].special
 
-    def bytes_of(self, index: int) -> bytes:
+    def bytes_of(self, token_id: int) -> bytes:
         """Bytes that a token encodes; for an added token, those of its name."""
-        if index in self._added:
-            return self._added[index].content.encode()
-        return bytes(BYTE_OF_SYMBOL[symbol] for symbol in self.tokenizer.id_to_token(index) or "")
+        if token_id in self._added:
+            return self._added[token_id].content.encode()
+        return bytes(BYTE_OF_SYMBOL[symbol] for symbol in self.tokenizer.id_to_token(token_id) or "")
 
     def encode(self, text: str) -> list[int]:
         """Encode text; special tokens in it are treated as ordinary text."""
@@ -127,7 +127,7 @@ class BPE:
         return [encoding.ids for encoding in self._encodings(texts)]
 
     def encode_documents(self, texts: Sequence[str], dtype: np.dtype) -> tuple[NDArray, NDArray[np.int64]]:
-        """Concatenated tokens of all documents, each followed by <|endoftext|>, and the length of each document."""
+        """Tokens of all documents, each followed by <|endoftext|>, concatenated; and the length of each document."""
         lengths = np.empty(len(texts), dtype=np.int64)
         tokens = array(dtype.char)
         for document, encoding in enumerate(self._encodings(texts)):
@@ -165,10 +165,10 @@ class BPE:
         return self.tokenizer.decode(list(ids), skip_special_tokens=True)
 
     def stream_decode(self, ids: Iterable[int]) -> Iterator[str]:
-        """Yield text as it is decoded; a character of several tokens is withheld until it is complete."""
+        """Yield text as it is decoded; a character split over several tokens is withheld until it is complete."""
         pending: list[int] = []
-        for index in ids:
-            pending.append(index)
+        for token_id in ids:
+            pending.append(token_id)
             text = self.decode(pending)
             if not text.endswith("�"):
                 yield text

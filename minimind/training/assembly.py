@@ -1,4 +1,4 @@
-"""Builds the objective and the module to train; the only place that does."""
+"""Builds the objective and the training module, for all entry points."""
 
 import importlib
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""How long, how large, how precisely, and on what."""
+"""Trainer settings: duration, batch size, precision, devices, and how often to log, validate and save."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ PRECISIONS = ("auto", "32-true", "bf16-mixed", "bf16-true", "16-mixed")
 
 @dataclass
 class RecipeConfig:
-    """How a model of some size is trained by default; the other groups refer to it.
+    """Default training settings for a model size; the other groups refer to them.
 
     The defaults here are minimind_26m's, as are those of `ModelConfig`.
     """
@@ -30,23 +30,23 @@ class RecipeConfig:
 @dataclass
 class TrainerConfig:
     max_steps: int | None = 3900  # optimizer steps; None: as many as `epochs` take
-    epochs: float | None = None  # times each row of the training data is seen; None: as many as `max_steps` make
-    batch_tokens: int = 131072  # of one optimizer step, over all devices and micro-batches
-    micro_batch: int | None = None  # rows of one forward pass on one device; None: as many as fit a fixed budget
-    precision: str = "auto"  # bf16-mixed where the device computes it, else 32-true
-    gradient_clip: float = 1.0  # largest norm of the whole gradient; 0: no clipping
+    epochs: float | None = None  # passes over the training data; None: as many as `max_steps` make
+    batch_tokens: int = 131072  # per optimizer step, over all devices and micro-batches
+    micro_batch: int | None = None  # examples per forward pass on one device; None: as many as fit a fixed budget
+    precision: str = "auto"  # auto: bf16-mixed where the device supports it, else 32-true
+    gradient_clip: float = 1.0  # maximum global gradient norm; 0: no clipping
     compile: bool = False
     deterministic: bool = False
     accelerator: str = "auto"
     devices: int = 1
-    num_threads: int | None = None  # of a CPU; None: torch's own choice
+    num_threads: int | None = None  # CPU threads; None: torch's default
     log_every_steps: int = 10
     validate_every_steps: int = 500
     checkpoint_every_steps: int = 500
-    checkpoint_every_minutes: float | None = None  # besides
-    keep_checkpoints: int = 2  # newest; the best by the primary metric is kept besides
-    keep_every_steps: int | None = None  # checkpoints of these steps are kept for good
-    max_nonfinite_steps: int = 20  # in a row whose loss or gradient is not finite, before the run stops
+    checkpoint_every_minutes: float | None = None  # in addition to `checkpoint_every_steps`
+    keep_checkpoints: int = 2  # newest ones; the best by the primary metric is always kept
+    keep_every_steps: int | None = None  # checkpoints at multiples of this are never deleted
+    max_nonfinite_steps: int = 20  # consecutive steps with a non-finite loss or gradient before the run stops
 
     def __post_init__(self) -> None:
         if found := problems(self):
@@ -57,8 +57,8 @@ def problems(cfg: TrainerConfig) -> list[str]:
     found = []
     if (cfg.max_steps is None) == (cfg.epochs is None):
         found.append(
-            "`trainer.max_steps` or `trainer.epochs` must say how long to train, and the other be null, "
-            f"but they are {cfg.max_steps} and {cfg.epochs}; type trainer.epochs=null or trainer.max_steps=null."
+            "`trainer.max_steps` or `trainer.epochs` must be set, and the other must be null, "
+            f"but they are {cfg.max_steps} and {cfg.epochs}; add trainer.epochs=null or trainer.max_steps=null."
         )
     if cfg.epochs is not None and cfg.epochs <= 0:
         found.append(f"`trainer.epochs` must be above 0, but is {cfg.epochs}.")
@@ -71,7 +71,7 @@ def problems(cfg: TrainerConfig) -> list[str]:
     for name in ("micro_batch", "num_threads"):
         value = getattr(cfg, name)
         if value is not None and value < 1:
-            found.append(f"`trainer.{name}` must be at least 1 (or null for a choice of ours), but is {value}.")
+            found.append(f"`trainer.{name}` must be at least 1 (or null for an automatic choice), but is {value}.")
     if cfg.checkpoint_every_minutes is not None and cfg.checkpoint_every_minutes <= 0:
         found.append(
             f"`trainer.checkpoint_every_minutes` must be above 0 (or null), but is {cfg.checkpoint_every_minutes}."
@@ -95,5 +95,5 @@ def problems(cfg: TrainerConfig) -> list[str]:
 
 
 def is_due(step: int, every: int, last: int | None) -> bool:
-    """Whether something done every so many steps, and at the last one, is done after `step` steps."""
+    """Whether something done every `every` steps and at the last one is due after `step` steps."""
     return step % every == 0 or step == last

@@ -40,13 +40,13 @@ class Sums:
                 self.values[name] = self.values[name] + values[name].detach()
 
     def take(self) -> dict[str, Tensor]:
-        """Return the sums and start again from nothing."""
-        taken, self.values = self.values, {}
-        return taken
+        """Return the sums and reset them."""
+        values, self.values = self.values, {}
+        return values
 
 
 class TrainingModule(pl.LightningModule):
-    """Trains `model` on an objective; each training batch is one optimizer step's list of micro-batches.
+    """Trains `model` on an objective; a batch, for Lightning, is the list of micro-batches of one optimizer step.
 
     Losses are sums over micro-batches and ranks until the gradient is divided by the weight of the whole step, so the
     result does not depend on how a step is split.
@@ -65,9 +65,9 @@ class TrainingModule(pl.LightningModule):
         self.schedule = schedule
         self.gradient_clip = gradient_clip
         self.metric_shapes = {**dict.fromkeys(objective.cfg.metrics, ()), **routing_metrics(model.config)}
-        self.step_sums = Sums()  # of this rank, in this optimizer step
-        self.window_sums = Sums()  # of all ranks, since the last log point
-        self.last_good_step = torch.zeros((), dtype=torch.long)  # the last with a finite loss and gradient
+        self.step_sums = Sums()  # current optimizer step, this rank only
+        self.window_sums = Sums()  # since the last log point, over all ranks
+        self.last_good_step = torch.zeros((), dtype=torch.long)  # the last one with a finite loss and gradient
         self.validation_metrics: dict[str, float] = {}
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -126,9 +126,9 @@ class TrainingModule(pl.LightningModule):
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Set the learning rate, turn the gradient of the summed loss into that of the mean, and clip its norm.
 
-        A step is skipped if its loss or gradient is not finite, or its weight is 0: the optimizer reads `found_inf`, if
-        it is fused on the device, and leaves weights, moments and step counts unchanged. The norm is global, so all
-        ranks agree.
+        A step is skipped if its loss or gradient is not finite, or its weight is 0: the optimizer reads `found_inf` (a
+        fused one on the device) and leaves weights, moments and step counts unchanged. The norm is global, so all ranks
+        agree.
         """
         factor = learning_rate_factor(self.schedule, self.trainer.global_step)
         for group in optimizer.param_groups:

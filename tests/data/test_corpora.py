@@ -101,7 +101,7 @@ def test_separators_are_found_across_read_boundaries(
 def test_a_file_without_line_breaks_is_split_between_words_or_characters(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, letters: str
 ) -> None:
-    monkeypatch.setattr(text_corpora, "LONGEST_LINE", 2000)
+    monkeypatch.setattr(text_corpora, "MAX_LINE_BYTES", 2000)
     path = tmp_path / "a.txt"
     path.write_text(letters * 3000, encoding="utf-8")
     documents = all_documents(build_corpus(TextConfig(files=[str(path)], block_kb=1)))

@@ -89,7 +89,7 @@ def test_progress_adds_up_to_the_size_of_the_files(folder: Path) -> None:
     ]:
         corpus = build_corpus(CORPUS_CONFIGS[kind](files=[str(folder / name)]))  # type: ignore[call-arg]
         assert corpus.size is not None
-        assert sum(block.read for block in corpus.blocks()) == pytest.approx(corpus.size, abs=3)
+        assert sum(block.bytes_read for block in corpus.blocks()) == pytest.approx(corpus.size, abs=3)
 
 
 @pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl.zst", "a.parquet"])
@@ -250,7 +250,7 @@ def test_a_prompt_precedes_the_text_and_is_not_a_target(
 
 def test_progress_with_two_columns_adds_up_to_the_size_of_the_file(pairs: dict[str, DataConfig]) -> None:
     corpus = build_corpus(pairs["parquet"])
-    assert sum(block.read for block in corpus.blocks()) == pytest.approx(corpus.size, abs=6)
+    assert sum(block.bytes_read for block in corpus.blocks()) == pytest.approx(corpus.size, abs=6)
 
 
 @pytest.mark.parametrize(

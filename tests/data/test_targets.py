@@ -158,7 +158,7 @@ def test_a_shard_of_targets_only_has_the_same_bytes_as_before(bpe: BPE, tmp_path
 def test_only_shards_with_context_tokens_store_target_bits(tmp_path: Path) -> None:
     writer = ShardWriter(tmp_path, token_dtype(300))
     writer.add([5, 6, 0], 2)
-    writer.cut()
+    writer.flush()
     writer.add([5, 6, 7, 0], 1, [4], np.array([False, True, False, True]))
     writer.close("hash")
     plain, masked = ((tmp_path / f"shard_0000{n}.bin").read_bytes() for n in range(2))
@@ -247,7 +247,7 @@ def test_old_shards_can_be_read_and_rewritten_with_the_same_bytes(shards: Path, 
             bounds = [stream.bounds(number) for number in range(first, last)]
             tokens = stream.read(bounds[0][0], bounds[-1][1])
             writer.add(tokens, info.text_bytes, [stop - start for start, stop in bounds])
-            writer.cut()
+            writer.flush()
         about = {key: manifest[key] for key in ("split", "options", "versions")}
         writer.close(manifest["tokenizer"], **about)
         written = {path.name: path.read_bytes() for path in (tmp_path / "new" / split).iterdir()}

@@ -183,8 +183,8 @@ def test_invalid_settings_are_reported_before_the_run_starts(
     ("entry", "words"),
     [
         ("made_objectives.nowhere:Config", "No module named"),
-        ("made_objectives.pairwise:Pairs", "it is no subclass of ObjectiveConfig"),
-        ("made_objectives.config:LossConfig", "its metrics must have names of their own, but 'weight' is not"),
+        ("made_objectives.pairwise:Pairs", "it is not a subclass of ObjectiveConfig"),
+        ("made_objectives.config:LossConfig", "its metrics must not have reserved names, but 'weight' is one"),
         ("made_objectives.config:OtherEndConfig", "its primary metric val/loss must be best at"),
     ],
 )

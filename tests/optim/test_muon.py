@@ -15,7 +15,7 @@ from minimind.model.transformer import MiniMind
 from minimind.optim import muon as muon_module
 from minimind.optim.build import build_optimizer
 from minimind.optim.config import OptimConfig, OptimKind
-from minimind.optim.muon import Muon, orthogonal
+from minimind.optim.muon import Muon, orthogonalize
 from minimind.training.checkpoint import key_optimizer_by_index, key_optimizer_by_name
 
 SIZES = {"vocab_size": 61, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
@@ -74,7 +74,7 @@ def test_singular_values_become_one_and_singular_vectors_are_kept(shape: tuple[i
     torch.manual_seed(0)
     u, s, vt = torch.linalg.svd(torch.randn(shape), full_matrices=False)
     spread = torch.linspace(1, 0.05, s.shape[-1])
-    core = u.mT @ orthogonal((u * spread @ vt).to(dtype)).float() @ vt.mT
+    core = u.mT @ orthogonalize((u * spread @ vt).to(dtype)).float() @ vt.mT
     values = core.diagonal(dim1=-2, dim2=-1)
     assert values.min() > 0.6
     assert values.max() < 1.3
@@ -82,7 +82,7 @@ def test_singular_values_become_one_and_singular_vectors_are_kept(shape: tuple[i
 
 
 def test_zero_matrix_stays_zero() -> None:
-    assert torch.equal(orthogonal(torch.zeros(2, 8, 4)).float(), torch.zeros(2, 8, 4))
+    assert torch.equal(orthogonalize(torch.zeros(2, 8, 4)).float(), torch.zeros(2, 8, 4))
 
 
 @pytest.mark.parametrize("gated", [True, False])
@@ -118,7 +118,7 @@ def test_experts_are_updated_like_dense_mlps(gated: bool) -> None:
 def test_stack_size_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     stacked, separate = small_model(MOE), small_model(MOE)
     take_steps(stacked.parameters(), [build_optimizer(stacked.named_parameters(), SETTINGS)], 3)
-    monkeypatch.setattr(muon_module, "STACKED_NUMBERS", 1)
+    monkeypatch.setattr(muon_module, "MAX_STACK_ELEMENTS", 1)
     take_steps(separate.parameters(), [build_optimizer(separate.named_parameters(), SETTINGS)], 3)
     for name, change in moved(separate, small_model(MOE)).items():
         assert distance(change, moved(stacked, small_model(MOE))[name]) < 0.01, name

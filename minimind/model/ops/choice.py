@@ -1,4 +1,4 @@
-"""Choosing the kernel that computes a formula of the model."""
+"""The decorator that chooses which kernel computes a formula of the model."""
 
 import functools
 from collections.abc import Callable
@@ -15,7 +15,7 @@ Kernel = Callable[Arguments, Result]
 def with_kernels(
     choose: Callable[Arguments, Kernel[Arguments, Result] | None],
 ) -> Callable[[Kernel[Arguments, Result]], Kernel[Arguments, Result]]:
-    """Decorator: compute each call by the kernel that `choose` returns for its arguments, or by the formula if None.
+    """Decorator: compute each call with the kernel that `choose` returns for its arguments; None: with the formula.
 
     The kernel takes the same arguments. The choice depends on shape, dtype, device, processor and whether a compiler
     is tracing, never on whether gradients are recorded: training and evaluation must compute the same
