@@ -1,7 +1,8 @@
-"""What `auto` and null mean on this machine; torch is imported only to find out.
+"""Resolves device settings that are `auto` or null on this machine; torch is imported only for that.
 
-The parent of a sweep lets a process of its own find out (this module, run) and hands the answers down to its jobs, so
-that they cannot differ by it. A job that another launcher starts, perhaps on another machine, finds out for itself.
+A sweep resolves them once, in a separate process that runs this module, and passes the result to its jobs in an
+environment variable, so that the jobs cannot differ. A job started by another launcher, perhaps on another machine,
+resolves its own.
 """
 
 import json
@@ -13,11 +14,11 @@ from typing import Any, NamedTuple
 from minimind.training.config import TrainerConfig
 from minimind.utils.errors import ConfigError
 
-HANDED_DOWN = "MINIMIND_AUTO"  # in a job's environment: the answers, as JSON
+INHERITED = "MINIMIND_AUTO"  # environment variable of a job: request and resolved settings, as JSON
 
 
-class Asked(NamedTuple):
-    """All that the answers depend on, besides the machine and the cores a process may use."""
+class DeviceRequest(NamedTuple):
+    """The settings that resolution depends on, in addition to the machine and the cores available to the process."""
 
     accelerator: str
     precision: str
@@ -25,58 +26,61 @@ class Asked(NamedTuple):
     devices: int
 
 
-def asked_by(cfg: TrainerConfig) -> Asked:
-    return Asked(cfg.accelerator, cfg.precision, cfg.num_threads, cfg.devices)
+def device_request(cfg: TrainerConfig) -> DeviceRequest:
+    return DeviceRequest(cfg.accelerator, cfg.precision, cfg.num_threads, cfg.devices)
 
 
-def of_this_machine(asked: Asked) -> dict[str, Any]:
-    """Accelerator, precision and threads of each process.
+def resolve_device(request: DeviceRequest) -> dict[str, Any]:
+    """Accelerator, precision, and number of CPU threads per process.
 
     Raises:
-        ConfigError: the device cannot do what is asked.
+        ConfigError: the device does not exist or does not support the precision.
     """
     import torch
 
     from minimind.utils.hardware import pick_device, pick_precision
 
-    device = pick_device(asked.accelerator)
+    device = pick_device(request.accelerator)
     missing = {"cuda": not torch.cuda.is_available(), "mps": not torch.backends.mps.is_available()}
     if missing.get(device.type):
         raise ConfigError([
-            f"`trainer.accelerator` must name a device that is here, but {device.type} is not; use cpu or auto."
+            f"`trainer.accelerator` must be available on this machine, but {device.type} is not; use cpu or auto."
         ])  # fmt: skip
-    if device.type == "cpu" and asked.precision == "16-mixed":
+    if device.type == "cpu" and request.precision == "16-mixed":
         raise ConfigError(["`trainer.precision` must not be 16-mixed on a CPU (torch computes bf16); use bf16-mixed."])
     return {
         "accelerator": device.type,
-        "precision": pick_precision(asked.precision, device),
-        "num_threads": asked.num_threads or max(1, torch.get_num_threads() // asked.devices),
+        "precision": pick_precision(request.precision, device),
+        "num_threads": request.num_threads or max(1, torch.get_num_threads() // request.devices),
     }
 
 
-def hand_down(asked: Asked, answers: Mapping[str, Any]) -> dict[str, str]:
-    """For the environment of a job."""
-    return {HANDED_DOWN: json.dumps([asked, answers])}
+def inheritance(request: DeviceRequest, settings: Mapping[str, Any]) -> dict[str, str]:
+    """Environment variables that pass resolved settings to a job."""
+    return {INHERITED: json.dumps([request, settings])}
 
 
-def handed_down(asked: Asked) -> dict[str, Any]:
-    """The answers that the parent of a sweep found for this job; none: it is to find out for itself."""
+def inherited_settings(request: DeviceRequest) -> dict[str, Any]:
+    """Settings that the sweep resolved for this job; empty if there are none for this request."""
     try:
-        of, answers = json.loads(os.environ.get(HANDED_DOWN, "[null, {}]"))
+        inherited_request, settings = json.loads(os.environ.get(INHERITED, "[null, {}]"))
     except (ValueError, TypeError):
         return {}
-    return answers if of == list(asked) else {}  # else left in the environment by another job
+    return settings if inherited_request == list(request) else {}  # may be left in the environment by another job
 
 
 def main() -> None:
-    """A list of what is asked → a list of answers; a job that asks for what cannot be will say so itself."""
-    answers = []
-    for asked in json.load(sys.stdin):
+    """Read a list of requests from stdin and write a list of settings to stdout, empty for impossible requests.
+
+    A job with an impossible request reports the error itself.
+    """
+    resolved = []
+    for request in json.load(sys.stdin):
         try:
-            answers.append(of_this_machine(Asked(*asked)))
+            resolved.append(resolve_device(DeviceRequest(*request)))
         except ConfigError:
-            answers.append({})
-    json.dump(answers, sys.stdout)
+            resolved.append({})
+    json.dump(resolved, sys.stdout)
 
 
 if __name__ == "__main__":

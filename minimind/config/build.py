@@ -1,4 +1,4 @@
-"""Configuration → objects."""
+"""Builds the data module, callbacks and trainer of a run, after resolving settings that depend on machine or data."""
 
 import math
 from contextlib import nullcontext
@@ -8,7 +8,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
-from minimind.config.auto import asked_by, handed_down, of_this_machine
+from minimind.config.auto import device_request, inherited_settings, resolve_device
 from minimind.config.schema import TrainConfig
 from minimind.data.datamodule import DataModule
 from minimind.data.mixture import Source
@@ -29,58 +29,59 @@ from minimind.utils.errors import UserError
 from minimind.utils.hardware import peak_flops
 from minimind.utils.ranks import global_rank
 
-TOKENS_A_FORWARD_PASS = 16_384  # of one micro-batch, unless it is set
+TOKENS_PER_FORWARD_PASS = 16_384  # per micro-batch, unless `trainer.micro_batch` is set
 
 
 def resolve_auto(cfg: TrainConfig) -> dict[str, Any]:
-    """What `auto` and null mean here; found at a run's first start, stored, and used on resume.
+    """Values of the settings that are `auto` or null; resolved when a run first starts, stored, and used on resume.
 
     Raises:
-        ConfigError: the device cannot do what is asked.
+        ConfigError: the device does not exist or does not support the precision.
     """
-    asked = asked_by(cfg.trainer)
-    rows = batch_examples(cfg) // cfg.num_processes
-    fitting = max(1, TOKENS_A_FORWARD_PASS // cfg.data.sequence_length)
-    micro_batch = max(divisor for divisor in range(1, min(rows, fitting) + 1) if rows % divisor == 0)
+    request = device_request(cfg.trainer)
+    per_rank = batch_examples(cfg) // cfg.num_processes
+    fitting = max(1, TOKENS_PER_FORWARD_PASS // cfg.data.sequence_length)
+    micro_batch = max(divisor for divisor in range(1, min(per_rank, fitting) + 1) if per_rank % divisor == 0)
     return {
-        **(handed_down(asked) or of_this_machine(asked)),
+        **(inherited_settings(request) or resolve_device(request)),
         "micro_batch": cfg.trainer.micro_batch or micro_batch,
         "world_size": cfg.num_processes,
     }
 
 
 def stored_or_resolved(cfg: TrainConfig, stored: dict[str, Any]) -> dict[str, Any]:
-    """What `auto` meant at the run's first start; what is said now holds, and shares are found anew for another number
-    of processes.
+    """Resolved settings from the run's first start, except those that are now set explicitly.
+
+    With a different number of processes, the settings that depend on it are resolved again.
     """
     now = resolve_auto(cfg)
-    said = [name for name in now if getattr(cfg.trainer, name, None) not in (None, "auto")]
-    shares = () if stored.get("world_size") == now["world_size"] else ("micro_batch", "num_threads", "world_size")
-    return {**now, **{name: value for name, value in stored.items() if name not in (*said, *shares)}}
+    explicit = [name for name in now if getattr(cfg.trainer, name, None) not in (None, "auto")]
+    per_process = () if stored.get("world_size") == now["world_size"] else ("micro_batch", "num_threads", "world_size")
+    return {**now, **{name: value for name, value in stored.items() if name not in (*explicit, *per_process)}}
 
 
 def steps_of(epochs: float, cfg: TrainConfig, data: PreparedData) -> int:
-    """Optimizer steps in which each example of the one source has been seen so often."""
+    """Optimizer steps in `epochs` passes over the only data source."""
     (source,) = data.sources
     objective = build_objective(cfg.objective, data=cfg.data, tokenizer=data.tokenizer)
     return math.ceil(epochs * objective.examples(source, TRAIN).num_examples / batch_examples(cfg))
 
 
 def batch_examples(cfg: TrainConfig) -> int:
-    """Of one optimizer step, over all ranks."""
+    """Examples per optimizer step, over all ranks."""
     return cfg.trainer.batch_tokens // cfg.data.sequence_length
 
 
 def layout_of(cfg: TrainConfig, auto: dict[str, Any]) -> Layout:
-    """How this process and the others share the work."""
+    """How the ranks share each step, with the rank of this process."""
     return Layout(global_rank(), cfg.num_processes, batch_examples(cfg), auto["micro_batch"])
 
 
 def with_steps(cfg: TrainConfig, max_steps: int) -> TrainConfig:
-    """The same where the steps are known: a schedule without a horizon of its own ends with them.
+    """Set the number of steps; a schedule without its own horizon ends at the last one.
 
     Raises:
-        ConfigError: the warm-up is longer.
+        ConfigError: the warm-up is longer than the schedule.
     """
     horizon = max_steps if cfg.schedule.horizon_steps is None else cfg.schedule.horizon_steps
     return replace(
@@ -96,7 +97,7 @@ def build_data(cfg: TrainConfig, objective: Objective[Any], data: PreparedData, 
     held_out = {source.name: objective.examples(source, VALIDATION) for source in data.sources}
     for split, examples in [("training", s.examples) for s in sources] + [("held-out", e) for e in held_out.values()]:
         if not examples.num_examples:
-            raise UserError(f"The {split} data must give an example or more, but give none; name more text.")
+            raise UserError(f"The {split} data must contain at least one example, but has none; add more text.")
     return DataModule(
         sources,
         held_out,
@@ -113,7 +114,7 @@ def build_data(cfg: TrainConfig, objective: Objective[Any], data: PreparedData, 
 def build_callbacks(
     cfg: TrainConfig, parts: RunParts, auto: dict[str, Any], chosen: list[pl.Callback], stop: StopRequest
 ) -> tuple[Metrics, list[pl.Callback]]:
-    """Ours that every run needs, in the order they depend on each other, with those of the `callbacks` group."""
+    """The callbacks that every run needs and those of the `callbacks` group, in the order that they depend on."""
     peak = peak_flops(torch.device(auto["accelerator"]), auto["precision"], linear)
     metrics = Metrics(
         parts,
@@ -125,7 +126,7 @@ def build_callbacks(
     checkpointing = Checkpointing(parts, cfg.trainer, metrics)
     watch = [Watch(cfg.logger["watch"])] if cfg.logger.get("watch") else []
     for callback in [*watch, *chosen]:
-        if isinstance(callback, RunCallback):  # Lightning's own do without
+        if isinstance(callback, RunCallback):  # not Lightning's own
             callback.attach(parts)
     minutes = cfg.run.max_minutes
     deadline = None if minutes is None else stop.since + 60 * minutes
@@ -135,7 +136,7 @@ def build_callbacks(
 def build_trainer(
     cfg: TrainConfig, auto: dict[str, Any], callbacks: list[pl.Callback], loggers: list[Any]
 ) -> pl.Trainer:
-    """A step is one batch to Lightning, whatever it is cut into."""
+    """Build the trainer; for Lightning, an optimizer step is a single batch, however many micro-batches it has."""
     assert cfg.trainer.max_steps is not None, "resolved by with_steps"
     trainer = pl.Trainer(
         accelerator=auto["accelerator"],
@@ -152,13 +153,13 @@ def build_trainer(
         callbacks=callbacks,
         logger=loggers,
         plugins=[SafeCheckpointIO()],
-        enable_checkpointing=False,  # ours are callbacks
+        enable_checkpointing=False,  # `Checkpointing` saves instead
         enable_progress_bar=False,
         enable_model_summary=False,
         log_every_n_steps=0,  # nothing goes through Lightning's own logging
-        use_distributed_sampler=False,  # Lightning would shuffle; our order is global
+        use_distributed_sampler=False,  # examples are already assigned to ranks
     )
     disable_lightning_signals(trainer)
-    # the module says what runs in lower precision: within a step the backward passes must not
-    setattr(trainer.precision_plugin, "train_step_context", nullcontext)  # noqa: B010 mypy takes it for a method
+    # The module applies autocast to forward passes only; Lightning would apply it to the whole step.
+    setattr(trainer.precision_plugin, "train_step_context", nullcontext)  # noqa: B010 for mypy, it is a method
     return trainer

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from minimind.config.auto import asked_by
+from minimind.config.auto import device_request
 from minimind.report.sweep_file import SWEEP_FILE, load_sweep, save_outcomes
 from minimind.runs.states import Exit, JobState
 from minimind.sweep.compose import Compose, Composed
@@ -62,7 +62,7 @@ def resolve_auto(trainers: Sequence[TrainerConfig], cores: Collection[int]) -> l
     Args:
         cores: those of the job that has the fewest, so that all jobs use the same number of threads.
     """
-    requests = [asked_by(trainer) for trainer in trainers]
+    requests = [device_request(trainer) for trainer in trainers]
     if len(requests) < 2:
         return [{} for _ in requests]
     distinct = list(dict.fromkeys(requests))
@@ -71,8 +71,8 @@ def resolve_auto(trainers: Sequence[TrainerConfig], cores: Collection[int]) -> l
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     output, _ = child.communicate(json.dumps(distinct).encode())
-    answers = dict(zip(distinct, json.loads(output), strict=True)) if child.returncode == 0 else {}
-    return [answers.get(request, {}) for request in requests]
+    resolved = dict(zip(distinct, json.loads(output), strict=True)) if child.returncode == 0 else {}
+    return [resolved.get(request, {}) for request in requests]
 
 
 def log_names(labels: Sequence[Sequence[str]]) -> list[str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from minimind.config.auto import asked_by, hand_down
+from minimind.config.auto import device_request, inheritance
 from minimind.config.plan import Plan
 from minimind.runs.lock import is_held
 from minimind.runs.states import Exit, JobState
@@ -95,7 +95,8 @@ class Queue:
         settings = folder / f"{self.jobs.index(job)}.yaml"
         settings.write_text(job.frozen, encoding="utf-8")
         gpus = {"CUDA_VISIBLE_DEVICES": ",".join(slot.gpus)} if slot.gpus else {}
-        auto = hand_down(asked_by(job.plan.cfg.trainer), job.auto)  # even if empty: replaces what we may have inherited
+        # Passed even if empty, as it replaces what this process may have inherited.
+        auto = inheritance(device_request(job.plan.cfg.trainer), job.auto)
         job.slot, job.process = slot, self.processes.start(
             [*self.command, str(settings)], stdin=subprocess.DEVNULL, log=job.log, cores=slot.cores,
             env=environment(**gpus, **auto),

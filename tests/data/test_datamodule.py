@@ -156,7 +156,7 @@ def test_data_without_a_single_example_is_rejected(data: PreparedData, tmp_path:
     short = PreparedData([PreparedSource("code", 1.0, tmp_path / "code" / "short")], data.tokenizer_path)
     cfg = config()
     objective = build_objective(cfg.objective, data=cfg.data, tokenizer=data.tokenizer)
-    with pytest.raises(UserError, match="held-out data must give an example or more"):
+    with pytest.raises(UserError, match="held-out data must contain at least one example"):
         build_data(cfg, objective, short, layout_of(cfg, AUTO))
 
 

@@ -162,7 +162,7 @@ def test_damaged_lock_file_does_not_lock(tmp_path: Path) -> None:
 
 REFUSED = {  # argument → error message
     "run.resume=must": "must be auto or never with run.fresh=true",
-    "trainer.accelerator=mps": "must name a device that is here, but mps is not",
+    "trainer.accelerator=mps": "must be available on this machine, but mps is not",
     "+callbacks.mine._target_=no.such.Class": "callbacks.mine",
     "init_from=nowhere": "init_from must exist",
     "tokenizer.path=nowhere": "tokenizer.path",

@@ -66,5 +66,5 @@ def test_linear_decay_falls_by_the_same_amount_at_each_step() -> None:
 
 
 def test_horizon_is_required() -> None:
-    with pytest.raises(ValueError, match="needs its horizon"):
+    with pytest.raises(ValueError, match="horizon_steps"):
         learning_rate_factor(ScheduleConfig(), 0)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from minimind.config.auto import HANDED_DOWN, asked_by, hand_down, of_this_machine
+from minimind.config.auto import INHERITED, device_request, inheritance, resolve_device
 from minimind.config.build import stored_or_resolved
 from minimind.runs.identity import run_hash
 from minimind.sweep.launch import resolve_auto
@@ -21,7 +21,7 @@ Prepare = Callable[..., SweepPlan]
 def test_one_process_resolves_it_for_all_jobs() -> None:
     cpu, odd = TrainerConfig(accelerator="cpu"), TrainerConfig(precision="16-mixed")
     cores = {min(os.sched_getaffinity(0))} if hasattr(os, "sched_getaffinity") else set()
-    here = of_this_machine(asked_by(cpu))
+    here = resolve_device(device_request(cpu))
     answers = resolve_auto([cpu, TrainerConfig(accelerator="cpu", num_threads=7), cpu, odd], cores)
     assert answers[0] == answers[2] == {**here, "num_threads": 1 if cores else here["num_threads"]}
     assert answers[1] == {**here, "num_threads": 7}
@@ -44,11 +44,11 @@ def test_a_job_takes_what_it_is_handed_and_a_resumed_run_keeps_its_own(
     cfg, config, folder = one.plan
     own = stored_or_resolved(cfg, {})
     handed = {"accelerator": "cpu", "precision": "bf16-true", "num_threads": 5}
-    monkeypatch.setenv(HANDED_DOWN, hand_down(asked_by(cfg.trainer), handed)[HANDED_DOWN])
+    monkeypatch.setenv(INHERITED, inheritance(device_request(cfg.trainer), handed)[INHERITED])
     assert stored_or_resolved(cfg, {}) == {**own, **handed}
     assert stored_or_resolved(cfg, {**own, "precision": "32-true"})["precision"] == "32-true"
     assert folder.path.name.endswith(run_hash(config))  # of `auto` itself, not what it resolves to
-    others = hand_down(asked_by(replace(cfg.trainer, precision="32-true")), handed)[HANDED_DOWN]
+    others = inheritance(device_request(replace(cfg.trainer, precision="32-true")), handed)[INHERITED]
     for stale in ("{}", "{bad", "[]", others):  # which the environment may have inherited
-        monkeypatch.setenv(HANDED_DOWN, stale)
+        monkeypatch.setenv(INHERITED, stale)
         assert stored_or_resolved(cfg, {}) == own

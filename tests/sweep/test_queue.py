@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from minimind.config.auto import HANDED_DOWN
+from minimind.config.auto import INHERITED
 from minimind.runs.folder import RunFolder
 from minimind.runs.lock import run_lock
 from minimind.runs.metrics_file import append_rows
@@ -228,8 +228,8 @@ def test_a_job_shows_its_primary_metric_or_else_its_loss(job: Make) -> None:
 
 
 def test_a_job_is_handed_what_auto_resolves_to(job: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(HANDED_DOWN, '{"precision": "of an outer sweep"}')
-    jobs = [job(name, f"import os; print(os.environ['{HANDED_DOWN}'])") for name in ("resolved", "unresolved")]
+    monkeypatch.setenv(INHERITED, '{"precision": "of an outer sweep"}')
+    jobs = [job(name, f"import os; print(os.environ['{INHERITED}'])") for name in ("resolved", "unresolved")]
     jobs[0].auto = {"precision": "32-true"}
     assert run(jobs, Slots([], None)) == [JobState.FINISHED] * 2
     assert [one.log.read_text() for one in jobs] == [
