@@ -1,4 +1,4 @@
-"""Rules between groups of the configuration; a rule within one stands beside its dataclass."""
+"""Rules across configuration groups; rules within one group are next to its dataclass."""
 
 import sys
 from collections.abc import Iterator, Mapping
@@ -24,14 +24,15 @@ from minimind.utils.terminal import say
 
 
 def to_config(composed: DictConfig) -> TrainConfig:
-    """The composed settings as dataclasses.
+    """Convert the composed settings to dataclasses.
 
     Raises:
-        ConfigError: with every broken rule of every group, and across them.
+        ConfigError: lists every broken rule, within groups and across them.
     """
     infinite = list(not_finite(OmegaConf.to_container(composed)))
-    # What groups say of these would be the second time; the model's own rules name a setting without its group.
-    named = tuple(word for said in infinite for word in (said.split(" ")[0], said.split(" ")[0].replace("model.", "")))
+    # The groups report these settings again, the model without the name of its group: those problems are dropped.
+    keys = [problem.split(" ")[0] for problem in infinite]
+    reported = tuple(keys + [key.replace("model.", "") for key in keys])
     found = [*unknown_keys(composed), *infinite]
     objects: dict[str, Any] = {}
     for name in TrainConfig.__dataclass_fields__:
@@ -41,7 +42,7 @@ def to_config(composed: DictConfig) -> TrainConfig:
             found += [f"`{key}` must be set, but is not; type {key}=…" for key in sorted(unset)]
             objects[name] = OmegaConf.to_object(node) if isinstance(node, DictConfig) and not unset else node
         except ConfigError as error:
-            found += [problem for problem in error.problems if not problem.startswith(named)]
+            found += [problem for problem in error.problems if not problem.startswith(reported)]
         except OmegaConfBaseException as error:
             found.append(f"`{name}`: {str(error).splitlines()[0]}")
     if found:
@@ -53,16 +54,16 @@ def to_config(composed: DictConfig) -> TrainConfig:
 
 
 def check_numbers(composed: DictConfig, name: str = "") -> None:
-    """For settings that are not those of a run; raises ConfigError."""
+    """Raises: ConfigError, if a number is NaN or infinite; for settings that `to_config` does not check."""
     if found := list(not_finite(OmegaConf.to_container(composed), name)):
         raise ConfigError(found)
 
 
 def check_tokenizer(cfg: TrainConfig) -> None:
-    """Before a corpus is prepared with it.
+    """Check the tokenizer that `tokenizer.path` names, before a corpus is prepared with it.
 
     Raises:
-        UserError: the tokenizer that is named is none, or has more tokens than the model.
+        UserError: it is not a tokenizer, or has more tokens than the model.
     """
     if cfg.tokenizer.path is None:
         return
@@ -75,36 +76,37 @@ def check_tokenizer(cfg: TrainConfig) -> None:
 
 
 def check_same_tokenizer(tokenizer: BPE, resume_from: Path | None, init_from: Path | None) -> None:
-    """Weights know tokens by their ids: under another tokenizer the same ids would stand for other text.
+    """Check that token ids mean the same text as when the checkpoint's weights were trained.
 
-    A run of its own may start so (a warning says how many ids have another meaning); one that goes on may not.
+    A new run with `init_from` may use another tokenizer, with a warning that counts the ids that differ; a resumed run
+    may not.
 
     Raises:
-        UserError: the checkpoint that the run goes on from was trained with another tokenizer.
+        UserError: the checkpoint that the run resumes from was trained with another tokenizer.
     """
     if resume_from is not None:
         run = resume_from.parent.parent
         if BPE.load(resume_from / TOKENIZER).hash != tokenizer.hash:
             raise UserError(
                 f"The tokenizer must be the one that {resume_from} was trained with, but is another, named by a "
-                f"setting or trained on other text; run.resume={run} tokenizer.path={run / TOKENIZER} goes on with its "
-                f"own, and init_from={resume_from} in place of run.resume starts a run of its own with another."
+                f"setting or trained on other text; run.resume={run} tokenizer.path={run / TOKENIZER} resumes with its "
+                f"own tokenizer, and init_from={resume_from} instead of run.resume starts a new run with another."
             )
     elif init_from is not None:
-        before, now = (one.tokenizer.get_vocab() for one in (BPE.load(init_from / TOKENIZER), tokenizer))
-        if other := len(set(before.values()) & set(now.values())) - len(before.items() & now.items()):
+        before, now = (bpe.tokenizer.get_vocab() for bpe in (BPE.load(init_from / TOKENIZER), tokenizer))
+        if num_changed := len(set(before.values()) & set(now.values())) - len(before.items() & now.items()):
             say(
-                f"Warning: {other:,} of this run's token ids stood for other text when {init_from} was trained; "
+                f"Warning: {num_changed:,} of this run's token ids stood for other text when {init_from} was trained; "
                 f"tokenizer.path={init_from / TOKENIZER} keeps their meaning.",
                 file=sys.stderr,
             )
 
 
 def check_frozen(tokenizer: BPE, frozen: Mapping[str, Path], status: Mapping[str, Any]) -> dict[str, str]:
-    """The sha256 of each model that is not trained, for the status of the run.
+    """Check the objective's frozen models; return their sha256, for the run's status.
 
     Raises:
-        UserError: one knows tokens by other ids, or is another than the run was started with.
+        UserError: a model has another tokenizer, or has changed since the run was started.
     """
     hashes = {name: file_hash(verified(checkpoint) / STATE) for name, checkpoint in frozen.items()}
     for name, checkpoint in frozen.items():
@@ -115,14 +117,14 @@ def check_frozen(tokenizer: BPE, frozen: Mapping[str, Path], status: Mapping[str
             )
         if status.get("frozen", hashes).get(name) != hashes[name]:
             raise UserError(
-                f"The checkpoint of `objective.{name}` ({checkpoint}) must be what the run was started with, but has "
-                "changed; name the old one, or start a run of its own with run.tag=…"
+                f"The checkpoint of `objective.{name}` ({checkpoint}) must be the one that the run was started with, "
+                "but has changed; name the old one, or start a separate run with run.tag=…"
             )
     return hashes
 
 
 def unknown_keys(node: DictConfig, prefix: str = "") -> Iterator[str]:
-    """Keys added with `+` that no dataclass knows: they would be accepted and ignored."""
+    """Problems with keys that were added with `+` and are in no dataclass: they would otherwise be ignored."""
     known_type = OmegaConf.get_type(node)
     if not is_dataclass(known_type):
         return
@@ -138,8 +140,8 @@ def cross_group_problems(cfg: TrainConfig) -> list[str]:
     found = []
     if cfg.trainer.epochs is not None and isinstance(cfg.data, MixtureConfig):
         found.append(
-            f"`trainer.epochs` must be null for a mixture, whose sources are gone through at paces of their own, but "
-            f"is {cfg.trainer.epochs}; say how long with trainer.max_steps."
+            f"`trainer.epochs` must be null for a mixture, each of whose sources has its own epochs, but is "
+            f"{cfg.trainer.epochs}; set trainer.max_steps."
         )
     found += _size_problems(cfg)
     if cfg.parallel.kind is Parallelism.single:
@@ -159,12 +161,12 @@ def cross_group_problems(cfg: TrainConfig) -> list[str]:
 
 
 def _size_problems(cfg: TrainConfig) -> list[str]:
-    """Sequence, vocabulary and batch against the sizes of model and world."""
+    """Compare records, sequence length, vocabulary and batch with the objective, model and number of processes."""
     found = []
     if refused := sorted(record_kinds(cfg.data) - set(cfg.objective.accepts)):
         found.append(
             f"`objective={cfg.objective.kind}` must have records of {' or '.join(cfg.objective.accepts)}, but "
-            f"data={cfg.data.kind} gives {' and '.join(refused)}; choose other data, or another objective."
+            f"data={cfg.data.kind} has {' and '.join(refused)}; choose other data or another objective."
         )
     context = cfg.model.context_length
     length, tokens = cfg.data.sequence_length, cfg.trainer.batch_tokens
@@ -178,11 +180,11 @@ def _size_problems(cfg: TrainConfig) -> list[str]:
             f"`tokenizer.vocab_size` must be at most `model.vocab_size` ({cfg.model.vocab_size}), "
             f"but is {cfg.tokenizer.vocab_size}; change either."
         )
-    row_tokens = length * cfg.num_processes * (cfg.trainer.micro_batch or 1)
-    if tokens % row_tokens:
-        nearest = max(1, round(tokens / row_tokens)) * row_tokens
+    multiple = length * cfg.num_processes * (cfg.trainer.micro_batch or 1)
+    if tokens % multiple:
+        nearest = max(1, round(tokens / multiple)) * multiple
         found.append(
             f"`trainer.batch_tokens` must be a multiple of data.sequence_length × trainer.devices × "
-            f"parallel.num_nodes × trainer.micro_batch ({row_tokens}), but is {tokens}; {nearest} is the nearest."
+            f"parallel.num_nodes × trainer.micro_batch ({multiple}), but is {tokens}; {nearest} is the nearest."
         )
     return found

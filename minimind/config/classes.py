@@ -1,4 +1,4 @@
-"""Classes that a configuration names by `_target_`: callbacks and loggers, and nothing below them."""
+"""Creates callbacks and loggers from the classes that a configuration names by `_target_`, without nested ones."""
 
 import importlib
 import inspect
@@ -8,49 +8,49 @@ from typing import Any
 
 from minimind.utils.errors import ConfigError
 
-# Where classes come from that a configuration of others may name, too.
-OURS = ("minimind.training.callbacks.", "minimind.tracking.", "lightning.pytorch.callbacks.")
+# Modules whose classes may be named by a configuration from an untrusted source.
+TRUSTED = ("minimind.training.callbacks.", "minimind.tracking.", "lightning.pytorch.callbacks.")
 
 
-def comes_with_us(target: str) -> bool:
-    """Whether `target` is a class of MiniMind or Lightning; modules of others are not imported to find out."""
-    if not target.startswith(OURS):
+def is_trusted(target: str) -> bool:
+    """Whether `target` is a class of MiniMind or Lightning; no other module is imported to check this."""
+    if not target.startswith(TRUSTED):
         return False
     try:
         found = locate(target)
     except (ImportError, AttributeError, ValueError):
         return False
-    return inspect.isclass(found) and f"{found.__module__}.".startswith(OURS)
+    return inspect.isclass(found) and f"{found.__module__}.".startswith(TRUSTED)
 
 
 def locate(target: str) -> Any:
-    """What the dotted name stands for.
+    """Import the object with this dotted name.
 
     Raises:
-        ImportError, AttributeError, ValueError: nothing.
+        ImportError, AttributeError, ValueError: it does not exist.
     """
     module, _, name = target.rpartition(".")
     return getattr(importlib.import_module(module), name)
 
 
 def factories(group: dict[str, Any], name: str, base: type, given: tuple[str, ...] = ()) -> list[Callable[..., Any]]:
-    """What makes the objects of a group, each a subclass of `base` with its settings filled in.
+    """Factories of the objects of a group, each a subclass of `base` with its settings bound.
 
-    Nothing below a class's settings is made: a `_target_` there, which Hydra would call, is an error.
+    Nested objects are not created: a `_target_` inside the settings, which Hydra would call, is an error.
 
     Args:
-        given: names of what the caller passes besides.
+        given: names of further arguments, passed by the caller.
 
     Raises:
-        ConfigError: a class that is not there, is of another kind, or does not take a setting.
+        ConfigError: a class does not exist, is not a subclass of `base`, or does not take a setting.
     """
     made, found = [], []
     for key, node in group.items():
         try:
             made.append(_factory(node, base, given))
         except (TypeError, ImportError, AttributeError, ValueError) as error:
-            said = str(error).split("\n")[0].rstrip(".")
-            found.append(f"`{name}.{key}` must be a class with settings that it takes, but: {said}.")
+            reason = str(error).split("\n")[0].rstrip(".")
+            found.append(f"`{name}.{key}` must be a class with valid settings, but: {reason}.")
     if found:
         raise ConfigError(found)
     return made
@@ -61,10 +61,10 @@ def _factory(node: Any, base: type, given: tuple[str, ...]) -> Callable[..., Any
         raise TypeError("it has no `_target_`")
     settings = {key: value for key, value in node.items() if key != "_target_"}
     if "_target_" in _keys(settings):
-        raise TypeError("`_target_` stands below another, where nothing is made")
+        raise TypeError("it has a nested `_target_`, which is not supported")
     found = locate(node["_target_"])
     if not (inspect.isclass(found) and issubclass(found, base)):
-        raise TypeError(f"{node['_target_']} is no {base.__name__}")
+        raise TypeError(f"{node['_target_']} is not a {base.__name__}")
     inspect.signature(found).bind(**settings, **dict.fromkeys(given))
     return partial(found, **settings)
 

@@ -1,4 +1,4 @@
-"""Which run a configuration means, and whether that run is finished: nothing is written, and torch is not needed."""
+"""Determines which run a configuration describes and whether it is finished, without writing or importing torch."""
 
 import math
 import os
@@ -25,12 +25,12 @@ OPTIONAL_GROUPS = ("ablation", "debug", "experiment")
 
 class Plan(NamedTuple):
     cfg: TrainConfig
-    config: dict[str, Any]  # the same, resolved, in plain types
+    config: dict[str, Any]  # the same as resolved plain types, which are hashed and stored
     folder: RunFolder
 
 
 def complete(composed: DictConfig, hydra_node: Any) -> None:
-    """Fills in what Hydra knows and the groups do not: label, root, what was typed, where the run belongs at W&B."""
+    """Fill in settings that depend on Hydra's choices: the run's name, root folder, command line and W&B group."""
     refuse_unknown_options(hydra_node)
     choices = hydra_node.runtime.choices
     overrides = list(hydra_node.overrides.task)
@@ -44,24 +44,28 @@ def complete(composed: DictConfig, hydra_node: Any) -> None:
 
 
 def refuse_unknown_options(hydra_node: Any) -> None:
-    """Of groups that may be left out, Hydra leaves out what it does not find.
+    """Check the options of optional groups: Hydra ignores those that it does not find.
 
     Raises:
-        ConfigError: such an option was asked for.
+        ConfigError: an option does not exist.
     """
     folders = [Path(source.path) for source in hydra_node.runtime.config_sources if source.schema == "file"]
     found = []
     for group in OPTIONAL_GROUPS:
-        asked = hydra_node.runtime.choices.get(group)
+        option = hydra_node.runtime.choices.get(group)
         known = [path.stem for folder in folders for path in (folder / group).glob("*.yaml")]
-        if asked is not None and asked not in known:
-            found.append(f"There is no {group} `{asked}`; {suggestion(asked, known)}")
+        if option is not None and option not in known:
+            found.append(f"There is no {group} `{option}`; {suggestion(option, known)}")
     if found:
         raise ConfigError(found)
 
 
 def plan(composed: DictConfig) -> Plan:
-    """Raises: ConfigError, with every broken rule."""
+    """Check the composed settings and find the folder of their run.
+
+    Raises:
+        ConfigError: lists every broken rule.
+    """
     cfg = to_config(composed)
     if cfg.run.requeue and job_id() is None:
         raise ConfigError(["`run.requeue` must be false outside SLURM: there is no SLURM_JOB_ID to requeue."])
@@ -71,10 +75,10 @@ def plan(composed: DictConfig) -> Plan:
 
 
 def plain(composed: DictConfig) -> dict[str, Any]:
-    """Resolved, in plain types: what is hashed and stored.
+    """The resolved settings as plain types, which are hashed and stored.
 
-    A setting that was added to the schema later is left out while it has the default of its introduction, so that it
-    renames no run; without it, `load_stored` knows what it was.
+    A setting that was added to the schema later is left out while it has the default with which it was introduced, so
+    that existing runs keep their hash; `load_stored` adds it back.
     """
     config = cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True, enum_to_str=True))
     for leaf, default in added_leaves(config).items():
@@ -83,7 +87,7 @@ def plain(composed: DictConfig) -> dict[str, Any]:
 
 
 def _leave_out(config: dict[str, Any], keys: Sequence[str], default: Any) -> None:
-    """Removes a leaf that has this default, and a group that then holds nothing."""
+    """Remove a setting if it has this default, and its group if that is then empty."""
     key, *inner = keys
     if inner and isinstance(config.get(key), dict):
         _leave_out(config[key], inner, default)
@@ -94,39 +98,39 @@ def _leave_out(config: dict[str, Any], keys: Sequence[str], default: Any) -> Non
 
 
 def named_folder(resume: str) -> Path | None:
-    """The run folder that `run.resume` names, if it is none of the words."""
+    """The run folder that `run.resume` names; None for the keywords auto, must and never."""
     return None if resume in ("auto", "must", "never") else find_existing(resume, "run.resume (or a run folder)")
 
 
 def is_finished(planned: Plan) -> bool:
-    """Whether this run has been done to its end, or as far as it was to go when it was stopped early.
+    """Whether the run has taken all its steps, or was stopped early with the same settings.
 
     Raises:
-        DamagedFile: its status does not say.
+        DamagedFile: its status cannot be read.
     """
     planned.folder.check_status()
     status = planned.folder.status
     return (
         status.get("state") == RunState.FINISHED
         and planned.folder.summary.is_file()
-        and (status["step"] >= _max_steps(planned.cfg, status) or _as_it_was_started(planned))
+        and (status["step"] >= _max_steps(planned.cfg, status) or _has_same_settings(planned))
     )
 
 
-def _as_it_was_started(planned: Plan) -> bool:
-    """Then a finished run with fewer steps than it might have was stopped early, and is not to go on."""
+def _has_same_settings(planned: Plan) -> bool:
+    """Whether the stored settings are the same: a finished run with too few steps was then stopped early."""
     return run_hash(planned.config) == run_hash(plain(load_stored(planned.folder.config)))
 
 
 def _max_steps(cfg: TrainConfig, status: dict[str, Any]) -> float:
-    """Where the run ends; of other epochs than it was started with that is known only when the data are there."""
+    """The run's last step; infinite if `epochs` has changed, as the number is known only once the data is prepared."""
     if cfg.trainer.max_steps is not None:
         return cfg.trainer.max_steps
-    auto = status.get("auto", {})  # a model that was imported has none
+    auto = status.get("auto", {})  # an imported model has none
     return auto["max_steps"] if auto.get("epochs") == cfg.trainer.epochs else math.inf
 
 
 def starts_afresh(cfg: TrainConfig) -> bool:
-    """`run.fresh`, unless a scheduler starts this command again: then it has been done."""
+    """Whether to apply `run.fresh`: not if a scheduler restarted this command, which has then already applied it."""
     restarts = ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT")
     return cfg.run.fresh and not any(int(os.environ.get(name, "0")) > 0 for name in restarts)

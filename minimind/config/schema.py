@@ -39,11 +39,11 @@ class TrainConfig:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     run: RunConfig = field(default_factory=RunConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
-    callbacks: dict[str, Any] = field(default_factory=dict)  # third-party classes: name → _target_ and arguments
-    logger: dict[str, Any] = field(default_factory=lambda: {"watch": None})  # likewise; and what is watched
+    callbacks: dict[str, Any] = field(default_factory=dict)  # name → _target_ and arguments of a class
+    logger: dict[str, Any] = field(default_factory=lambda: {"watch": None})  # likewise, and `watch`: what to watch
     seed: int = 1
-    init_from: str | None = None  # a run or checkpoint whose weights to start from
-    ablation: AblationConfig | None = None  # of a multirun; the runs themselves have none
+    init_from: str | None = None  # run or checkpoint to load initial weights from
+    ablation: AblationConfig | None = None  # set for a multirun, never for its runs
 
     @property
     def num_processes(self) -> int:
@@ -52,7 +52,7 @@ class TrainConfig:
 
 @dataclass
 class EvaluateTrainerConfig:
-    """Of the trainer's settings those that matter when nothing is trained."""
+    """The trainer settings that evaluation uses."""
 
     accelerator: str = "auto"
     precision: str = "auto"
@@ -62,7 +62,9 @@ class EvaluateTrainerConfig:
 @dataclass
 class EvaluateConfig:
     checkpoint: str = MISSING
-    recipe: RecipeConfig = field(default_factory=RecipeConfig)  # what another corpus refers to: the run's
+    recipe: RecipeConfig = field(
+        default_factory=RecipeConfig
+    )  # the run's, which the settings of another corpus refer to
     data: DataConfig = MISSING
     trainer: EvaluateTrainerConfig = field(default_factory=EvaluateTrainerConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
@@ -86,7 +88,7 @@ def register() -> None:
 
 
 def added_leaves(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Leaf → default at its introduction, of what was added later to the schema of this configuration."""
+    """Settings added later to the schema of this configuration: dotted name → default at their introduction."""
     schemas: dict[str, type] = {"": TrainConfig, **_chosen(config)}
     sources = config["data"].get("sources") or {}
     for name, options in sources.items():
@@ -98,21 +100,21 @@ def added_leaves(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _chosen(config: Mapping[str, Any]) -> dict[str, type]:
-    """The schemas of the groups that have one for each kind, by their prefix."""
+    """The schemas chosen in groups with one schema per kind: prefix of the settings → dataclass."""
     groups: dict[str, Mapping[str, type]] = {"data": CORPUS_CONFIGS, "objective": objective_configs()}
     for group, known in groups.items():
         if (kind := config[group]["kind"]) not in known:
             module = str(kind).rpartition(".")[0]
-            remedy = how_to_allow(module) if module else "a package that has it may have to be installed"
+            remedy = how_to_allow(module) if module else "install the package that defines it"
             raise ValueError(f"the {group} `{kind}` is not known here; {remedy}")
     return {f"{group}.": known[config[group]["kind"]] for group, known in groups.items()}
 
 
 def load_stored(path: Path) -> DictConfig:
-    """The configuration of a run or a checkpoint, under its schema again.
+    """Load the configuration of a run or checkpoint and apply its schema.
 
     Raises:
-        UserError: there is none, or it is none of this version's.
+        UserError: the file is missing, or this version cannot read it.
     """
     stored = read_config(path)
     try:
@@ -120,10 +122,10 @@ def load_stored(path: Path) -> DictConfig:
         for prefix, chosen in _chosen(stored).items():
             schema[prefix[:-1]] = chosen
         for leaf, default in added_leaves({**stored, "data": {**stored["data"], "sources": {}}}).items():
-            OmegaConf.update(schema, leaf, default)  # what was stored without it meant this
+            OmegaConf.update(schema, leaf, default)  # the meaning of a configuration stored without it
         merged = OmegaConf.merge(schema, escaped(stored))
     except (ValueError, KeyError, TypeError, AttributeError, OmegaConfBaseException) as error:
-        said = in_brief(error)
-        raise UserError(f"{path} must be a configuration that this version knows, but: {said}.") from None
+        reason = in_brief(error)
+        raise UserError(f"{path} must be a configuration that this version knows, but: {reason}.") from None
     assert isinstance(merged, DictConfig)
     return merged

@@ -55,7 +55,7 @@ def test_training_settings_of_a_run_cannot_be_changed(run_here, small_run: Path,
         result = run_here(train, f"run.resume={run}", group)
         assert (result.code, "the run has its own" in result.err) == (2, True), group
     result = run_here(train, f"run.resume={run}", "trainer.max_steps=10")
-    assert (result.code, "must be at least 20, to which the run has come" in result.err) == (2, True)
+    assert (result.code, "must be at least 20, the steps that the run has completed" in result.err) == (2, True)
     assert content_of(run) == before
 
 
@@ -160,7 +160,7 @@ def test_a_plus_before_run_resume_or_checkpoint_changes_nothing(run_here, small_
     assert (result.code, "`optim.lr` must be" in result.err) == (2, True), result.err
     result = run_here(train, f"{plus}run.resume={run}", "trainer.max_steps=10")
     assert (
-        "must be at least 20, to which the run has come" in result.err
+        "must be at least 20, the steps that the run has completed" in result.err
     )  # uses the settings of the run: data=text is not given here
     result = run_here(evaluate, f"{plus}checkpoint={run / 'nowhere'}")
     assert (result.code, "checkpoint must exist, but" in result.err) == (2, True), result.err
@@ -210,7 +210,7 @@ def test_foreign_modules_are_not_imported_unless_typed(
     run = copy_of(small_run, "theirs")
     edit(run / "config.yaml", lambda settings: settings["callbacks"].update(theirs={"_target_": "theirs.Theirs"}))
     result = run_here(train, f"run.resume={run}", "trainer.max_steps=21")
-    assert (result.code, "if you trust it, type callbacks.theirs._target_=theirs.Theirs" in result.err) == (2, True)
+    assert (result.code, "if you trust it, add callbacks.theirs._target_=theirs.Theirs" in result.err) == (2, True)
     assert not (tmp_path / "imported").exists()
     result = run_here(train, f"run.resume={run}", "trainer.max_steps=21", "callbacks.theirs._target_=theirs.Theirs")
     assert result.code == 0, result.err
@@ -305,7 +305,7 @@ def test_fewer_epochs_than_already_trained_are_refused(run_here, small_run: Path
     passed = copy_of(small_run, "passed")
     write_json(passed / "status.json", {**read_json(passed / "status.json"), "state": "preempted", "step": 5})
     result = run_here(train, f"run.resume={passed}", "trainer.max_steps=12")  # its checkpoint is ahead of its status
-    assert (result.code, "must be at least 20, to which the run has come" in result.err) == (2, True)
+    assert (result.code, "must be at least 20, the steps that the run has completed" in result.err) == (2, True)
 
 
 @pytest.mark.parametrize("file", ["metrics", "samples", "histograms", "metrics.superseded"])

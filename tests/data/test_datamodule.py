@@ -125,7 +125,7 @@ def test_the_number_of_steps_is_the_horizon_of_the_schedule_unless_it_has_one() 
 
 @pytest.mark.parametrize("options", [{}, {"max_steps": 5, "epochs": 1.0}])
 def test_the_length_is_given_in_either_steps_or_epochs(options: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match=r"`trainer\.max_steps` or `trainer\.epochs` must say how long"):
+    with pytest.raises(ConfigError, match=r"`trainer\.max_steps` or `trainer\.epochs` must be set"):
         TrainerConfig(**{"max_steps": None, **options})
 
 

@@ -159,11 +159,11 @@ def known_objectives(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     [
         (
             ["objective=picky"],
-            "must have records of pairs or conversations, but data=text gives text",
+            "must have records of pairs or conversations, but data=text has text",
         ),
         (["objective=pairwise"], "`objective.reference` must be set"),
         (["objective=pairwise", "objective.reference=nowhere"], "objective.reference must exist"),
-        (["objective.kind=pairwise"], "choose it with objective=pairwise"),
+        (["objective.kind=pairwise"], "select it with objective=pairwise"),
         (["objective.kind=pairwize"], "did you mean `pairwise`"),
         (["objective=pairwize"], "Could not find 'objective/pairwize'"),
         (["objective=pairwise", "objective.margn=1"], "margn"),
