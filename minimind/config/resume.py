@@ -145,10 +145,10 @@ def refuse_fewer_steps(steps: int, step: int, epochs: float | None) -> None:
 
 def _too_few(steps: int, step: int, epochs: float | None = None) -> str:
     if epochs is None:
-        return f"`trainer.max_steps` must be at least {step}, the steps that the run has completed, but is {steps}."
+        return f"`trainer.max_steps` must be at least {step}, the number of completed steps, but is {steps}."
     return (
-        f"`trainer.epochs` must not end before step {step}, which the run has completed, but is {epochs}, which "
-        f"ends at step {steps}."
+        f"`trainer.epochs` must be at least the {step} steps that the run has completed, but is {epochs}, which is "
+        f"{steps} steps."
     )
 
 
@@ -159,10 +159,8 @@ def not_applied(config: dict[str, Any], folder: Path) -> list[str]:
     """
     before = read_config(folder / CONFIG)  # without a schema: it may be from another version
     known = _overrides(before)
-    keys = [
-        name.replace("/", ".")
-        for name in _typed_keys([override for override in _overrides(config) if override not in known])
-    ]
+    changed = [override for override in _overrides(config) if override not in known]
+    keys = [name.replace("/", ".") for name in _typed_keys(changed)]
     cross_group = bool(known) and any(name in CROSS_GROUP for name in keys)
     empty: dict[str, Any] = {}  # a group without settings
     stored, asked = ({k: v for k, v in leaves(values).items() if v != empty} for values in (before, config))

@@ -55,7 +55,7 @@ def test_training_settings_of_a_run_cannot_be_changed(run_here, small_run: Path,
         result = run_here(train, f"run.resume={run}", group)
         assert (result.code, "the run has its own" in result.err) == (2, True), group
     result = run_here(train, f"run.resume={run}", "trainer.max_steps=10")
-    assert (result.code, "must be at least 20, the steps that the run has completed" in result.err) == (2, True)
+    assert (result.code, "must be at least 20, the number of completed steps" in result.err) == (2, True)
     assert content_of(run) == before
 
 
@@ -160,7 +160,7 @@ def test_a_plus_before_run_resume_or_checkpoint_changes_nothing(run_here, small_
     assert (result.code, "`optim.lr` must be" in result.err) == (2, True), result.err
     result = run_here(train, f"{plus}run.resume={run}", "trainer.max_steps=10")
     assert (
-        "must be at least 20, the steps that the run has completed" in result.err
+        "must be at least 20, the number of completed steps" in result.err
     )  # uses the settings of the run: data=text is not given here
     result = run_here(evaluate, f"{plus}checkpoint={run / 'nowhere'}")
     assert (result.code, "checkpoint must exist, but" in result.err) == (2, True), result.err
@@ -305,7 +305,7 @@ def test_fewer_epochs_than_already_trained_are_refused(run_here, small_run: Path
     passed = copy_of(small_run, "passed")
     write_json(passed / "status.json", {**read_json(passed / "status.json"), "state": "preempted", "step": 5})
     result = run_here(train, f"run.resume={passed}", "trainer.max_steps=12")  # its checkpoint is ahead of its status
-    assert (result.code, "must be at least 20, the steps that the run has completed" in result.err) == (2, True)
+    assert (result.code, "must be at least 20, the number of completed steps" in result.err) == (2, True)
 
 
 @pytest.mark.parametrize("file", ["metrics", "samples", "histograms", "metrics.superseded"])
