@@ -15,7 +15,7 @@ Train a small language model from raw text, evaluate it, and write a run folder.
   python train.py -m optim.lr=3e-3,1e-2 seed=1,2,3  all combinations, one after the other
   python train.py --cfg job                         show all settings and stop
 
-Set a value with GROUP.NAME=VALUE (trainer.max_steps=2000). Choose a whole group with GROUP=OPTION (model=minimind_26m):
+Set a value with GROUP.NAME=VALUE (trainer.max_steps=2000). Choose a whole group with GROUP=OPTION (optim=muon):
 
 {groups}
 
