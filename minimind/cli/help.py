@@ -8,14 +8,14 @@ WIDTH = 110
 TRAIN = """\
 Train a small language model from raw text, evaluate it, and write a run folder.
 
-  python train.py                                   the default run: nano model on Python's standard library
+  python train.py                                   the default run: the nano model on Python's standard library
   python train.py data=text data.files='[my/*.txt]' your own text
   python train.py model=minimind_26m trainer.max_steps=2000 optim.lr=1e-3
   python train.py -m ablation=norm                  all arms with all seeds, and a report on the differences
   python train.py -m optim.lr=3e-3,1e-2 seed=1,2,3  all combinations, one after the other
   python train.py --cfg job                         show all settings and stop
 
-Set a value with GROUP.NAME=VALUE (trainer.max_steps=2000). Choose a whole group with GROUP=OPTION (model=nano):
+Set a value with GROUP.NAME=VALUE (trainer.max_steps=2000). Choose a whole group with GROUP=OPTION (optim=muon):
 
 {groups}
 
@@ -24,11 +24,11 @@ Common settings:
   trainer.epochs=2 trainer.max_steps=null                train for two epochs
   data.sequence_length  tokens per example               optim.lr               peak learning rate
   seed                  for all random numbers           trainer.precision      auto, 32-true, bf16-mixed, …
-  run.name, run.tag     label; tag for another run       run.fresh=true         start again (old folder moved aside)
+  run.name, run.tag     label; a tag makes another run   run.fresh=true         start over (old folder is kept)
   init_from             run whose weights to start from  logger, callbacks      may be lists: logger='[wandb,csv]'
 
 Run the same command again to resume an unfinished run. Quote values that contain brackets or spaces.
-Exit codes: 0 finished, 1 failed, 2 bad configuration or input, 75 preempted (run the command again).
+Exit codes: 0 finished, 1 failed, 2 invalid configuration or input, 75 stopped (run the command again).
 For sweeps: hydra.launcher.num_parallel=N, ablation.seeds='[1,2,3,4]'. Hydra's own options: --hydra-help
 """
 
@@ -46,7 +46,7 @@ Results are printed and written to <run>/evaluations/.
 """
 
 PREPARE = """\
-Turn a corpus into a tokenizer and token shards in the cache that train.py reads. Takes the settings of train.py.
+Turn a corpus into a tokenizer and token shards in the cache that train.py reads. Takes the same settings as train.py.
 
   minimind prepare                                        the default corpus
   minimind prepare data=jsonl data.files='[a.jsonl.gz]' model.vocab_size=6400

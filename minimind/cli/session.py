@@ -247,10 +247,11 @@ class Session:
         tokens = sum(len(stream) for stream in self.data.streams(TRAIN))
         examples = sum(source.examples.num_examples for source in data.mixture.sources)
         processes = f"{world_size()} processes, each: " if world_size() > 1 else ""
+        threads = auto["num_threads"]
         say(
             f"{self.run.path.name}: {size}; {tokens / 1e6:.2f}M training tokens in {examples:,} examples, "
             f"{data.num_steps * data.batch_examples / examples:.2f} epochs in {data.num_steps:,} steps; "
-            f"{processes}{auto['accelerator']}, {auto['precision']}, {auto['num_threads']} threads",
+            f"{processes}{auto['accelerator']}, {auto['precision']}, {threads} thread{'' if threads == 1 else 's'}",
             file=sys.stderr,
         )
 
