@@ -126,6 +126,6 @@ def load_stored(path: Path) -> DictConfig:
         merged = OmegaConf.merge(schema, escaped(stored))
     except (ValueError, KeyError, TypeError, AttributeError, OmegaConfBaseException) as error:
         reason = in_brief(error)
-        raise UserError(f"{path} must be a configuration that this version knows, but: {reason}.") from None
+        raise UserError(f"{path} must be a stored configuration that this version can read, but: {reason}.") from None
     assert isinstance(merged, DictConfig)
     return merged
