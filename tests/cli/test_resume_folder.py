@@ -300,7 +300,7 @@ def test_fewer_epochs_than_already_trained_are_refused(run_here, small_run: Path
     result = run_here(train, f"run.resume={run}", "trainer.max_steps=null", "trainer.epochs=0.5")
     assert result.code == 2, result.err
     assert "`trainer.epochs` must be at least" in result.err
-    assert "step 20, but is 0.5, which is step " in result.err
+    assert "20 steps that the run has completed, but is 0.5, which is " in result.err
     assert content_of(run) == before
     passed = copy_of(small_run, "passed")
     write_json(passed / "status.json", {**read_json(passed / "status.json"), "state": "preempted", "step": 5})
