@@ -24,7 +24,7 @@ def test_modules_in_the_current_directory_are_not_imported(tmp_path: Path) -> No
         env=environment(),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "from raw text to evidence" in done.stdout
+    assert "from raw text to results" in done.stdout
     assert not list(tmp_path.glob("imported_*"))
 
 

@@ -27,26 +27,23 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from minimind.generation.sampling import SamplingConfig
     from minimind.library import stream
     from minimind.runs.checkpoints import checkpoint_of
     from minimind.training.checkpoint import load_model
     from minimind.utils.hardware import pick_device
     from minimind.utils.paths import find_existing
 
+    temperature = 0.0 if arguments.greedy else arguments.temperature
+    sampling = {"temperature": temperature, "top_k": arguments.top_k, "top_p": arguments.top_p}
+    SamplingConfig(**sampling)  # refused before anything is loaded
     device = pick_device(arguments.device)
     model, tokenizer = load_model(checkpoint_of(find_existing(arguments.run, "The run")), device)
     if arguments.yarn is not None:
         model.set_rope_scaling(replace(model.config.rope_scaling, factor=arguments.yarn))
     prompt = sys.stdin.read() if arguments.prompt == "-" else arguments.prompt
     continuation = stream(
-        model,
-        tokenizer,
-        prompt,
-        max_new_tokens=arguments.max_new_tokens,
-        temperature=0.0 if arguments.greedy else arguments.temperature,
-        top_k=arguments.top_k,
-        top_p=arguments.top_p,
-        seed=arguments.seed,
+        model, tokenizer, prompt, max_new_tokens=arguments.max_new_tokens, seed=arguments.seed, **sampling
     )
     for text in chain([prompt], continuation, ["\n"]):
         say(text, end="", raw=arguments.raw)

@@ -30,7 +30,10 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureF
         (["modell=nano"], ["did you mean `model`?"]),
         (["model=nanno"], ["Could not find 'model/nanno'", "nano", "minimind_26m"]),
         (["trainer.max_steps=many"], ["Value 'many' of type 'str' could not be converted to Integer"]),
-        (["model.norm=batchnorm"], ["Invalid value 'batchnorm', expected one of [rmsnorm, layernorm]"]),
+        (
+            ["model.norm=batchnorm"],
+            ["must be one of rmsnorm, layernorm, or a class of your own as module.Class, but is batchnorm"],
+        ),
         (["data=text", "data.fils=[a]"], ["did you mean `data.files`?", "did you mean `files`?"]),
         (
             ["model.x=1", "optim.y=2", "seed=z"],

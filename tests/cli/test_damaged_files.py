@@ -216,7 +216,7 @@ def test_a_checkpoint_with_wrong_weights_is_refused_by_name(
         ('{"rope_scaling": {"factr": 8}}', "`rope_scaling.factr` is not a setting; did you mean `factor`?"),
         ('{"rope_scaling": 2}', "`rope_scaling` must be a mapping of settings, but is a int"),
         ('{"hidden_size": "32"}', "`hidden_size` must be an integer, but is '32'"),
-        ('{"norm": ["rmsnorm"]}', "`norm` must be one of rmsnorm, layernorm, but is ['rmsnorm']"),
+        ('{"norm": ["rmsnorm"]}', "`norm` must be a string, but is ['rmsnorm']"),
         ('{"dropout": NaN}', "`dropout` must be a finite number, but is nan"),
         ('{"rope_theta": 1%s}' % ("0" * 400), "`rope_theta` must be a finite number, but is inf"),
         ('{"hidden_size": 1%s}' % ("0" * 30), "`hidden_size` must be at most 16,777,216"),

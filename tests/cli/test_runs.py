@@ -90,21 +90,21 @@ def test_ctrl_c_saves_and_the_same_command_resumes(root: Path, small_arguments: 
     def run(name: str) -> list[str]:
         return [*start, f"run.name={name}", f"run.tag={name}"]
 
-    process = subprocess.Popen(run("interrupted"), env=environment, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(run("ctrl_c"), env=environment, stderr=subprocess.PIPE, text=True)
     deadline = time.time() + 60
-    while time.time() < deadline and not list(root.glob("runs/interrupted-*/metrics.jsonl")):
+    while time.time() < deadline and not list(root.glob("runs/ctrl_c-*/metrics.jsonl")):
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     _, messages = process.communicate(timeout=60)
-    (folder,) = root.glob("runs/interrupted-*")
+    (folder,) = root.glob("runs/ctrl_c-*")
     assert process.returncode == 75, messages
     assert "Run the same command to continue" in messages
     status = read_json(folder / "status.json")
     assert (status["state"], status["reason"]) == ("preempted", "SIGINT")
     assert 0 < status["step"] < 120
-    for name in ("interrupted", "straight"):
+    for name in ("ctrl_c", "no_signal"):
         subprocess.run(run(name), env=environment, check=True, capture_output=True, timeout=120)
-    (straight,) = root.glob("runs/straight-*")
+    (straight,) = root.glob("runs/no_signal-*")
     resumed_rows, straight_rows = (read_rows(path / "metrics.jsonl") for path in (folder, straight))
     assert [row["step"] for row in resumed_rows] == [row["step"] for row in straight_rows]
     assert [row["train/loss"] for row in resumed_rows] == [row["train/loss"] for row in straight_rows]

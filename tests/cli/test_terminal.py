@@ -11,7 +11,6 @@ import tty
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from made_sweeps import Maker
@@ -106,10 +105,9 @@ def make_files(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             maker.run(arm, seed, 2.0 + seed / 100, settings={"model.norm": "layer" if arm == NAME else "rmsnorm"})
     maker.run(f"{NAME} lost", 1, 2.0, state="failed", reason=NAME, settings={"model.norm": "layer"})
     maker.sweep("plain", question=TEXT)
-    tokenizer = SimpleNamespace(encode=list, end_of_text=0, stream_decode=lambda pieces: pieces)
-    monkeypatch.setattr("minimind.training.checkpoint.load_model", lambda *_: (None, tokenizer))
+    monkeypatch.setattr("minimind.library.stream", lambda *_, **__: iter(TEXT))
+    monkeypatch.setattr("minimind.training.checkpoint.load_model", lambda *_: (None, None))
     monkeypatch.setattr("minimind.runs.checkpoints.checkpoint_of", lambda path: path)
-    monkeypatch.setattr("minimind.generation.engine.generate", lambda *_, **__: iter(TEXT))
 
 
 @pytest.mark.parametrize("name", ["generate", "runs", "report", "summary", "user error", "traceback"])

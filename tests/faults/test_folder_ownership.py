@@ -39,7 +39,7 @@ def test_fresh_is_refused_during_a_live_run(run_here, small_arguments: list[str]
     write_json(run / "status.json", {**read_json(run / "status.json"), **unfinished})
     result = run_here(train, *small_arguments, "run.name=live", "run.fresh=true", "trainer.validate_every_steps=20")
     assert result.code == 0, result.err
-    assert f"run.fresh: the old folder is now {run.name}.old-1." in result.err
+    assert f"run.fresh: the old run folder is now {run.name}.old-1." in result.err
     assert [row["step"] for row in read_rows(run / "metrics.jsonl") if "val/loss" in row] == [20]
     assert read_json(Path(f"{run}.old-1") / "status.json")["state"] == "preempted"
     assert read_rows(Path(f"{run}.old-1") / "metrics.jsonl") == rows

@@ -90,7 +90,7 @@ def test_traceback_replaces_a_link(tmp_path: Path) -> None:
     run.update_status(state="running")
     (tmp_path / "mine").write_text("mine")
     (run.path / "traceback.txt").symlink_to(tmp_path / "mine")
-    processes._fail(run, "ValueError: x", "Traceback")
+    processes._report_failure(run, "ValueError: x", "Traceback")
     assert (tmp_path / "mine").read_text() == "mine"
     assert (run.path / "traceback.txt").read_text() == "Traceback\nValueError: x\n"
     assert read_json(run.path / "status.json")["state"] == "failed"
@@ -117,9 +117,9 @@ def test_folder_without_a_status_is_refused(run_here, small_run: Path, tmp_path:
 
 def test_failure_does_not_change_the_state_of_a_finished_run(small_run: Path, tmp_path: Path) -> None:
     folder = RunFolder(Path(shutil.copytree(small_run, tmp_path / "run")))
-    processes._fail(folder, "RuntimeError: no", "where it was")
+    processes._report_failure(folder, "RuntimeError: no", "where it was")
     assert folder.status["state"] == "finished"
     folder.update_status(state="running")
-    processes._fail(folder, "RuntimeError: no", "where it was")
+    processes._report_failure(folder, "RuntimeError: no", "where it was")
     assert folder.status["state"] == "failed"
     assert "where it was" in (folder.path / "traceback.txt").read_text()

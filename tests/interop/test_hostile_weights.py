@@ -150,7 +150,7 @@ def test_zero_strides_do_not_expand_a_small_file_into_a_large_model(folder: Path
         ({"num_hidden_layers": 4000}, "must match the weights, but describes .* parameters, and the weights have"),
         ({"vocab_size": 2**24}, "must match the weights"),
         ({"max_position_embeddings": 10**400}, "`max_position_embeddings` must be at most|values of the types"),
-        ({"max_position_embeddings": INF}, "`max_position_embeddings` must be a integer, but is inf"),
+        ({"max_position_embeddings": INF}, "`max_position_embeddings` must be an integer, but is inf"),
         ({"tie_word_embeddings": "yes"}, "`tie_word_embeddings` must be true or false"),
         ({"rope_scaling": {"rope_type": "yarn", "factor": NAN}}, r"`rope_scaling\.factor` must be a finite number"),
     ],
