@@ -1,13 +1,17 @@
 """Byte-level BPE: lossless, with exact byte counts, and without matching special tokens in text."""
 
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minimind.tokenizer.bpe import BPE, END_OF_TEXT, SPECIAL_TOKENS
-from minimind.utils.errors import UserError
+from minimind.tokenizer.bpe import BPE
+from minimind.tokenizer.chat import MARKERS, has_added_tokens
+from minimind.tokenizer.config import END_OF_TEXT, RESERVED_TOKENS, SPECIAL_TOKENS, TokenizerConfig
+from minimind.utils.errors import ConfigError, UserError
 
 TEXTS = ["def f(x):\n    return x + 1\n", "naïve 日本 café\n", "    if a == b:\n\t\tpass\n"] * 5
 TOKENIZER = BPE.train(TEXTS, vocab_size=300)
@@ -38,6 +42,43 @@ def test_the_vocabulary_has_the_requested_size_and_special_tokens_have_no_bytes(
 def test_streaming_yields_the_same_text(text: str) -> None:
     parts = list(TOKENIZER.stream_decode(TOKENIZER.encode(text)))
     assert "".join(parts) == text
+
+
+def test_digits_are_single_tokens_even_where_numbers_are_frequent() -> None:
+    tokenizer = BPE.train(["in 1984 and 1985, 42 times\n"] * 50, vocab_size=300)
+    assert [tokenizer.decode([index]) for index in tokenizer.encode("1984+42")] == list("1984+42")
+    assert not [token for token in tokenizer.tokenizer.get_vocab() if sum(map(str.isdigit, token)) and len(token) > 1
+                and token not in RESERVED_TOKENS]  # fmt: skip
+    assert len(BPE.train(["1984\n"] * 50, 300, split_digits=False).encode("1984")) == 1
+
+
+def test_reserved_tokens_have_ids_of_their_own_and_the_spare_ones_never_come_from_text() -> None:
+    ids = [TOKENIZER.tokenizer.token_to_id(name) for name in RESERVED_TOKENS]
+    assert ids == list(range(len(SPECIAL_TOKENS), len(SPECIAL_TOKENS) + 14))
+    for name, index in zip(RESERVED_TOKENS, ids, strict=True):
+        assert (index in TOKENIZER.encode(f"a{name}b")) == (not name.startswith("<|"))
+        assert TOKENIZER.decode(TOKENIZER.encode(f"a {name} b")) == f"a {name} b"
+    assert has_added_tokens(TOKENIZER, MARKERS)
+
+
+def test_without_reserved_tokens_it_is_the_tokenizer_of_earlier_versions() -> None:
+    old = BPE.train(TEXTS, 300, reserved=[], split_digits=False)
+    assert old.hash == "814e2dfa65944b3f100a17b3170afff808c6720fa721744a1d8bbd9e26600041"
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"vocab_size": 272}, "must be at least 273 (256 bytes, 3 special tokens, 14 reserved ones), but is 272"),
+        ({"reserved": ["<a>", "<a>"]}, "must be different names"),
+        ({"reserved": [END_OF_TEXT]}, "none of them special already, but has '<|endoftext|>'"),
+        ({"reserved": [" <a>"]}, "but has ' <a>'"),
+        ({"reserved": ["a"]}, "two characters or more"),
+    ],
+)
+def test_reserved_tokens_that_cannot_be_had(settings: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(complaint)):
+        TokenizerConfig(**settings)
 
 
 def test_a_saved_tokenizer_loads_unchanged(tmp_path: Path) -> None:

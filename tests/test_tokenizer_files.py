@@ -16,7 +16,7 @@ from minimind.tokenizer.lossless import PROBE
 from minimind.utils.errors import UserError
 
 TEXTS = ["def f(x):\n    return x + 1\n", "naïve 日本 café\n", "    if a == b:\n\t\tpass\n"] * 5
-TRAINED = BPE.train(TEXTS, vocab_size=300)
+TRAINED = BPE.train(TEXTS, vocab_size=300, reserved=[], split_digits=False)
 Content = dict[str, Any]
 
 TRUNCATION = {"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0}

@@ -123,13 +123,16 @@ def _train_tokenizer(sources: list[_Source], cfg: TokenizerConfig, parent: Path)
         "sources": [(shares[source.name], source.cache_key) for source in sources],
         "vocab_size": cfg.vocab_size,
         "sample_mb": cfg.sample_mb,
+        "reserved": cfg.reserved,
+        "split_digits": cfg.split_digits,
     }
     with build_folder(parent, cache_key) as folder:
         if folder is not None:
             sample = (
                 text for source in sources for text in _sample(source, int(cfg.sample_mb * 1e6 * shares[source.name]))
             )
-            BPE.train(sample, cfg.vocab_size).save(folder / "tokenizer.json")
+            bpe = BPE.train(sample, cfg.vocab_size, reserved=cfg.reserved, split_digits=cfg.split_digits)
+            bpe.save(folder / "tokenizer.json")
     return cached_folder(parent, cache_key) / "tokenizer.json"
 
 

@@ -128,8 +128,8 @@ class RunFolder:
 
     def update_status(self, **changes: Any) -> None:
         """Raises: FolderGone."""
-        self.require_in_place()
         with _status_lock:
+            self.require_in_place()  # only now: another thread may have held the lock for long
             write_json(self.path / "status.json", {**self.status, **changes, "updated": time.time()})
 
     def all_checkpoints(self) -> list[Path]:

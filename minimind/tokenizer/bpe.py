@@ -11,13 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import AddedToken, Encoding, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from minimind.tokenizer.config import END_OF_TEXT, RESERVED_TOKENS, SPECIAL_TOKENS
 from minimind.tokenizer.lossless import disable_extras, ids_problem, model_problem, text_problem
 from minimind.tokenizer.symbols import BYTE_OF_SYMBOL
 from minimind.utils.errors import DamagedFile, UserError, in_brief
 from minimind.utils.files import read_object, write_text
-
-END_OF_TEXT = "<|endoftext|>"  # ends a document; also used for padding
-SPECIAL_TOKENS = (END_OF_TEXT, "<|im_start|>", "<|im_end|>")
 
 
 class BPE:
@@ -32,18 +30,32 @@ class BPE:
         self._added = tokenizer.get_added_tokens_decoder()
 
     @classmethod
-    def train(cls, texts: Iterable[str], vocab_size: int) -> "BPE":
+    def train(
+        cls,
+        texts: Iterable[str],
+        vocab_size: int,
+        *,
+        reserved: Sequence[str] = RESERVED_TOKENS,
+        split_digits: bool = True,
+    ) -> "BPE":
+        """Train on `texts`; options as in `TokenizerConfig`."""
         tokenizer = Tokenizer(models.BPE())
-        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.pre_tokenizer = byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        if split_digits:
+            digits = pre_tokenizers.Digits(individual_digits=True)
+            tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, byte_level])
         tokenizer.decoder = decoders.ByteLevel()
         trainer = trainers.BpeTrainer(
             vocab_size=vocab_size,
-            special_tokens=[AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS],
+            special_tokens=[AddedToken(name, normalized=False) for name in (*SPECIAL_TOKENS, *reserved)],
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         )
         tokenizer.train_from_iterator(texts, trainer)
-        return cls(tokenizer)
+        content = json.loads(tokenizer.to_str())
+        for token in content["added_tokens"]:  # the trainer makes every token it is given a special one
+            token["special"] = token["content"].startswith("<|")
+        return cls(Tokenizer.from_str(json.dumps(content, ensure_ascii=False)))
 
     @classmethod
     def load(cls, path: Path) -> "BPE":

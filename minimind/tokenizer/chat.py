@@ -100,8 +100,7 @@ class ChatRenderer:
         if missing := [marker for marker in MARKERS if marker in needed - self._markers.keys()]:
             raise UserError(
                 f"This conversation needs a tokenizer with the added tokens {', '.join(missing)}, but this one lacks "
-                "them; train with one that has them, such as MiniMind-3's, with tokenizer=file "
-                "tokenizer.path=…/tokenizer.json."
+                "them. Every tokenizer trained from now on has them (`tokenizer.reserved`), and so has MiniMind-3's."
             )
 
 

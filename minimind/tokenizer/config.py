@@ -3,6 +3,14 @@
 from dataclasses import dataclass
 
 from minimind.utils.errors import ConfigError
+from minimind.utils.settings import added
+
+END_OF_TEXT = "<|endoftext|>"  # ends a document; also used for padding
+SPECIAL_TOKENS = (END_OF_TEXT, "<|im_start|>", "<|im_end|>")
+# Tokens of later stages, so that none of them changes the vocabulary of a trained model: reasoning and tools as
+# MiniMind-3 and Qwen3 write them, and eight spare ones.
+RESERVED_TOKENS = ["<think>", "</think>", "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>",
+                   *(f"<|buffer{number}|>" for number in range(1, 9))]  # fmt: skip
 
 
 @dataclass
@@ -10,6 +18,8 @@ class TokenizerConfig:
     vocab_size: int = 6400  # including special tokens and the 256 bytes
     path: str | None = None  # an existing tokenizer.json; None: train one on the corpus
     sample_mb: int = 64  # maximum size of the training sample
+    reserved: list[str] = added(RESERVED_TOKENS, introduced=[])  # <|…|> never come from text, others do
+    split_digits: bool = added(True, introduced=False)  # each digit is a token of its own, which arithmetic needs
 
     def __post_init__(self) -> None:
         if found := problems(self):
@@ -18,8 +28,20 @@ class TokenizerConfig:
 
 def problems(cfg: TokenizerConfig) -> list[str]:
     found = []
-    if cfg.vocab_size < 259:
-        found.append(f"`tokenizer.vocab_size` must be at least 259 (256 bytes, 3 special), but is {cfg.vocab_size}.")
+    least = 256 + len(SPECIAL_TOKENS) + len(cfg.reserved)
+    if cfg.vocab_size < least:
+        found.append(
+            f"`tokenizer.vocab_size` must be at least {least} (256 bytes, {len(SPECIAL_TOKENS)} special tokens, "
+            f"{len(cfg.reserved)} reserved ones), but is {cfg.vocab_size}."
+        )
+    names = [*SPECIAL_TOKENS, *cfg.reserved]
+    if wrong := [
+        name for name in cfg.reserved if names.count(name) > 1 or len(name.strip()) < 2 or name != name.strip()
+    ]:
+        found.append(
+            f"`tokenizer.reserved` must be different names of two characters or more, none of them special already, "
+            f"but has {wrong[0]!r}."
+        )
     if cfg.path == "":
         found.append("`tokenizer.path` must name a tokenizer.json, such as tokenizer.path=my/tokenizer.json.")
     if cfg.sample_mb < 1:

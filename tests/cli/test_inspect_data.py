@@ -106,7 +106,7 @@ def test_a_tokenizer_is_shown_with_readable_tokens_and_bytes_per_token(
     assert code == 0
     assert "300 tokens" in text
     assert f"{END_OF_TEXT} (0)" in text
-    assert "␣cat" in text
+    assert re.search("␣[a-z]", text)
     assert r"\xe6" in text
     content = text_file.read_text(encoding="utf-8")
     tokens = sum(len(prepared.tokenizer.encode(line)) for line in content.splitlines(keepends=True))
@@ -116,7 +116,7 @@ def test_a_tokenizer_is_shown_with_readable_tokens_and_bytes_per_token(
     assert int(found[1].replace(",", "")) == size
     assert int(found[2].replace(",", "")) == pytest.approx(tokens, rel=0.01)
     assert float(found[3]) == pytest.approx(size / tokens, rel=0.01)
-    assert inspect(prepared.tokenizer_path, "--first", 3, "--tokens", 2)[1].split()[-4:] == ["3", "!", "4", '"']
+    assert inspect(prepared.tokenizer_path, "--first", 17, "--tokens", 2)[1].split()[-4:] == ["17", "!", "18", '"']
 
 
 def test_bytes_are_readable() -> None:

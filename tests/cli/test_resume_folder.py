@@ -297,10 +297,10 @@ def test_fewer_epochs_than_already_trained_are_refused(run_here, small_run: Path
     """The number of steps depends on the data, so this is checked after preparing it and before writing anything."""
     run = copy_of(small_run, "epochs")
     before = content_of(run)
-    result = run_here(train, f"run.resume={run}", "trainer.max_steps=null", "trainer.epochs=0.5")
+    result = run_here(train, f"run.resume={run}", "trainer.max_steps=null", "trainer.epochs=0.25")
     assert result.code == 2, result.err
     assert "`trainer.epochs` must be at least" in result.err
-    assert "20 steps that the run has completed, but is 0.5, which is " in result.err
+    assert "20 steps that the run has completed, but is 0.25, which is " in result.err
     assert content_of(run) == before
     passed = copy_of(small_run, "passed")
     write_json(passed / "status.json", {**read_json(passed / "status.json"), "state": "preempted", "step": 5})

@@ -137,7 +137,7 @@ def test_the_tokenizer_is_trained_on_each_source_in_proportion_to_its_weight(tmp
 
     def tokenizer(weight: float) -> set[str]:
         mixture = MixtureConfig(sources={"a": sources["a"] | {"weight": weight}, "b": sources["b"]})
-        path = module._train_tokenizer(module._sources(mixture), TokenizerConfig(vocab_size=261, sample_mb=1), tmp_path)
+        path = module._train_tokenizer(module._sources(mixture), TokenizerConfig(vocab_size=275, sample_mb=1), tmp_path)
         return set(BPE.load(path).tokenizer.get_vocab())
 
     assert "gnu" in tokenizer(9)

@@ -38,6 +38,7 @@ from minimind.model.transformer import MiniMind
 from minimind.runs.checkpoints import checkpoint_of
 from minimind.runs.folder import RunFolder
 from minimind.tokenizer.bpe import BPE
+from minimind.tokenizer.chat import ChatRenderer
 from minimind.training.checkpoint import load_model
 from minimind.utils.errors import ConfigError, UserError
 from minimind.utils.files import read_json
@@ -306,7 +307,7 @@ def test_invalid_json_is_refused(file: str, text: str, words: str, tokenizer: BP
 
 def test_the_tokenizer_of_another_model_is_refused(tokenizer: BPE, tmp_path: Path) -> None:
     export_folder(ours(vocab_size=280), tokenizer, tmp_path / "out")
-    with pytest.raises(UserError, match=r"`vocab_size` \(280\), but has 293 tokens"):
+    with pytest.raises(UserError, match=r"`vocab_size` \(280\), but has 300 tokens"):
         import_folder(tmp_path / "out")
 
 
@@ -314,14 +315,15 @@ def test_the_tokenizer_of_another_model_is_refused(tokenizer: BPE, tmp_path: Pat
 def test_the_exported_tokenizer_and_generation_config_match_ours(kind: str, tokenizer: BPE, tmp_path: Path) -> None:
     export_folder(ours(**OURS[kind]), tokenizer, tmp_path / "out")
     theirs = AutoTokenizer.from_pretrained(tmp_path / "out")
-    text = "the cat, naïve  日本\n\tif it rained…"
+    text = "the cat, naïve  日本\n\tif it rained 1984 <think> times…"
     assert theirs(text)["input_ids"] == tokenizer.encode(text)
     assert theirs.decode(tokenizer.encode(text)) == text
     assert theirs.eos_token_id == theirs.pad_token_id == theirs.bos_token_id == tokenizer.end_of_text
     chat = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}]
     assert theirs.apply_chat_template(chat, tokenize=False) == (
-        "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\nyes<|im_end|>\n"
+        "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\nyes<|im_end|>\n"
     )
+    assert theirs.apply_chat_template(chat, return_dict=False) == list(ChatRenderer(tokenizer).render(chat).ids)
     ids = theirs.apply_chat_template(chat[:1], add_generation_prompt=True, return_dict=False)
     assert [ids[0], ids[-1]] == [1, tokenizer.encode("\n")[0]]
     generation = AutoModelForCausalLM.from_pretrained(tmp_path / "out").generation_config
