@@ -30,7 +30,7 @@ from typing import Any
 
 import data_inputs
 import numpy as np
-from data_inputs import LENGTH, Bench, tree_mb
+from data_inputs import LENGTH, DataBench, tree_mb
 from spread import extremes
 
 Result = dict[str, Any] | None
@@ -53,7 +53,7 @@ def read(batches: Iterator[Any], count: int) -> None:
         next(batches)
 
 
-def rates(bench: Bench, batch_size: int, *, widened: bool = False, **options: Any) -> list[float]:
+def rates(bench: DataBench, batch_size: int, *, widened: bool = False, **options: Any) -> list[float]:
     """Million tokens per second in each round, with the shards mapped and in the page cache."""
     loader, count = bench.loader(batch_size, **options), bench.batches(batch_size)
     compact = (examples for (examples,) in loader)
@@ -62,7 +62,7 @@ def rates(bench: Bench, batch_size: int, *, widened: bool = False, **options: An
     return [count * batch_size * LENGTH / seconds(lambda: read(batches, count)) / 1e6 for _ in range(bench.rounds)]
 
 
-def load_warm(bench: Bench) -> Result:
+def load_warm(bench: DataBench) -> Result:
     result: dict[str, Any] = {}
     for batch_size in BATCH_SIZES:
         result[f"rows{batch_size}"] = extremes(rates(bench, batch_size))
@@ -90,7 +90,7 @@ def resident_fraction(path: Path) -> float | None:
     return int(done.stdout.split()[0]) / path.stat().st_size if done.returncode == 0 else None
 
 
-def load_cold(bench: Bench) -> Result:
+def load_cold(bench: DataBench) -> Result:
     """Each round in its own process, because mapped pages cannot be dropped."""
     if not hasattr(os, "posix_fadvise"):
         return None
@@ -110,7 +110,7 @@ def load_cold(bench: Bench) -> Result:
     }
 
 
-def print_cold(bench: Bench, batch_size: str) -> None:
+def print_cold(bench: DataBench, batch_size: str) -> None:
     from minimind.data import shards
 
     shards.TokenStream.verify_shard = lambda self, shard: self._unverified.discard(shard)  # type: ignore[method-assign]
@@ -119,13 +119,13 @@ def print_cold(bench: Bench, batch_size: str) -> None:
     print(count * int(batch_size) * LENGTH / seconds(lambda: read(batches, count)) / 1e6)
 
 
-def run_job(job: str, bench: Bench, *arguments: str) -> str:
+def run_job(job: str, bench: DataBench, *arguments: str) -> str:
     command = [sys.executable, __file__, "--folder", str(bench.folder), *(["--tiny"] if bench.tiny else [])]
     done = subprocess.run([*command, "--job", job, *arguments], stdout=subprocess.PIPE, text=True, check=True)
     return done.stdout
 
 
-def hashing(bench: Bench) -> Result:
+def hashing(bench: DataBench) -> Result:
     """Speed of hashing a shard, as at its first use, in GB/s."""
     import hashlib
 
@@ -135,7 +135,7 @@ def hashing(bench: Bench) -> Result:
     return {"value": extremes([len(content) / one / 1e9 for one in times])}
 
 
-def seek(bench: Bench) -> Result:
+def seek(bench: DataBench) -> Result:
     """Milliseconds to seek to a random position within 1,000 epochs and load its batch, of 4 and 64 sequences."""
     result: dict[str, Any] = {}
     rng = random.Random(2)
@@ -154,7 +154,7 @@ def seek(bench: Bench) -> Result:
     }
 
 
-def data_wait(bench: Bench) -> Result:
+def data_wait(bench: DataBench) -> Result:
     """Data wait of the run given by `--run`: as a fraction of its training time, and per log point."""
     if bench.run is None:
         return None
@@ -165,7 +165,7 @@ def data_wait(bench: Bench) -> Result:
     return {"value": [float(f"{np.average(waits, weights=spans):.4g}")] * 3, "log_points": extremes(waits)}
 
 
-def beside_litdata(bench: Bench) -> Result:
+def beside_litdata(bench: DataBench) -> Result:
     """Our speed ÷ that of litdata's StreamingDataset with TokensLoader, shuffled, in a DataLoader without workers."""
     if importlib.util.find_spec("litdata") is None:
         return None
@@ -206,7 +206,7 @@ def endless(loader: Any) -> Iterator[Any]:
         yield from loader
 
 
-def _prepared_seconds(bench: Bench, path: Path, processes: int) -> float:
+def _prepared_seconds(bench: DataBench, path: Path, processes: int) -> float:
     from minimind.data.config import JsonlConfig
     from minimind.data.prepare import prepare_with
 
@@ -215,12 +215,12 @@ def _prepared_seconds(bench: Bench, path: Path, processes: int) -> float:
         return seconds(lambda: prepare_with(cfg, bench.tokenizer(), Path(cache)))
 
 
-def prepare_over_tokenizers(bench: Bench) -> Result:
+def prepare_over_tokenizers(bench: DataBench) -> Result:
     """Speed of preparing end to end on one thread ÷ that of `encode_batch` alone on the same texts."""
     return json.loads(run_job("one_thread", bench).splitlines()[-1])
 
 
-def print_one_thread(bench: Bench) -> None:
+def print_one_thread(bench: DataBench) -> None:
     from minimind.tokenizer.bpe import BPE
 
     path, tokenizer = bench.jsonl(bench.corpus_mb), BPE.load(bench.tokenizer()).tokenizer
@@ -244,13 +244,13 @@ def print_one_thread(bench: Bench) -> None:
     }))  # fmt: skip
 
 
-def prepare_two_over_one(bench: Bench) -> Result:
+def prepare_two_over_one(bench: DataBench) -> Result:
     path = bench.jsonl(3 * bench.corpus_mb)
     pairs = [(_prepared_seconds(bench, path, 1), _prepared_seconds(bench, path, 2)) for _ in range(bench.rounds)]
     return {"value": extremes([one / two for one, two in pairs]), "one_s": extremes([one for one, _ in pairs])}
 
 
-def prepare_memory(bench: Bench) -> Result:
+def prepare_memory(bench: DataBench) -> Result:
     """Peak memory of the process tree in MB, sampled every 20 ms."""
     path = bench.jsonl(bench.memory_mb)
     bench.tokenizer()
@@ -275,11 +275,11 @@ def prepare_memory(bench: Bench) -> Result:
             "seconds": round(elapsed, 1)}  # fmt: skip
 
 
-def print_prepare(bench: Bench, path: str) -> None:
+def print_prepare(bench: DataBench, path: str) -> None:
     print(_prepared_seconds(bench, Path(path), os.cpu_count() or 1))
 
 
-MEASURES: dict[str, Callable[[Bench], Result]] = {
+MEASURES: dict[str, Callable[[DataBench], Result]] = {
     measure.__name__: measure
     for measure in (
         load_warm, load_cold, hashing, seek, data_wait, beside_litdata, prepare_over_tokenizers,
@@ -298,7 +298,7 @@ def line(name: str, result: Result) -> str:
     return f"{name:24} {median:9.4g}  ({low:.4g} – {high:.4g}){target:24} {', '.join(rest[1:])}"
 
 
-def machine(bench: Bench) -> dict[str, Any]:
+def machine(bench: DataBench) -> dict[str, Any]:
     names = ("torch", "numpy", "tokenizers", "minimind")
     return {
         "machine": platform.platform(), "cores": os.cpu_count(), "tokens": bench.num_tokens, "length": LENGTH,
@@ -319,7 +319,7 @@ def main() -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     warnings.filterwarnings("ignore")
     with tempfile.TemporaryDirectory() if arguments.folder is None else contextlib.nullcontext(arguments.folder) as f:
-        bench = Bench(arguments, Path(f))
+        bench = DataBench(arguments, Path(f))
         bench.folder.mkdir(parents=True, exist_ok=True)
         if arguments.job:
             with contextlib.redirect_stderr(io.StringIO()):  # progress bars

@@ -19,7 +19,7 @@ from minimind.tokenizer.bpe import BPE
 LENGTH = 512
 
 
-class Bench:
+class DataBench:
     """Sizes, the number of rounds, and inputs shared by several measurements."""
 
     def __init__(self, arguments: argparse.Namespace, folder: Path) -> None:
@@ -81,7 +81,7 @@ def library_texts() -> list[str]:
     return [path.read_text(encoding="utf-8", errors="replace") for path in files]
 
 
-def write_litdata(bench: Bench, folder: Path) -> None:
+def write_litdata(bench: DataBench, folder: Path) -> None:
     """Write the same tokens with litdata's own writer."""
     import torch
     from litdata.streaming.item_loader import TokensLoader

@@ -15,7 +15,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from minimind.config.checks import to_config
-from minimind.config.plan import plain
+from minimind.config.plan import complete, plain
 from minimind.config.schema import TrainConfig, register
 from minimind.data.config import CORPUS_CONFIGS
 from minimind.model.config import ModelConfig
@@ -168,3 +168,14 @@ def test_defaults_of_dataclasses_agree() -> None:
     assert OmegaConf.to_object(cfg.recipe) == RecipeConfig()
     assert OmegaConf.to_object(cfg.optim) == OptimConfig()
     assert OmegaConf.to_object(cfg.trainer) == TrainerConfig()
+
+
+def test_an_existing_tokenizer_makes_the_same_run_however_it_is_named() -> None:
+    choices = {"model": "nano", "data": "stdlib"}
+    node = OmegaConf.create({"runtime": {"choices": choices, "config_sources": []}, "overrides": {"task": []}})
+    hashes = set()
+    for overrides in (["tokenizer=file"], [], ["tokenizer.split_digits=true"]):
+        cfg = composed(*overrides, "tokenizer.path=t.json")
+        complete(cfg, node)
+        hashes.add(run_hash(plain(cfg)))
+    assert len(hashes) == 1

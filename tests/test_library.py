@@ -14,6 +14,7 @@ import torch
 
 import minimind
 from minimind.cli import evaluate, main
+from minimind.cli import train as train_program
 from minimind.model.norm import RMSNorm
 from minimind.optim.build import build_optimizer
 from minimind.optim.config import OptimConfig
@@ -122,6 +123,14 @@ def test_a_folder_brings_no_code(
     assert said.code == 2
     assert "if you trust the module, add --allow my_parts" in said.err
     assert "my_parts" not in sys.modules
+
+
+def test_initial_weights_bring_no_code(
+    own_run: Path, forgotten: Path, run_here: Any, small_arguments: list[str]
+) -> None:
+    result = run_here(train_program, *small_arguments, f"init_from={own_run}", "run.name=from_own")
+    assert result.code == 2
+    assert "if you trust the module, add --allow my_parts" in result.err
 
 
 def test_a_verb_with_the_module_allowed(own_run: Path, forgotten: Path, run_here: Callable[..., Any]) -> None:

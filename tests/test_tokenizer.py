@@ -71,14 +71,19 @@ def test_without_reserved_tokens_it_is_the_tokenizer_of_earlier_versions() -> No
     [
         ({"vocab_size": 272}, "must be at least 273 (256 bytes, 3 special tokens, 14 reserved ones), but is 272"),
         ({"reserved": ["<a>", "<a>"]}, "must be different names"),
-        ({"reserved": [END_OF_TEXT]}, "none of them special already, but has '<|endoftext|>'"),
+        ({"reserved": [END_OF_TEXT]}, "but has '<|endoftext|>'"),
         ({"reserved": [" <a>"]}, "but has ' <a>'"),
         ({"reserved": ["a"]}, "two characters or more"),
+        ({"reserved": ["naïve"]}, "without accented letters, but has 'naïve'"),
     ],
 )
 def test_reserved_tokens_that_cannot_be_had(settings: dict[str, Any], complaint: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(complaint)):
         TokenizerConfig(**settings)
+
+
+def test_an_existing_tokenizer_needs_no_room_for_reserved_tokens() -> None:
+    assert TokenizerConfig(vocab_size=259, path="t.json").vocab_size == 259
 
 
 def test_a_saved_tokenizer_loads_unchanged(tmp_path: Path) -> None:

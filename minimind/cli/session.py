@@ -44,6 +44,7 @@ from minimind.tracking.run_logger import RunLogger
 from minimind.training.assembly import assemble, build_objective
 from minimind.training.callbacks.samples import log_samples
 from minimind.training.checkpoint import require_training_state
+from minimind.training.model_file import stored_model
 from minimind.training.parts import Best, MetricsWriter, RunParts
 from minimind.utils.errors import UserError
 from minimind.utils.files import write_json
@@ -73,6 +74,8 @@ class Session:
         # Only needed at the first start: a run resumed on another machine may not have it.
         initial_weights = cfg.init_from if self.resume_from is None else None
         self.init_from = checkpoint_of(find_existing(initial_weights, "init_from")) if initial_weights else None
+        if self.init_from is not None:
+            stored_model(self.init_from)  # refused before data are prepared: unknown settings, a class of others
         self.frozen = self._frozen(cfg.objective)
         self.data: PreparedData = main_first(lambda: prepare(cfg.data, cfg.tokenizer, Path(cfg.paths.cache)))
         self.tokenizer = self.data.tokenizer

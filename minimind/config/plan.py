@@ -37,6 +37,9 @@ def complete(composed: DictConfig, hydra_node: Any) -> None:
     if composed.run.name is None:
         composed.run.name = f"{choices.model}-{choices.data}".replace("/", "-")  # an option may be in a folder
     composed.paths.root = composed.paths.root or str(default_root())
+    # An existing tokenizer has its own, so a new run's identity does not depend on these; a resumed run keeps its own.
+    if composed.tokenizer.path and named_folder(composed.run.get("resume", "auto")) is None:
+        composed.tokenizer.reserved, composed.tokenizer.split_digits = [], False
     modules = [f"{OPTION}={module}" for module in allowed()]
     composed.run.command = shlex.join(["python", "train.py", *modules, *overrides])
     if "wandb" in composed.logger and not composed.logger.wandb.group:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from minimind.tokenizer.symbols import BYTE_OF_SYMBOL
 from minimind.utils.errors import ConfigError
 from minimind.utils.settings import added
 
@@ -26,21 +27,25 @@ class TokenizerConfig:
             raise ConfigError(found)
 
 
+def _is_ambiguous(name: str) -> bool:
+    """Whether a name could be taken for learned tokens: too short, or with symbols that represent bytes in them."""
+    return len(name) < 2 or name != name.strip() or any(ord(c) > 127 and c in BYTE_OF_SYMBOL for c in name)
+
+
 def problems(cfg: TokenizerConfig) -> list[str]:
     found = []
-    least = 256 + len(SPECIAL_TOKENS) + len(cfg.reserved)
+    reserved = cfg.reserved if cfg.path is None else []  # an existing tokenizer has its own
+    least = 256 + len(SPECIAL_TOKENS) + len(reserved)
     if cfg.vocab_size < least:
         found.append(
             f"`tokenizer.vocab_size` must be at least {least} (256 bytes, {len(SPECIAL_TOKENS)} special tokens, "
-            f"{len(cfg.reserved)} reserved ones), but is {cfg.vocab_size}."
+            f"{len(reserved)} reserved ones), but is {cfg.vocab_size}."
         )
-    names = [*SPECIAL_TOKENS, *cfg.reserved]
-    if wrong := [
-        name for name in cfg.reserved if names.count(name) > 1 or len(name.strip()) < 2 or name != name.strip()
-    ]:
+    names = [*SPECIAL_TOKENS, *reserved]
+    if wrong := [name for name in reserved if names.count(name) > 1 or _is_ambiguous(name)]:
         found.append(
-            f"`tokenizer.reserved` must be different names of two characters or more, none of them special already, "
-            f"but has {wrong[0]!r}."
+            f"`tokenizer.reserved` must be different names of two characters or more, none of them special already and "
+            f"without accented letters, but has {wrong[0]!r}."
         )
     if cfg.path == "":
         found.append("`tokenizer.path` must name a tokenizer.json, such as tokenizer.path=my/tokenizer.json.")

@@ -81,7 +81,7 @@ def load_class(name: str, setting: str) -> Any:
 
 
 def how_to_allow(module: str) -> str:
-    return f"if you trust the module, add {OPTION} {module}"
+    return f"if you trust the module, add {OPTION} {module} (in Python: minimind.allow({module!r}))"
 
 
 class _CurrentDirectory(MetaPathFinder):

@@ -52,7 +52,8 @@ def test_all_problems_are_reported_together() -> None:
 
 
 def test_option_in_a_subfolder_gives_a_valid_name() -> None:
-    composed = OmegaConf.create({"run": {"name": None, "command": None}, "paths": {"root": "."}, "logger": {}})
+    run = {"name": None, "command": None}
+    composed = OmegaConf.create({"run": run, "paths": {"root": "."}, "logger": {}, "tokenizer": {"path": None}})
     choices = {"model": "mine/big", "data": "text"}
     complete(
         composed, OmegaConf.create({"runtime": {"choices": choices, "config_sources": []}, "overrides": {"task": []}})
